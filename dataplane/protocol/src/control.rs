@@ -1,0 +1,419 @@
+//! Messages on the Unix control sockets of one host: client ↔ server, and server ↔ worker.
+//!
+//! Each is one packet, encoded by [`crate::codec`], with the file descriptors named in its documentation attached in
+//! that order. A request carries a number chosen by the client; the answer repeats it. Nothing of a call travels here:
+//! calls go over lanes.
+
+use serde::{Deserialize, Serialize};
+
+use crate::{Name, ProcessId};
+
+/// The version of these messages; client, server and worker must agree on it exactly.
+pub const CONTROL_VERSION: u32 = 1;
+
+/// Number of a lane, unique within its process and never given twice during the life of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct LaneId(pub u32);
+
+/// How both ends of a lane wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WaitMode {
+    /// Poll for ever: for dedicated cores.
+    Spin,
+    /// Poll for a bounded time while it pays, then sleep.
+    #[default]
+    Adaptive,
+    /// Sleep at once.
+    Park,
+}
+
+/// Sizes of a lane. Workers and server take them from the server's message, never from the lane's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneGeometry {
+    /// Entries of the request ring, a power of two.
+    pub ring_entries: u32,
+    /// Reply cells, that is, calls in flight.
+    pub cells: u32,
+    /// Bytes of the client's half of the arena, a power of two.
+    pub request_arena_bytes: u32,
+    /// Bytes of the workers' half of the arena, a power of two.
+    pub reply_arena_bytes: u32,
+}
+
+/// Client → server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ClientMessage {
+    /// First message of a connection. Answered by [`ServerMessage::Welcome`] or [`ServerMessage::Failed`] with request 0.
+    Hello {
+        /// [`CONTROL_VERSION`] of the client.
+        version: u32,
+        /// The token in text form.
+        token: String,
+    },
+    /// A numbered request.
+    Request {
+        /// Chosen by the client, repeated in the answer; not 0.
+        request: u64,
+        /// What is asked.
+        body: ClientRequest,
+    },
+    /// A request lies unclaimed in this lane and no worker is awake. Not answered.
+    Ring {
+        /// The lane.
+        lane: LaneId,
+        /// The process that the lane leads to.
+        process: ProcessId,
+    },
+    /// The client is done with a lane. Not answered.
+    LaneClose {
+        /// The lane.
+        lane: LaneId,
+        /// The process that the lane leads to.
+        process: ProcessId,
+    },
+}
+
+/// What a client asks for.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ClientRequest {
+    /// Create a process. Answered by `Done` when its first workers are ready.
+    ProcessCreate {
+        /// Its id; the application must be known to the server.
+        process: ProcessId,
+    },
+    /// A page of the processes in the token's scope, in order of their ids. Answered by `Processes`.
+    ProcessList {
+        /// List ids after this one; `None` starts at the beginning.
+        after: Option<ProcessId>,
+    },
+    /// Drain and end a process. Answered by `Done` when nothing of it is left.
+    ProcessStop {
+        /// Its id.
+        process: ProcessId,
+    },
+    /// Drain a process and replace its workers. Answered by `Done` when the new ones are ready.
+    ProcessRestart {
+        /// Its id.
+        process: ProcessId,
+    },
+    /// Captured output of a process from byte `from` of its stream on. Answered by `Output`.
+    ProcessOutput {
+        /// Its id.
+        process: ProcessId,
+        /// Position in the stream of all output ever captured.
+        from: u64,
+        /// Whether to answer only when there is something after `from` (or the process has ended).
+        follow: bool,
+    },
+    /// Open a lane to a process. Answered by `LaneOpened`.
+    LaneOpen {
+        /// Its id.
+        process: ProcessId,
+        /// Largest payload the client wants to send or receive, in bytes; `None` takes the application's limit.
+        payload_bytes_max: Option<u32>,
+        /// Calls in flight that the client wants; `None` takes the default. The server may give fewer.
+        calls_in_flight: Option<u32>,
+    },
+    /// The applications that this server serves. Answered by `Applications`.
+    ApplicationList,
+}
+
+/// Server → client.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum ServerMessage {
+    /// The connection is accepted.
+    Welcome {
+        /// [`CONTROL_VERSION`] of the server.
+        version: u32,
+        /// Changes whenever the server program starts anew.
+        incarnation: u64,
+    },
+    /// The numbered request was carried out.
+    Done {
+        /// Its number.
+        request: u64,
+    },
+    /// The numbered request was refused or failed.
+    Failed {
+        /// Its number; 0 for the hello.
+        request: u64,
+        /// Why.
+        error: ControlError,
+    },
+    /// One page of processes.
+    Processes {
+        /// Number of the request.
+        request: u64,
+        /// At most [`crate::limits::LIST_PAGE_PROCESSES`].
+        processes: Vec<ProcessStatus>,
+        /// Whether further ones follow.
+        more: bool,
+    },
+    /// The applications of this server.
+    Applications {
+        /// Number of the request.
+        request: u64,
+        /// Their names.
+        applications: Vec<Name>,
+    },
+    /// Captured output.
+    Output {
+        /// Number of the request.
+        request: u64,
+        /// Position of the first byte of `bytes` in the stream: larger than asked for if older output was dropped.
+        position: u64,
+        /// The output; at most [`crate::limits::OUTPUT_CHUNK_BYTES`].
+        bytes: Vec<u8>,
+        /// Whether the process has ended and nothing follows.
+        ended: bool,
+    },
+    /// A lane. Descriptors: lane segment, control page, doorbell (write end of a pipe).
+    LaneOpened {
+        /// Number of the request.
+        request: u64,
+        /// Its number.
+        lane: LaneId,
+        /// Its sizes.
+        geometry: LaneGeometry,
+        /// Whether both ends share a trust domain.
+        trusted: bool,
+        /// Largest payload in bytes.
+        payload_bytes_max: u32,
+        /// Most workers the process may have.
+        workers_max: u32,
+        /// How the application's workers wait.
+        wait_mode: WaitMode,
+    },
+}
+
+/// The state of a process for people and programs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessStatus {
+    /// Its id.
+    pub process: ProcessId,
+    /// Where it stands in its life.
+    pub state: ProcessState,
+    /// Workers that are ready.
+    pub workers: u32,
+    /// OS process ids of those workers, in the server's view.
+    pub worker_pids: Vec<u32>,
+    /// Open lanes.
+    pub lanes: u32,
+    /// Times a worker was replaced after it died.
+    pub worker_restarts: u64,
+    /// Why the last worker ended, if one did.
+    pub last_exit: Option<String>,
+    /// Calls its workers say they answered (reported by tenant code, for information).
+    pub calls_reported: u64,
+}
+
+/// The lifecycle of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ProcessState {
+    /// Its first workers start.
+    Creating,
+    /// It takes calls.
+    Active,
+    /// It finishes its calls and takes no new ones.
+    Draining,
+    /// Its workers keep failing; the next attempt waits.
+    Failed,
+}
+
+/// Why the server did not do what a client asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum ControlError {
+    /// Client and server speak different versions.
+    #[error(
+        "the server speaks version {server} of the control protocol, the client {client}: use the same release of both"
+    )]
+    WrongVersion {
+        /// Of the server.
+        server: u32,
+        /// Of the client.
+        client: u32,
+    },
+    /// The token is refused.
+    #[error("{reason}")]
+    TokenRefused {
+        /// Why, from [`crate::token::TokenError`].
+        reason: String,
+    },
+    /// The token lacks a right for this.
+    #[error("the token does not allow this: it needs the right {right:?} for {what}")]
+    Unauthorized {
+        /// The missing right.
+        right: String,
+        /// For what.
+        what: String,
+    },
+    /// No such application.
+    #[error("this server has no application {application}; it serves: {known}")]
+    UnknownApplication {
+        /// The name that was asked for.
+        application: Name,
+        /// Names that exist, for people.
+        known: String,
+    },
+    /// No such process.
+    #[error("there is no process {process}; create it with `praas process create {process}`")]
+    UnknownProcess {
+        /// The id that was asked for.
+        process: ProcessId,
+    },
+    /// The process exists already.
+    #[error("process {process} exists already")]
+    ProcessExists {
+        /// Its id.
+        process: ProcessId,
+    },
+    /// A limit was reached.
+    #[error("{what}: {used} of {limit} in use, {asked} more asked for; {advice}")]
+    LimitReached {
+        /// Which limit.
+        what: String,
+        /// In use now.
+        used: u64,
+        /// The limit.
+        limit: u64,
+        /// How much more was asked for.
+        asked: u64,
+        /// What to do.
+        advice: String,
+    },
+    /// The workers of the process could not be started.
+    #[error("the workers of {process} did not start: {reason}")]
+    WorkersFailed {
+        /// Its id.
+        process: ProcessId,
+        /// What happened, with the last lines of output.
+        reason: String,
+    },
+    /// The process does not take this request now.
+    #[error("process {process} is {state:?}; try again later")]
+    WrongState {
+        /// Its id.
+        process: ProcessId,
+        /// Its state.
+        state: ProcessState,
+    },
+    /// The server is shutting down.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+    /// The message broke the protocol.
+    #[error("the message breaks the protocol: {reason}")]
+    Protocol {
+        /// How.
+        reason: String,
+    },
+    /// Something failed on the host.
+    #[error("{what} failed: {reason}")]
+    Host {
+        /// What the server tried.
+        what: String,
+        /// The system's error.
+        reason: String,
+    },
+}
+
+/// Worker → server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum WorkerMessage {
+    /// First message: the worker runs and has these functions.
+    Hello {
+        /// [`CONTROL_VERSION`] of the SDK.
+        version: u32,
+        /// Names of its functions.
+        functions: Vec<Name>,
+    },
+    /// The worker has attached everything in its start message and claims from now on.
+    Ready,
+    /// The worker mapped a lane (or could not) after `LaneAdd`.
+    LaneAttached {
+        /// The lane.
+        lane: LaneId,
+        /// Why not, if not.
+        error: Option<String>,
+    },
+    /// The worker has unmapped a lane after `LaneRemove`.
+    LaneDetached {
+        /// The lane.
+        lane: LaneId,
+    },
+    /// This worker waits inside a nested call, or leaves work behind, and no other worker is idle.
+    Ring,
+}
+
+/// Server → worker.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum WorkerCommand {
+    /// Answer to the hello. Descriptors: control page, this worker's page.
+    Start {
+        /// The process it serves.
+        process: ProcessId,
+        /// Its bit in a lane's words.
+        index: u8,
+        /// Distinguishes it from earlier workers with the same index.
+        generation: u16,
+        /// How it waits.
+        wait_mode: WaitMode,
+        /// Largest payload in bytes.
+        payload_bytes_max: u32,
+        /// Most workers of this process.
+        workers_max: u32,
+    },
+    /// Serve a lane. Descriptors: lane segment, reply ledger of the lane, doorbell (read end of a pipe).
+    LaneAdd {
+        /// Its number.
+        lane: LaneId,
+        /// Its sizes.
+        geometry: LaneGeometry,
+        /// Whether the client shares the application's trust domain.
+        trusted: bool,
+        /// Who the client is, from its token.
+        principal: Name,
+    },
+    /// Forget a lane: its client is gone.
+    LaneRemove {
+        /// Its number.
+        lane: LaneId,
+    },
+    /// Look at the control page: its phase changed.
+    Wake,
+    /// End: nothing is claimed any more.
+    Exit,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codec::{decode, encode};
+
+    #[test]
+    fn messages_read_back_as_written_and_nothing_else_does() {
+        let message = ClientMessage::Request {
+            request: 7,
+            body: ClientRequest::LaneOpen {
+                process: "hello/alice".parse().unwrap(),
+                payload_bytes_max: None,
+                calls_in_flight: Some(32),
+            },
+        };
+        let bytes = encode(&message).unwrap();
+        let back: ClientMessage = decode(&bytes).unwrap();
+        assert_eq!(format!("{back:?}"), format!("{message:?}"));
+        for cut in 0..bytes.len() {
+            assert!(decode::<ClientMessage>(&bytes[..cut]).is_err(), "cut at {cut}");
+        }
+        let longer = [bytes.as_slice(), &[0]].concat();
+        assert!(decode::<ClientMessage>(&longer).is_err());
+    }
+
+    #[test]
+    fn a_name_from_the_wire_is_checked() {
+        let bytes = encode(&("hello".to_owned(), "../up".to_owned())).unwrap();
+        assert!(decode::<ProcessId>(&bytes).is_err());
+    }
+}

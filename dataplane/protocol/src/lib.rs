@@ -1,0 +1,27 @@
+//! What every part of praas agrees on: names, limits, outcomes, tokens, and the messages of the control sockets.
+//!
+//! This crate holds plain data only: no I/O, no threads, no `unsafe`. Whatever came from a peer is decoded into the types
+//! of this crate by functions that check it, so a value of one of these types is always valid.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`limits`] | every shared maximum, named once, with its unit and reason |
+//! | [`name`] | names of applications, processes and functions; process ids |
+//! | [`outcome`] | how a call ended |
+//! | [`phase`] | the lifecycle word of a process as callers see it |
+//! | [`token`] | who may do what until when |
+//! | [`control`] | client ↔ server and server ↔ worker messages on Unix sockets |
+//! | [`codec`] | how those messages become bytes |
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod control;
+pub mod limits;
+pub mod name;
+pub mod outcome;
+pub mod phase;
+pub mod token;
+
+pub use name::{FunctionId, Name, NameError, ProcessId};
+pub use outcome::{CallError, Outcome};
+pub use phase::Phase;
