@@ -1,1 +1,69 @@
-//! shm
+//! Shared memory of praas: segments, lanes, and the words by which processes that distrust each other stay in step.
+//!
+//! A *lane* joins one client to one process. The server creates it and steps aside: requests and answers pass between the
+//! client and the process's workers through shared memory alone.
+//!
+//! | room | what |
+//! |---|---|
+//! | [`segment`] | sealed memfds |
+//! | [`layout`] | where everything lies |
+//! | `ring`, `cell`, `bell`, `attendance`, `claim`, `phase_word` | the lock-free protocols, each with its invariants and loom model |
+//! | `arena`, `ledger` | blocks for payloads that do not travel inline |
+//! | [`client_lane`] | the client's end |
+//! | [`worker_end`], [`running_call`] | a worker's end |
+//! | [`server_lane`], [`worker_page`], [`control_page`] | the server's view |
+//!
+//! Who maps what read-write: the lane, by its client, all workers of the process and the server; the reply ledger, by
+//! workers and server; a worker page, by that worker and the server. The control page is written by the server alone.
+//! No reference to memory that a peer can write is formed except to atomics; bulk bytes cross through `copy`, and into
+//! private memory first wherever the peer is not of the same trust domain.
+
+#[cfg(not(loom))]
+mod arena;
+mod attendance;
+mod bell;
+mod cell;
+pub mod claim;
+#[cfg(not(loom))]
+pub mod client_lane;
+#[cfg(not(loom))]
+pub mod control_page;
+#[cfg(not(loom))]
+mod copy;
+#[cfg(not(loom))]
+mod lane_memory;
+#[cfg(not(loom))]
+pub mod layout;
+#[cfg(not(loom))]
+mod ledger;
+#[cfg(all(test, loom))]
+mod models;
+mod phase_word;
+#[cfg(not(loom))]
+mod request;
+mod ring;
+#[cfg(not(loom))]
+pub mod running_call;
+#[cfg(not(loom))]
+mod scratch;
+#[cfg(not(loom))]
+pub mod segment;
+#[cfg(not(loom))]
+pub mod server_lane;
+#[cfg(not(loom))]
+mod spin;
+mod sync;
+mod tag;
+#[cfg(not(loom))]
+mod ticks;
+#[cfg(not(loom))]
+pub mod worker_end;
+#[cfg(not(loom))]
+mod worker_lane;
+#[cfg(not(loom))]
+pub mod worker_page;
+
+pub use tag::WorkerTag;
+
+#[cfg(not(loom))]
+pub use {ledger::ReplyArenaFull, scratch::Scratch, worker_lane::WorkerLaneParts};

@@ -12,15 +12,13 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::limits::{DOCUMENTS_MAX, FILE_BYTES_MAX, INDEX_TEXT_BYTES_MAX, PATH_BYTES_MAX};
 use super::messages::{AddSummary, ArchivedAddBatch, ArchivedDocument, IndexSummary};
-use super::tokenize::{fold, tokens};
+use super::tokenize::tokens;
 
 /// Why a batch was refused; the index is unchanged.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AddError {
     /// The index would hold more documents than it may.
-    #[error(
-        "the index would hold {documents} documents, its limit is {documents_max}; index a smaller directory"
-    )]
+    #[error("the index would hold {documents} documents, its limit is {documents_max}; index a smaller directory")]
     TooManyDocuments {
         /// Documents there would be.
         documents: usize,
@@ -28,9 +26,7 @@ pub enum AddError {
         documents_max: usize,
     },
     /// The index would hold more text than it may.
-    #[error(
-        "the index would hold {bytes} bytes of text, its limit is {bytes_max}; index a smaller directory"
-    )]
+    #[error("the index would hold {bytes} bytes of text, its limit is {bytes_max}; index a smaller directory")]
     TooMuchText {
         /// Bytes of text there would be.
         bytes: u64,
@@ -38,7 +34,9 @@ pub enum AddError {
         bytes_max: u64,
     },
     /// One document is too long.
-    #[error("document number {position} of the batch has {bytes} bytes of text, the limit is {bytes_max}; leave it out")]
+    #[error(
+        "document number {position} of the batch has {bytes} bytes of text, the limit is {bytes_max}; leave it out"
+    )]
     DocumentTooLong {
         /// Its place in the batch, from 0.
         position: usize,
@@ -48,7 +46,9 @@ pub enum AddError {
         bytes_max: usize,
     },
     /// The path of one document is too long.
-    #[error("document number {position} of the batch has a path of {bytes} bytes, the limit is {bytes_max}; leave it out")]
+    #[error(
+        "document number {position} of the batch has a path of {bytes} bytes, the limit is {bytes_max}; leave it out"
+    )]
     PathTooLong {
         /// Its place in the batch, from 0.
         position: usize,
@@ -143,16 +143,10 @@ impl Index {
             }
         }
         if documents > DOCUMENTS_MAX {
-            return Err(AddError::TooManyDocuments {
-                documents,
-                documents_max: DOCUMENTS_MAX,
-            });
+            return Err(AddError::TooManyDocuments { documents, documents_max: DOCUMENTS_MAX });
         }
         if bytes > INDEX_TEXT_BYTES_MAX {
-            return Err(AddError::TooMuchText {
-                bytes,
-                bytes_max: INDEX_TEXT_BYTES_MAX,
-            });
+            return Err(AddError::TooMuchText { bytes, bytes_max: INDEX_TEXT_BYTES_MAX });
         }
         Ok(())
     }
@@ -197,7 +191,7 @@ impl Index {
         self.text_bytes -= text.len() as u64;
         let mut buffer = String::new();
         for token in tokens(&text) {
-            let term = fold(token.text, &mut buffer);
+            let term = token.term(&mut buffer);
             let Some(postings) = self.terms.get_mut(term) else {
                 continue;
             };
@@ -215,7 +209,7 @@ impl Index {
         let mut buffer = String::new();
         let mut posted = 0;
         for token in tokens(text) {
-            let term = fold(token.text, &mut buffer);
+            let term = token.term(&mut buffer);
             let offset_bytes = count(token.offset_bytes);
             match self.terms.get_mut(term) {
                 Some(postings) => post(postings, number, offset_bytes),
@@ -245,28 +239,16 @@ impl IndexedDocument {
 
 impl Posting {
     fn first(document: u32, offset_bytes: u32) -> Self {
-        Self {
-            document,
-            frequency: 1,
-            offset_bytes,
-        }
+        Self { document, frequency: 1, offset_bytes }
     }
 }
 
 fn check_document(position: usize, document: &ArchivedDocument) -> Result<(), AddError> {
     if document.text.len() > FILE_BYTES_MAX {
-        return Err(AddError::DocumentTooLong {
-            position,
-            bytes: document.text.len(),
-            bytes_max: FILE_BYTES_MAX,
-        });
+        return Err(AddError::DocumentTooLong { position, bytes: document.text.len(), bytes_max: FILE_BYTES_MAX });
     }
     if document.path.len() > PATH_BYTES_MAX {
-        return Err(AddError::PathTooLong {
-            position,
-            bytes: document.path.len(),
-            bytes_max: PATH_BYTES_MAX,
-        });
+        return Err(AddError::PathTooLong { position, bytes: document.path.len(), bytes_max: PATH_BYTES_MAX });
     }
     Ok(())
 }
@@ -294,9 +276,7 @@ fn place_of(postings: &[Posting], number: u32) -> Result<usize, usize> {
 /// Where each line starts; a text has at least one line, if an empty one.
 fn line_starts(text: &str) -> Vec<u32> {
     let after_breaks = text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n');
-    let mut starts: Vec<u32> = iter::once(0)
-        .chain(after_breaks.map(|(place, _)| count(place + 1)))
-        .collect();
+    let mut starts: Vec<u32> = iter::once(0).chain(after_breaks.map(|(place, _)| count(place + 1))).collect();
     starts.shrink_to_fit();
     starts
 }

@@ -50,8 +50,17 @@ pub const WALK_ENTRIES_MAX: usize = 500_000;
 /// Directories below each other in one walk.
 pub const WALK_DEPTH_MAX: usize = 64;
 
-/// Directories that hold what tools made, not what people wrote.
-pub const GENERATED_DIRECTORIES: [&str; 3] = ["target", "node_modules", "__pycache__"];
+/// Directories that hold what tools made, not what people wrote, wherever they are.
+pub const GENERATED_DIRECTORIES: [&str; 2] = ["node_modules", "__pycache__"];
+
+/// A directory that holds what tools made if one of [`BUILD_FILES`] lies beside it; alone it may be anyone's.
+pub const BUILD_DIRECTORY: &str = "target";
+
+/// Files that show that a [`BUILD_DIRECTORY`] beside them is Cargo's or Maven's.
+pub const BUILD_FILES: [&str; 2] = ["Cargo.toml", "pom.xml"];
+
+/// File by which a directory declares itself a cache of generated files (the Cache Directory Tagging convention).
+pub const CACHE_TAG_FILE: &str = "CACHEDIR.TAG";
 
 /// Distinct words counted while queries are chosen: about 6 MiB; words met later are not candidates.
 pub const CENSUS_WORDS_MAX: usize = 65_536;
@@ -66,10 +75,8 @@ pub const QUERY_WORD_BYTES_MAX: usize = 20;
 const _: () = assert!(FILE_BYTES_MAX <= u32::MAX as usize);
 const _: () = assert!(DOCUMENTS_MAX <= u32::MAX as usize);
 // A file within its limit always fits an empty batch.
-const _: () = assert!(
-    FILE_BYTES_MAX + PATH_BYTES_MAX + DOCUMENT_OVERHEAD_BYTES + BATCH_OVERHEAD_BYTES
-        <= BATCH_BYTES_MAX
-);
+const _: () =
+    assert!(FILE_BYTES_MAX + PATH_BYTES_MAX + DOCUMENT_OVERHEAD_BYTES + BATCH_OVERHEAD_BYTES <= BATCH_BYTES_MAX);
 // A cut line always shows the first bytes of its match.
 const _: () = assert!(SNIPPET_LEAD_BYTES + TOKEN_BYTES_MAX <= SNIPPET_BYTES_MAX);
 // A query word is never a truncated term.

@@ -17,3 +17,6 @@ pub mod queries;
 pub mod search;
 pub mod snippet;
 pub mod tokenize;
+
+#[cfg(test)]
+mod testing;

@@ -8,7 +8,7 @@ use super::index::{Index, Posting};
 use super::limits::{QUERY_BYTES_MAX, QUERY_TERMS_MAX, SEARCH_HITS_MAX};
 use super::messages::{ArchivedSearchQuery, Hit, SearchResult};
 use super::snippet::snippet;
-use super::tokenize::{fold, tokens};
+use super::tokenize::tokens;
 
 /// BM25: how fast repeating a term in one document stops counting. The value usual in the literature.
 const SATURATION: f32 = 1.2;
@@ -52,10 +52,7 @@ impl Index {
             matches_total += 1;
             best.offer(candidate);
         });
-        Ok(SearchResult {
-            hits: best.ranked.iter().map(|&found| self.hit(found)).collect(),
-            matches_total,
-        })
+        Ok(SearchResult { hits: best.ranked.iter().map(|&found| self.hit(found)).collect(), matches_total })
     }
 
     fn hit(&self, found: Candidate) -> Hit {
@@ -89,18 +86,12 @@ impl<'a> Terms<'a> {
     /// The terms of `text`; none if there is no term, or one that no document contains.
     fn find(index: &'a Index, text: &str) -> Result<Option<Self>, SearchError> {
         if text.len() > QUERY_BYTES_MAX {
-            return Err(SearchError::QueryTooLong {
-                bytes: text.len(),
-                bytes_max: QUERY_BYTES_MAX,
-            });
+            return Err(SearchError::QueryTooLong { bytes: text.len(), bytes_max: QUERY_BYTES_MAX });
         }
-        let mut found = Self {
-            terms: [Term::default(); QUERY_TERMS_MAX],
-            len: 0,
-        };
+        let mut found = Self { terms: [Term::default(); QUERY_TERMS_MAX], len: 0 };
         let mut buffer = String::new();
         for token in tokens(text) {
-            match index.terms.get(fold(token.text, &mut buffer)) {
+            match index.terms.get(token.term(&mut buffer)) {
                 Some(postings) => found.push(postings)?,
                 None => return Ok(None),
             }
@@ -117,9 +108,7 @@ impl<'a> Terms<'a> {
         if self.terms_mut().iter().any(|term| std::ptr::eq(term.rest, postings)) {
             return Ok(());
         }
-        let free = self.terms.get_mut(self.len).ok_or(SearchError::TooManyTerms {
-            terms_max: QUERY_TERMS_MAX,
-        })?;
+        let free = self.terms.get_mut(self.len).ok_or(SearchError::TooManyTerms { terms_max: QUERY_TERMS_MAX })?;
         free.rest = postings;
         self.len += 1;
         Ok(())
@@ -195,12 +184,9 @@ struct Scoring {
 
 impl Scoring {
     fn of(index: &Index) -> Self {
-        let documents = index.documents.len().max(1) as f64;
-        let tokens_mean = (index.tokens.max(1) as f64 / documents) as f32;
-        Self {
-            norm_base: SATURATION * (1.0 - LENGTH_WEIGHT),
-            norm_per_token: SATURATION * LENGTH_WEIGHT / tokens_mean,
-        }
+        let documents = index.documents.len().max(1) as f32;
+        let tokens_mean = index.tokens.max(1) as f32 / documents;
+        Self { norm_base: SATURATION * (1.0 - LENGTH_WEIGHT), norm_per_token: SATURATION * LENGTH_WEIGHT / tokens_mean }
     }
 
     fn norm(&self, document_tokens: u32) -> f32 {
@@ -229,10 +215,7 @@ struct Best {
 
 impl Best {
     fn with_limit(limit: usize) -> Self {
-        Self {
-            ranked: Vec::with_capacity(limit),
-            limit,
-        }
+        Self { ranked: Vec::with_capacity(limit), limit }
     }
 
     /// Candidates come in the order of their documents, so an equal score ranks behind those already here.

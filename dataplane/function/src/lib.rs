@@ -1,1 +1,60 @@
-//! dataplane/function
+//! The SDK that praas functions are written with.
+//!
+//! A *function binary* registers functions by name and runs; a praas server starts it as the workers of a process and
+//! clients invoke its functions over shared memory:
+//!
+//! ```no_run
+//! use praas_function::{Application, Call};
+//!
+//! fn main() {
+//!     Application::new().function("echo", |call: &mut Call| call.reply(call.input())).run()
+//! }
+//! ```
+//!
+//! | to | see |
+//! |---|---|
+//! | read bytes and answer bytes | [`Application::function`], [`Call`], [`Reply`] |
+//! | read and answer Rust types without decoding | [`Application::typed`] |
+//! | know the caller, the time left, whether anyone still waits | [`Context`] |
+//! | fail with a code and a message | [`FunctionError`], [`codes`] |
+//! | test functions without a server | [`testing`] |
+//!
+//! # What a function can rely on
+//!
+//! * A worker is one OS process with one thread and runs one call at a time; a function may own and change what it
+//!   captures. A process has several workers, and any of them may get the next call.
+//! * The input does not change while the function runs. From a caller in the application's trust domain it is read in
+//!   place, from others it is a private copy.
+//! * A panic ends its call: the caller gets the message and its place in the source, the worker takes the next call. It
+//!   needs `panic = "unwind"`, the default; with `panic = "abort"` the worker dies and is replaced.
+//! * What a function prints is kept for `praas process logs`.
+//! * A caller that cancels or runs out of time stops waiting; the function goes on unless it asks
+//!   [`Context::is_cancelled`]. The application's `call_ms_max` ends the whole worker.
+#![forbid(unsafe_code)]
+
+mod application;
+mod call;
+mod call_runner;
+mod context;
+mod error;
+pub mod limits;
+mod mail;
+mod panic_record;
+mod reply;
+mod runtime;
+mod table;
+pub mod testing;
+mod typed;
+mod waiting;
+mod worker;
+
+pub use application::Application;
+pub use call::Call;
+pub use context::Context;
+pub use error::{FunctionError, FunctionResult, codes};
+pub use praas_protocol::{Name, ProcessId};
+pub use reply::Reply;
+pub use runtime::{CONTROL_SOCKET_FD, KEEPER_PIPE_FD, WORKER_VARIABLE, is_worker};
+pub use table::ApplicationError;
+pub use typed::{InputValidator, OutputSerializer, OutputWriter, TypedInput, TypedOutput};
+pub use worker::WorkerError;

@@ -364,7 +364,7 @@ pub enum WorkerCommand {
         /// Most workers of this process.
         workers_max: u32,
     },
-    /// Serve a lane. Descriptors: lane segment, reply ledger of the lane, doorbell (read end of a pipe).
+    /// Serve a lane. Descriptors: lane segment, reply ledger of the lane, doorbell read end, doorbell write end.
     LaneAdd {
         /// Its number.
         lane: LaneId,

@@ -1,0 +1,39 @@
+//! The peer's entry: which loop a started peer runs.
+
+use std::env;
+use std::io;
+use std::process;
+
+use super::peer::{Orders, PEER_ARGUMENT};
+use super::ping_pong::{self, Waiting};
+use super::{background, bare_ring, bulk, message_queue, unix_stream};
+
+/// Becomes the other side of a floor if this process was started as one, and then never returns. Every program that
+/// measures floors calls this before anything else in `main`.
+pub fn serve_peer_if_asked() {
+    let mut arguments = env::args_os().skip(1);
+    if arguments.next().is_none_or(|argument| argument != PEER_ARGUMENT) {
+        return;
+    }
+    let role = arguments.next().and_then(|role| role.into_string().ok()).unwrap_or_default();
+    let outcome = Orders::take_over(arguments).and_then(|orders| serve(&role, orders));
+    if let Err(error) = &outcome {
+        eprintln!("floor peer `{role}`: {error}");
+    }
+    process::exit(i32::from(outcome.is_err()));
+}
+
+fn serve(role: &str, orders: Orders) -> io::Result<()> {
+    match role {
+        background::ROLE => background::serve(orders),
+        ping_pong::SPIN_ROLE => ping_pong::serve(orders, Waiting::Spin),
+        ping_pong::PARK_ROLE => ping_pong::serve(orders, Waiting::Park),
+        message_queue::ROLE => message_queue::serve(orders),
+        unix_stream::ROLE => unix_stream::serve(orders),
+        bare_ring::ROLE => bare_ring::serve(orders),
+        bulk::ROLE => bulk::serve(orders),
+        #[cfg(feature = "bars")]
+        super::shared_memory_crate::ROLE => super::shared_memory_crate::serve(&orders),
+        unknown => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("unknown role `{unknown}`"))),
+    }
+}

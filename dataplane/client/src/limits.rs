@@ -1,0 +1,52 @@
+//! Maxima that only the client library knows; those shared with other crates are in `praas_protocol::limits`.
+
+use std::time::Duration;
+
+use praas_protocol::limits::{CONTROL_DEADLINE_MS, DRAIN_MS_DEFAULT, PARKED_CHECK_MS, WORKER_HELLO_MS_MAX};
+
+/// First pause before a refused call is offered again, or a broken connection is tried again.
+pub(crate) const BACKOFF_FIRST: Duration = Duration::from_micros(200);
+
+/// Longest pause between two attempts of a refused call: a drain lasts milliseconds to seconds.
+pub(crate) const BACKOFF_REFUSED_MAX: Duration = Duration::from_millis(20);
+
+/// Longest pause between two attempts to reach a server: each costs it an accept, and a restart takes this long anyway.
+pub(crate) const BACKOFF_CONNECT_MAX: Duration = Duration::from_millis(500);
+
+/// Time for an ordinary request on the control socket, and for the hello.
+pub(crate) const REQUEST_DEADLINE: Duration = Duration::from_millis(CONTROL_DEADLINE_MS);
+
+/// Time for a request that starts or drains workers, unless the client's options say otherwise: a drain, a start and
+/// the answer, with room for an application whose drain is longer than the default.
+pub(crate) const LIFECYCLE_DEADLINE: Duration =
+    Duration::from_millis(3 * DRAIN_MS_DEFAULT + 2 * WORKER_HELLO_MS_MAX + CONTROL_DEADLINE_MS);
+
+/// Requests on the control socket that one client has open at a time.
+pub(crate) const REQUESTS_OPEN_MAX: usize = 1024;
+
+/// Futures that wait for anything in one process at a time; further ones end as `Overloaded`.
+pub(crate) const FUTURES_WAITING_MAX: usize = 65_536;
+
+/// Longest sleep of a process' driving thread: the backstop for wake-ups that nobody owes it.
+pub(crate) const DRIVER_SLEEP_MAX: Duration = Duration::from_millis(PARKED_CHECK_MS);
+
+/// The same while futures wait for room, for a phase, or for answers on a lane that is being replaced.
+pub(crate) const DRIVER_SLEEP_BUSY: Duration = Duration::from_millis(5);
+
+/// A driving thread without a future to serve ends after this time; the next future starts another.
+pub(crate) const DRIVER_LINGER: Duration = Duration::from_secs(2);
+
+/// Polls of a reply cell before a spinning wait reads the clock for the first time: about 10 µs.
+pub(crate) const POLLS_BEFORE_CLOCK: u32 = 512;
+
+/// Nesting of a typed reply that is accepted: validation recurses, and the sender chose the depth.
+pub(crate) const ARCHIVE_DEPTH_MAX: usize = 128;
+
+/// Bytes of a typed value that are first serialised on the stack, before its size is known.
+pub(crate) const TYPED_STACK_BYTES: usize = 1024;
+
+/// Pages of a list that are read at most: above the processes that a server can have.
+pub(crate) const LIST_PAGES_MAX: usize =
+    praas_protocol::limits::PROCESSES_MAX / praas_protocol::limits::LIST_PAGE_PROCESSES + 2;
+
+const _: () = assert!(DRIVER_SLEEP_BUSY.as_nanos() < DRIVER_SLEEP_MAX.as_nanos());

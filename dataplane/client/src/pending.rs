@@ -1,0 +1,444 @@
+//! A call on its way: it can be waited for, polled as a future, cancelled, or dropped, which cancels it.
+//!
+//! Invariants
+//! 1. A ticket is either taken (after its answer), abandoned, or retracted, exactly once; dropping abandons it.
+//! 2. The request is sent again only after a refusal, which proves that it never ran, or after a retraction that says so.
+//! 3. Every wait ends at the call's deadline.
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use praas_protocol::{CallError, FunctionId, Phase};
+use praas_shm::client_lane::{Answer, Retracted, Ticket, WaitEnd};
+
+use crate::backoff::Backoff;
+use crate::deadline::Deadline;
+use crate::driver::{Need, Seat};
+use crate::error::LaneVerdict;
+use crate::function::{Function, KeptName};
+use crate::limits::BACKOFF_REFUSED_MAX;
+use crate::loan::Loan;
+use crate::open_lane::OpenLane;
+use crate::payload::Kept;
+use crate::process::ProcessShared;
+use crate::reply::Reply;
+use crate::settle::{Settled, settle};
+
+/// Attempts within one poll, so that a poll stays short; the driving thread wakes the future for more.
+const ATTEMPTS_PER_POLL: usize = 4;
+
+/// A call whose reply has not been collected.
+///
+/// [`wait`](Pending::wait) blocks for the reply; `.await` works on any executor. Dropping it cancels the call: the function
+/// may still run, its reply is thrown away, and the lane keeps the call's room until then.
+///
+/// ```no_run
+/// # let client = praas_client::Client::connect_default()?;
+/// # let alice = client.process("hello/alice".parse()?)?;
+/// // Pipelined: all three are on their way before the first reply is collected.
+/// let calls = [alice.start("echo", b"a")?, alice.start("echo", b"b")?, alice.start("echo", b"c")?];
+/// for call in calls {
+///     println!("{:?}", call.wait()?.as_slice());
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[must_use = "dropping a pending call cancels it"]
+pub struct Pending<'a> {
+    process: Arc<ProcessShared>,
+    function: FunctionId,
+    name: KeptName,
+    deadline: Deadline,
+    kept: Kept<'a>,
+    stage: Stage,
+    seat: Option<Seat>,
+}
+
+enum Stage {
+    /// Not in any lane.
+    Unsent,
+    /// In this lane.
+    Sent { open: Arc<OpenLane>, ticket: Ticket },
+    /// Its end was given to the caller.
+    Finished,
+}
+
+/// Why a call cannot be sent now. At the deadline it ends as `error`.
+#[derive(Debug)]
+pub(crate) struct Obstacle {
+    pub(crate) kind: ObstacleKind,
+    pub(crate) error: CallError,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ObstacleKind {
+    /// All cells or blocks are in use by calls that will end.
+    Room,
+    /// The process refuses, or there is no lane to it.
+    Lane,
+}
+
+impl Obstacle {
+    pub(crate) fn lost() -> Self {
+        Self { kind: ObstacleKind::Lane, error: CallError::ConnectionLost { may_have_run: false } }
+    }
+
+    pub(crate) fn phase(phase: Phase) -> Self {
+        Self { kind: ObstacleKind::Lane, error: CallError::Unavailable { phase } }
+    }
+}
+
+/// What an attempt came to, unless it succeeded.
+pub(crate) enum Setback {
+    /// Try again later.
+    Obstacle(Obstacle),
+    /// The call has ended.
+    End(CallError),
+}
+
+impl<'a> Pending<'a> {
+    pub(crate) fn unsent(process: &Arc<ProcessShared>, function: Function<'_>, kept: Kept<'a>, deadline: Deadline) -> Self {
+        Self {
+            process: Arc::clone(process),
+            function: function.id(),
+            name: KeptName::new(function.name()),
+            deadline,
+            kept,
+            stage: Stage::Unsent,
+            seat: None,
+        }
+    }
+
+    /// Sent at once; obstacles other than a full lane are overcome here.
+    pub(crate) fn started(
+        process: &Arc<ProcessShared>,
+        function: Function<'_>,
+        kept: Kept<'a>,
+        deadline: Deadline,
+    ) -> Result<Self, CallError> {
+        let mut pending = Self::unsent(process, function, kept, deadline);
+        pending.send_patiently(false)?;
+        Ok(pending)
+    }
+
+    /// Goes on with a call that was put into a lane by the direct path.
+    pub(crate) fn sent(
+        process: &Arc<ProcessShared>,
+        function: Function<'_>,
+        kept: Kept<'a>,
+        deadline: Deadline,
+        open: Arc<OpenLane>,
+        ticket: Ticket,
+    ) -> Self {
+        let mut pending = Self::unsent(process, function, kept, deadline);
+        pending.stage = Stage::Sent { open, ticket };
+        pending
+    }
+
+    /// Waits for the reply, to the call's deadline.
+    ///
+    /// # Errors
+    /// [`CallError`]: how the call ended, or why it never ran.
+    pub fn wait(mut self) -> Result<Reply, CallError> {
+        self.leave_seat();
+        self.finish()
+    }
+
+    /// Whether [`wait`](Pending::wait) would return at once, because the call was answered or its connection was lost.
+    #[must_use]
+    pub fn is_done(&self) -> bool {
+        match &self.stage {
+            Stage::Unsent => false,
+            Stage::Sent { open, ticket } => open.lane().is_answered(ticket) || open.is_lost(),
+            Stage::Finished => true,
+        }
+    }
+
+    /// Stops waiting. The function sees that nobody waits any more; it may still run to its end.
+    pub fn cancel(self) {
+        drop(self);
+    }
+
+    /// Waits for the end of a call whatever its stage, sending it again where that is allowed.
+    pub(crate) fn finish(&mut self) -> Result<Reply, CallError> {
+        loop {
+            self.send_patiently(true)?;
+            match self.collect_blocking() {
+                Ok(reply) => return Ok(reply),
+                Err(Setback::End(error)) => return Err(error),
+                Err(Setback::Obstacle(obstacle)) => self.overcome(obstacle, &mut Backoff::new(BACKOFF_REFUSED_MAX))?,
+            }
+        }
+    }
+
+    /// Goes on after an answer that is not a reply.
+    #[cold]
+    pub(crate) fn finish_answered(&mut self, open: &Arc<OpenLane>, answer: Answer) -> Result<Reply, CallError> {
+        match self.settled(open, answer) {
+            Ok(reply) => Ok(reply),
+            Err(Setback::End(error)) => Err(error),
+            Err(Setback::Obstacle(obstacle)) => {
+                self.overcome(obstacle, &mut Backoff::new(BACKOFF_REFUSED_MAX))?;
+                self.finish()
+            }
+        }
+    }
+
+    /// Puts the request into a lane, waiting for one as long as the deadline allows.
+    fn send_patiently(&mut self, waits_for_room: bool) -> Result<(), CallError> {
+        let mut backoff = None;
+        while matches!(self.stage, Stage::Unsent) {
+            match self.send() {
+                Ok(()) => break,
+                Err(Setback::End(error)) => return Err(error),
+                Err(Setback::Obstacle(obstacle)) if obstacle.kind == ObstacleKind::Room && !waits_for_room => {
+                    return Err(obstacle.error);
+                }
+                Err(Setback::Obstacle(obstacle)) => {
+                    self.overcome(obstacle, backoff.get_or_insert_with(|| Backoff::new(BACKOFF_REFUSED_MAX)))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Sleeps or opens a lane; an error when the call has ended by that.
+    fn overcome(&mut self, obstacle: Obstacle, backoff: &mut Backoff) -> Result<(), CallError> {
+        let end = self.deadline.end();
+        if self.deadline.has_passed() {
+            return Err(obstacle.error);
+        }
+        let needs_lane = obstacle.kind == ObstacleKind::Lane && !self.process.has_usable_lane();
+        if needs_lane {
+            match self.process.reopen(end) {
+                Ok(()) => return Ok(()),
+                Err(LaneVerdict::Final(error)) => return Err(error),
+                Err(LaneVerdict::Later(error)) if self.deadline.has_passed() => return Err(error),
+                Err(LaneVerdict::Later(_)) => {}
+            }
+        }
+        std::thread::sleep(backoff.pause().min(self.deadline.remaining()));
+        Ok(())
+    }
+
+    /// One attempt to put the request into the current lane.
+    fn send(&mut self) -> Result<(), Setback> {
+        let open = self.process.usable_lane().map_err(Setback::Obstacle)?;
+        let deadline_ns = self.deadline.remaining_ns();
+        let kept = std::mem::replace(&mut self.kept, Kept::Lent);
+        let (kept, submitted) = self.process.submit(&open, self.function, kept, deadline_ns);
+        self.kept = kept;
+        let ticket = submitted?;
+        self.stage = Stage::Sent { open, ticket };
+        Ok(())
+    }
+
+    fn collect_blocking(&mut self) -> Result<Reply, Setback> {
+        let Stage::Sent { open, ticket } = &self.stage else {
+            return Err(Setback::Obstacle(Obstacle::lost()));
+        };
+        match open.wait(ticket, &mut self.deadline) {
+            WaitEnd::Answered => self.take(),
+            WaitEnd::DeadlinePassed => Err(Setback::End(self.give_up())),
+            WaitEnd::Lost => Err(self.retract()),
+        }
+    }
+
+    /// The end of an answered call.
+    fn take(&mut self) -> Result<Reply, Setback> {
+        let Stage::Sent { open, ticket } = std::mem::replace(&mut self.stage, Stage::Finished) else {
+            return Err(Setback::Obstacle(Obstacle::lost()));
+        };
+        let answer = open.lane().take(ticket);
+        self.process.room_was_freed();
+        self.settled(&open, answer)
+    }
+
+    /// What `answer`, taken from `open`, means for this call.
+    fn settled(&mut self, open: &Arc<OpenLane>, answer: Answer) -> Result<Reply, Setback> {
+        let (name, deadline) = (&self.name, &self.deadline);
+        match settle(answer, || name.text(), || deadline.exceeded()) {
+            Settled::Replied(reply) => Ok(reply),
+            Settled::Failed(error) => Err(Setback::End(error)),
+            Settled::Refused { phase, returned } => {
+                if let Some(block) = returned {
+                    let bytes = block.bytes();
+                    let loan = Loan::new(Arc::clone(open), block, bytes);
+                    // A payload of our own is sent again from where it is; its block goes back to the lane.
+                    if matches!(self.kept, Kept::Lent) {
+                        self.kept = Kept::Loan(loan);
+                    }
+                }
+                Err(self.repeat_or(Obstacle::phase(phase)))
+            }
+        }
+    }
+
+    /// The deadline passed: the lane keeps the cell until it is answered, the caller goes on.
+    fn give_up(&mut self) -> CallError {
+        self.abandon();
+        self.deadline.exceeded()
+    }
+
+    fn abandon(&mut self) {
+        if let Stage::Sent { open, ticket } = std::mem::replace(&mut self.stage, Stage::Finished) {
+            open.lane().abandon(ticket);
+            self.process.room_was_freed();
+        }
+    }
+
+    /// The connection was lost before an answer came.
+    fn retract(&mut self) -> Setback {
+        let Stage::Sent { open, ticket } = std::mem::replace(&mut self.stage, Stage::Finished) else {
+            return Setback::Obstacle(Obstacle::lost());
+        };
+        match open.lane().retract(ticket) {
+            Retracted::NeverRan(returned) => {
+                if let (Some(block), Kept::Lent) = (returned, &self.kept) {
+                    let bytes = block.bytes();
+                    self.kept = Kept::Loan(Loan::new(open, block, bytes));
+                }
+                self.repeat_or(Obstacle::lost())
+            }
+            Retracted::MayHaveRun => Setback::End(CallError::ConnectionLost { may_have_run: true }),
+        }
+    }
+
+    /// The call is unsent again if its payload is still there; otherwise it ends as the obstacle says.
+    fn repeat_or(&mut self, obstacle: Obstacle) -> Setback {
+        if matches!(self.kept, Kept::Lent) {
+            self.stage = Stage::Finished;
+            return Setback::End(obstacle.error);
+        }
+        self.stage = Stage::Unsent;
+        Setback::Obstacle(obstacle)
+    }
+
+    fn leave_seat(&mut self) {
+        // A seat gives itself up when dropped.
+        self.seat = None;
+    }
+
+    fn poll_end(&mut self, waker: &Waker) -> Poll<Result<Reply, CallError>> {
+        if let Some(error) = self.seat.as_ref().and_then(Seat::take_verdict) {
+            // The driving thread found that no lane can be had. It concerns only a call that is not in one.
+            if matches!(self.stage, Stage::Unsent) {
+                return Poll::Ready(Err(error));
+            }
+        }
+        let mut obstacle = None;
+        for _ in 0..ATTEMPTS_PER_POLL {
+            let setback = match self.stage {
+                Stage::Unsent => match self.send() {
+                    Ok(()) => continue,
+                    Err(setback) => setback,
+                },
+                Stage::Sent { .. } => match self.collect(waker) {
+                    Ok(Some(reply)) => return Poll::Ready(Ok(reply)),
+                    Ok(None) => return self.sleep_for_answer(waker),
+                    Err(setback) => setback,
+                },
+                Stage::Finished => panic!("a pending call was polled after it had ended"),
+            };
+            match setback {
+                Setback::End(error) => return Poll::Ready(Err(error)),
+                Setback::Obstacle(found) => match self.sleep_before(found, waker, obstacle.is_none()) {
+                    // Once more now that the seat is taken: what was missing may have come in between.
+                    Ok(Some(found)) => obstacle = Some(found),
+                    Ok(None) => return Poll::Pending,
+                    Err(error) => return Poll::Ready(Err(error)),
+                },
+            }
+        }
+        Poll::Pending
+    }
+
+    /// The reply if there is one; `None` when the waker was registered for it.
+    fn collect(&mut self, waker: &Waker) -> Result<Option<Reply>, Setback> {
+        let Stage::Sent { open, ticket } = &self.stage else {
+            return Ok(None);
+        };
+        if open.lane().poll(ticket, waker) {
+            return self.take().map(Some);
+        }
+        if open.is_lost() {
+            // An answer that came before the loss counts.
+            return if open.lane().is_answered(ticket) { self.take().map(Some) } else { Err(self.retract()) };
+        }
+        Ok(None)
+    }
+
+    fn sleep_for_answer(&mut self, waker: &Waker) -> Poll<Result<Reply, CallError>> {
+        if self.deadline.has_passed() {
+            return Poll::Ready(Err(self.give_up()));
+        }
+        let Stage::Sent { open, .. } = &self.stage else { return Poll::Pending };
+        let need = Need::Answer(open.id());
+        match self.process.sit(&mut self.seat, waker, self.deadline.end(), need) {
+            Ok(()) => Poll::Pending,
+            Err(error) => {
+                self.abandon();
+                Poll::Ready(Err(error))
+            }
+        }
+    }
+
+    /// Takes a seat for what is missing. The obstacle again when another attempt is due before sleeping.
+    fn sleep_before(
+        &mut self,
+        obstacle: Obstacle,
+        waker: &Waker,
+        first: bool,
+    ) -> Result<Option<Obstacle>, CallError> {
+        if self.deadline.has_passed() {
+            return Err(obstacle.error);
+        }
+        let need = match obstacle.kind {
+            ObstacleKind::Room => Need::Room,
+            ObstacleKind::Lane => Need::Lane,
+        };
+        self.process.sit(&mut self.seat, waker, self.deadline.end(), need)?;
+        let again = first && obstacle.kind == ObstacleKind::Room;
+        Ok(again.then_some(obstacle))
+    }
+}
+
+impl Future for Pending<'_> {
+    type Output = Result<Reply, CallError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        // Nothing in it is pinned: every field may move.
+        let pending = self.get_mut();
+        let end = pending.poll_end(context.waker());
+        if end.is_ready() {
+            pending.leave_seat();
+            pending.stage = Stage::Finished;
+        }
+        end
+    }
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}
+
+impl fmt::Debug for Pending<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stage = match &self.stage {
+            Stage::Unsent => "unsent",
+            Stage::Sent { .. } if self.is_done() => "answered",
+            Stage::Sent { .. } => "sent",
+            Stage::Finished => "finished",
+        };
+        formatter
+            .debug_struct("Pending")
+            .field("process", &self.process.id())
+            .field("function", &self.name)
+            .field("stage", &stage)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,62 @@
+//! What an answer means: a reply, an error for the caller, or a refusal after which the call is sent again.
+//!
+//! Everything in an answer was written by tenant code, so each number is checked before it is believed.
+
+use praas_protocol::limits::ERROR_MESSAGE_BYTES_MAX;
+use praas_protocol::{CallError, Outcome, Phase};
+use praas_shm::client_lane::{Answer, AnswerPayload, LoanBlock};
+
+use crate::reply::Reply;
+
+/// The end of one attempt.
+pub(crate) enum Settled {
+    /// The function's output.
+    Replied(Reply),
+    /// It never ran: send it again.
+    Refused { phase: Phase, returned: Option<LoanBlock> },
+    /// The call's end.
+    Failed(CallError),
+}
+
+/// What `answer` says. `function` and `exceeded` make the texts of the errors that need them.
+pub(crate) fn settle(
+    answer: Answer,
+    function: impl FnOnce() -> String,
+    exceeded: impl FnOnce() -> CallError,
+) -> Settled {
+    let Answer { outcome_code, detail, more, payload, returned_loan } = answer;
+    let error = match Outcome::from_code(outcome_code) {
+        Some(Outcome::Ok) => return Settled::Replied(Reply::new(payload)),
+        Some(Outcome::Unavailable) => {
+            let phase = Phase::from_word(u64::from(detail)).unwrap_or(Phase::Draining);
+            return Settled::Refused { phase, returned: returned_loan };
+        }
+        Some(Outcome::FunctionFailed) => CallError::FunctionFailed { code: detail, message: message(&payload) },
+        Some(Outcome::FunctionPanicked) => CallError::FunctionPanicked { message: message(&payload) },
+        Some(Outcome::WorkerLost) => CallError::WorkerLost,
+        Some(Outcome::UnknownFunction) => CallError::UnknownFunction { function: function() },
+        Some(Outcome::PayloadTooLarge) => {
+            CallError::PayloadTooLarge { limit_bytes: u64::from(detail), actual_bytes: u64::from(more) }
+        }
+        Some(Outcome::Overloaded) => {
+            CallError::Overloaded { what: "the process", used: u64::from(more), limit: u64::from(detail) }
+        }
+        Some(Outcome::Unauthorized) => CallError::Unauthorized { right: "invoke" },
+        Some(Outcome::DeadlineExceeded) => exceeded(),
+        Some(Outcome::Cancelled) => CallError::Cancelled,
+        Some(Outcome::Interrupted) => CallError::Interrupted,
+        Some(Outcome::Malformed) => CallError::MalformedReply { what: "the worker could not read the request" },
+        Some(Outcome::ReplyLost) => {
+            CallError::ReplyLost { free_bytes: u64::from(detail), actual_bytes: u64::from(more) }
+        }
+        None => CallError::MalformedReply { what: "its outcome is none that exists" },
+    };
+    Settled::Failed(error)
+}
+
+/// A message for people, cut where a function wrote more than one may.
+fn message(payload: &AnswerPayload) -> String {
+    let mut bytes = payload.copy_to_vec();
+    bytes.truncate(ERROR_MESSAGE_BYTES_MAX);
+    String::from_utf8_lossy(&bytes).into_owned()
+}

@@ -1,0 +1,133 @@
+//! [`Application`]: the functions of a function binary, and its `main`.
+
+use std::fmt;
+use std::panic::Location;
+
+use crate::call::Call;
+use crate::context::Context;
+use crate::error::{FunctionError, FunctionResult};
+use crate::reply::Reply;
+use crate::table::{ApplicationError, FunctionTable, Registration};
+use crate::typed::{OutputEncoder, TypedInput, TypedOutput, checked};
+
+/// The functions of a function binary.
+///
+/// Each worker is an OS process of its own with one thread that runs one call at a time. So a function may own what it
+/// captures and change it from call to call, and several may share it through an `Rc<RefCell<…>>`: no locks. What one
+/// worker keeps so, other workers of the process do not see.
+///
+/// ```no_run
+/// use praas_function::{Application, Call, Context, FunctionError};
+/// use rkyv::vec::ArchivedVec;
+/// use rkyv::rend::u32_le;
+///
+/// fn main() {
+///     let mut calls = 0_u64;
+///     Application::new()
+///         .function("echo", |call: &mut Call| call.reply(call.input()))
+///         .function("count", move |_: &mut Call| {
+///             calls += 1;
+///             calls.to_string()
+///         })
+///         .typed("sum", |_: &Context, numbers: &ArchivedVec<u32_le>| {
+///             Ok(numbers.iter().map(|number| u64::from(number.to_native())).sum::<u64>())
+///         })
+///         .run()
+/// }
+/// ```
+#[derive(Default)]
+pub struct Application {
+    registrations: Vec<Registration>,
+}
+
+impl Application {
+    /// An application without functions.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a function of bytes: a closure or `fn` that takes a [`Call`] and returns a [`Reply`].
+    ///
+    /// The name is 1–63 bytes of `[a-z0-9._-]`; it is checked when the worker starts. A panic ends the call, not the
+    /// worker: what the function owns stays as the panic left it.
+    #[must_use]
+    #[track_caller]
+    pub fn function<F, R>(mut self, name: impl Into<String>, mut function: F) -> Self
+    where
+        F: FnMut(&mut Call<'_>) -> R + 'static,
+        R: Reply,
+    {
+        self.registrations.push(Registration {
+            name: name.into(),
+            place: Location::caller(),
+            body: Box::new(move |call| function(call).into_output(call)),
+        });
+        self
+    }
+
+    /// Adds a typed function: a closure or `fn` that takes a [`Context`] and an archived input, and returns an output or
+    /// an error.
+    ///
+    /// The input is checked before the function sees it; a payload that is not a valid archive of this type is answered
+    /// with [`codes::UNDECODABLE_INPUT`](crate::codes::UNDECODABLE_INPUT). It is read where it lies, without decoding.
+    ///
+    /// ```
+    /// use praas_function::{Application, Context, FunctionResult};
+    ///
+    /// #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+    /// struct Order {
+    ///     prices: Vec<u32>,
+    ///     customer: String,
+    /// }
+    ///
+    /// #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+    /// struct Bill {
+    ///     total: u64,
+    ///     text: String,
+    /// }
+    ///
+    /// fn bill(_: &Context, order: &ArchivedOrder) -> FunctionResult<Bill> {
+    ///     let total = order.prices.iter().map(|price| u64::from(price.to_native())).sum();
+    ///     Ok(Bill { total, text: format!("{} pays {total}", order.customer) })
+    /// }
+    ///
+    /// let application = Application::new().typed("bill", bill);
+    /// # let _ = application;
+    /// ```
+    #[must_use]
+    #[track_caller]
+    pub fn typed<A, Out, F>(mut self, name: impl Into<String>, mut function: F) -> Self
+    where
+        A: TypedInput,
+        Out: TypedOutput,
+        F: FnMut(&Context<'_>, &A) -> Result<Out, FunctionError> + 'static,
+    {
+        let mut encoder = OutputEncoder::default();
+        let body = move |call: &mut Call<'_>| -> FunctionResult {
+            let output = function(&call.context(), checked(call.input())?)?;
+            encoder.answer(call, &output)
+        };
+        self.registrations.push(Registration { name: name.into(), place: Location::caller(), body: Box::new(body) });
+        self
+    }
+
+    /// Serves calls until the server ends this worker: the `main` of a function binary. It does not return.
+    ///
+    /// Started by hand, without a server, it prints how the binary is used and exits with code 2. An application that is
+    /// wrong in itself (two functions of one name, say) is reported and exits with code 1.
+    pub fn run(self) -> ! {
+        crate::runtime::run(self)
+    }
+
+    pub(crate) fn into_table(self) -> Result<FunctionTable, ApplicationError> {
+        FunctionTable::new(self.registrations)
+    }
+}
+
+impl fmt::Debug for Application {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.registrations.iter().map(|registration| &registration.name);
+        formatter.debug_struct("Application").field("functions", &names.collect::<Vec<_>>()).finish()
+    }
+}

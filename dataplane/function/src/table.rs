@@ -1,0 +1,177 @@
+//! The functions of an application: checked when the worker starts, found by id at every call.
+//!
+//! The table is sorted by id and never changes; no two functions share a name or an id.
+
+use std::fmt;
+use std::panic::Location;
+
+use praas_protocol::limits::FUNCTIONS_MAX;
+use praas_protocol::{FunctionId, Name, NameError};
+
+use crate::call::Call;
+use crate::error::FunctionResult;
+
+/// What is run for a call.
+pub(crate) type Body = Box<dyn FnMut(&mut Call<'_>) -> FunctionResult>;
+
+/// A function as it was registered, unchecked.
+pub(crate) struct Registration {
+    pub(crate) name: String,
+    pub(crate) place: &'static Location<'static>,
+    pub(crate) body: Body,
+}
+
+/// What is wrong with an application's functions.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ApplicationError {
+    /// A function's name is not a name.
+    #[error("the function registered at {place} cannot be called {name:?}: {error}")]
+    Name {
+        /// The refused name.
+        name: String,
+        /// Where it was registered.
+        place: String,
+        /// What is wrong with it.
+        error: NameError,
+    },
+    /// Two functions have the same name.
+    #[error("function {name} is registered twice, at {first_place} and at {second_place}: rename one")]
+    Duplicate {
+        /// The name.
+        name: Name,
+        /// Where it was registered first.
+        first_place: String,
+        /// Where it was registered again.
+        second_place: String,
+    },
+    /// The names of two functions have the same hash, by which calls name their function.
+    #[error("functions {first} (at {first_place}) and {second} (at {second_place}) share a hash: rename one")]
+    Collision {
+        /// One name.
+        first: Name,
+        /// Where it was registered.
+        first_place: String,
+        /// The other name.
+        second: Name,
+        /// Where it was registered.
+        second_place: String,
+    },
+    /// There are too many functions.
+    #[error("{actual} functions are registered, the limit is {FUNCTIONS_MAX}: split the application")]
+    TooMany {
+        /// How many.
+        actual: usize,
+    },
+    /// There is no function.
+    #[error("no function is registered: add one with `Application::function` or `Application::typed`")]
+    Empty,
+}
+
+struct Entry {
+    id: FunctionId,
+    name: Name,
+    place: &'static Location<'static>,
+    body: Body,
+}
+
+/// The functions of a worker.
+pub(crate) struct FunctionTable {
+    entries: Vec<Entry>,
+}
+
+impl FunctionTable {
+    pub(crate) fn new(registrations: Vec<Registration>) -> Result<Self, ApplicationError> {
+        Self::with_ids(registrations, FunctionId::of)
+    }
+
+    fn with_ids(registrations: Vec<Registration>, id_of: fn(&str) -> FunctionId) -> Result<Self, ApplicationError> {
+        match registrations.len() {
+            0 => return Err(ApplicationError::Empty),
+            actual if actual > FUNCTIONS_MAX => return Err(ApplicationError::TooMany { actual }),
+            _ => {}
+        }
+        let mut entries = registrations.into_iter().map(|one| Entry::new(one, id_of)).collect::<Result<Vec<_>, _>>()?;
+        // Stable: of two equal ids the one registered first stays first.
+        entries.sort_by_key(|entry| entry.id);
+        match entries.windows(2).find(|pair| pair[0].id == pair[1].id) {
+            None => Ok(Self { entries }),
+            Some(pair) => Err(clash(&pair[0], &pair[1])),
+        }
+    }
+
+    pub(crate) fn names(&self) -> Vec<Name> {
+        let mut names: Vec<Name> = self.entries.iter().map(|entry| entry.name).collect();
+        names.sort_unstable();
+        names
+    }
+
+    pub(crate) fn body(&mut self, id: FunctionId) -> Option<&mut Body> {
+        let index = self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?;
+        Some(&mut self.entries[index].body)
+    }
+}
+
+impl Entry {
+    fn new(registration: Registration, id_of: fn(&str) -> FunctionId) -> Result<Self, ApplicationError> {
+        let Registration { name, place, body } = registration;
+        match name.parse::<Name>() {
+            Ok(checked) => Ok(Self { id: id_of(&name), name: checked, place, body }),
+            Err(error) => Err(ApplicationError::Name { name, place: place.to_string(), error }),
+        }
+    }
+}
+
+fn clash(first: &Entry, second: &Entry) -> ApplicationError {
+    let (first_place, second_place) = (first.place.to_string(), second.place.to_string());
+    if first.name == second.name {
+        return ApplicationError::Duplicate { name: first.name, first_place, second_place };
+    }
+    ApplicationError::Collision { first: first.name, first_place, second: second.name, second_place }
+}
+
+impl fmt::Debug for FunctionTable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_set().entries(self.entries.iter().map(|entry| entry.name)).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn registered(name: &str) -> Registration {
+        Registration { name: name.to_owned(), place: Location::caller(), body: Box::new(|_| Ok(())) }
+    }
+
+    fn refusal(names: &[&str]) -> String {
+        FunctionTable::new(names.iter().map(|name| registered(name)).collect()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn functions_are_found_by_the_hash_of_their_names() {
+        let mut table = FunctionTable::new(["c", "a", "b"].map(registered).into()).unwrap();
+        for name in ["a", "b", "c"] {
+            assert!(table.body(FunctionId::of(name)).is_some());
+        }
+        assert!(table.body(FunctionId::of("d")).is_none());
+        assert_eq!(table.names().iter().map(Name::as_str).collect::<Vec<_>>(), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn bad_names_and_duplicates_are_refused_by_name_and_place() {
+        assert!(refusal(&["ok", "Not ok"]).contains("\"Not ok\""));
+        let duplicate = refusal(&["twice", "once", "twice"]);
+        assert!(duplicate.contains("function twice") && duplicate.matches("table.rs:").count() == 2, "{duplicate}");
+        assert!(refusal(&[]).contains("no function"));
+        let many: Vec<String> = (0..=FUNCTIONS_MAX).map(|index| format!("f{index}")).collect();
+        assert!(refusal(&many.iter().map(String::as_str).collect::<Vec<_>>()).contains("513"));
+    }
+
+    #[test]
+    fn names_that_share_a_hash_are_refused_with_both_names() {
+        let same = |_: &str| FunctionId(1);
+        let error = FunctionTable::with_ids(["left", "right"].map(registered).into(), same).unwrap_err().to_string();
+        assert!(error.contains("left") && error.contains("right") && error.contains("share a hash"), "{error}");
+    }
+}

@@ -1,0 +1,256 @@
+//! The server's side of a harness: makes the segments, starts workers as threads, and hands lanes out.
+//!
+//! It speaks the control messages of a server over a real socket pair, so workers run exactly the code that they run in
+//! production, from their hello on.
+
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use praas_protocol::codec;
+use praas_protocol::control::{LaneId, WorkerCommand, WorkerMessage};
+use praas_protocol::limits::{CELLS_DEFAULT, CONTROL_MESSAGE_BYTES_MAX, WORKERS_MAX};
+use praas_protocol::{NameError, Phase, ProcessId};
+use praas_shm::client_lane::{ClientLane, ClientLaneParts};
+use praas_shm::control_page::ControlPage;
+use praas_shm::layout;
+use praas_shm::segment::AttachError;
+use praas_shm::server_lane::{CreateLaneError, ServerLane};
+use praas_shm::worker_page::ServerWorkerPage;
+use praas_sys::doorbell::Doorbell;
+use praas_sys::message_socket::{MessageSocket, Sending, SocketError};
+
+use super::{Caller, HarnessOptions};
+use crate::application::Application;
+use crate::limits::SERVER_ANSWER_MAX;
+use crate::worker::{Ended, Worker, WorkerError};
+
+/// Time that a worker gets to end when its harness is dropped; a function may still be running.
+const END_MAX: Duration = Duration::from_secs(10);
+
+/// How often the end of a worker is looked for meanwhile.
+const END_POLL: Duration = Duration::from_millis(1);
+
+/// Why a harness could not be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HarnessError {
+    /// A worker did not start or failed: among others, the application is wrong in itself.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    /// A worker's thread panicked outside any function.
+    #[error("building the application panicked")]
+    Panicked,
+    /// The options make no sense.
+    #[error("a process has 1 to {WORKERS_MAX} workers, not {workers}")]
+    Workers {
+        /// How many were asked for.
+        workers: u8,
+    },
+    /// A principal's name is not a name.
+    #[error("the principal's name is refused: {0}")]
+    Principal(#[from] NameError),
+    /// The worker did not answer a message as the protocol says.
+    #[error("the worker did not answer: {0}")]
+    NoAnswer(String),
+    /// A worker could not map a lane.
+    #[error("the worker could not attach a lane: {0}")]
+    LaneRefused(String),
+    /// The control socket failed.
+    #[error("the control socket failed: {0}")]
+    Socket(#[from] SocketError),
+    /// The caller could not map its lane.
+    #[error("the caller could not attach its lane: {0}")]
+    Attach(#[from] AttachError),
+    /// A lane could not be made.
+    #[error("a lane could not be made: {0}")]
+    Lane(#[from] CreateLaneError),
+    /// The system refused memory or descriptors.
+    #[error("the system refused shared memory, a pipe or a thread: {0}")]
+    System(#[from] io::Error),
+}
+
+type Maker = Arc<dyn Fn() -> Application + Send + Sync>;
+
+struct HostedWorker {
+    page: ServerWorkerPage,
+    socket: MessageSocket,
+    thread: Option<JoinHandle<Result<Ended, WorkerError>>>,
+}
+
+/// The server's side of a harness.
+pub(super) struct Host {
+    options: HarnessOptions,
+    page: Arc<ControlPage>,
+    workers: Vec<HostedWorker>,
+    lanes: Vec<(ServerLane, Arc<ClientLane>)>,
+}
+
+impl Host {
+    pub(super) fn start(options: HarnessOptions, application: Maker) -> Result<Self, HarnessError> {
+        if options.workers == 0 || usize::from(options.workers) > WORKERS_MAX {
+            return Err(HarnessError::Workers { workers: options.workers });
+        }
+        let page = Arc::new(ControlPage::create(1, 1)?);
+        let mut host = Self { options, page, workers: Vec::new(), lanes: Vec::new() };
+        for index in 0..options.workers {
+            host.start_worker(index, Arc::clone(&application))?;
+        }
+        host.page.set_workers(options.workers.into());
+        Ok(host)
+    }
+
+    fn start_worker(&mut self, index: u8, application: Maker) -> Result<(), HarnessError> {
+        let (socket, other_end) = MessageSocket::pair()?;
+        let page = ServerWorkerPage::create()?;
+        let thread = std::thread::Builder::new()
+            .name(format!("worker {index}"))
+            .spawn(move || Worker::start(other_end, application())?.serve())?;
+        let mut worker = HostedWorker { page, socket, thread: Some(thread) };
+        let start = WorkerCommand::Start {
+            process: process_id(),
+            index,
+            generation: 1,
+            wait_mode: self.options.wait_mode,
+            payload_bytes_max: self.options.payload_bytes_max,
+            workers_max: self.options.workers.into(),
+        };
+        worker.greet(&start, self.page.fd()).map_err(|error| worker.own_words().unwrap_or(error))?;
+        self.workers.push(worker);
+        Ok(())
+    }
+
+    pub(super) fn open_lane(&mut self, principal: &str, trusted: bool) -> Result<Caller, HarnessError> {
+        let principal = principal.parse()?;
+        let lane = LaneId(u32::try_from(self.lanes.len()).unwrap_or(u32::MAX).saturating_add(1));
+        let geometry = layout::geometry_for(self.options.payload_bytes_max, CELLS_DEFAULT);
+        let server_lane = ServerLane::create(lane, geometry)?;
+        let bell = Doorbell::new().map_err(io::Error::from)?;
+        let command = WorkerCommand::LaneAdd { lane, geometry, trusted, principal };
+        for worker in &self.workers {
+            worker.tell(&command, &[server_lane.segment_fd(), server_lane.ledger_fd(), bell.listen.as_fd(), bell.ring.as_fd()])?;
+        }
+        for worker in &self.workers {
+            worker.await_lane(lane)?;
+        }
+        let doorbell = bell.ring.try_clone()?;
+        let page = Arc::clone(&self.page);
+        let client_lane = ClientLane::attach(ClientLaneParts {
+            lane,
+            geometry,
+            trusted,
+            payload_bytes_max: self.options.payload_bytes_max,
+            workers_max: self.options.workers.into(),
+            segment: server_lane.segment_fd().try_clone_to_owned()?,
+            control: self.page.fd().try_clone_to_owned()?,
+            doorbell,
+            ring_server: Box::new(move || {
+                bell.ring();
+                page.acknowledge_rings();
+            }),
+        })?;
+        let client_lane = Arc::new(client_lane);
+        self.lanes.push((server_lane, Arc::clone(&client_lane)));
+        Ok(Caller::new(client_lane, self.options.wait_mode))
+    }
+}
+
+impl HostedWorker {
+    /// The server's part of a worker's start.
+    fn greet(&self, start: &WorkerCommand, control_page: BorrowedFd<'_>) -> Result<(), HarnessError> {
+        let WorkerMessage::Hello { .. } = self.hear()? else { return Err(unexpected("hello")) };
+        self.tell(start, &[control_page, self.page.fd()])?;
+        let WorkerMessage::Ready = self.hear()? else { return Err(unexpected("ready")) };
+        Ok(())
+    }
+
+    fn await_lane(&self, wanted: LaneId) -> Result<(), HarnessError> {
+        match self.hear()? {
+            WorkerMessage::LaneAttached { lane, error: None } if lane == wanted => Ok(()),
+            WorkerMessage::LaneAttached { error: Some(error), .. } => Err(HarnessError::LaneRefused(error)),
+            _ => Err(unexpected("attached lane")),
+        }
+    }
+
+    fn tell(&self, command: &WorkerCommand, fds: &[BorrowedFd<'_>]) -> Result<(), HarnessError> {
+        let bytes = codec::encode(command).map_err(WorkerError::from)?;
+        match self.socket.send_deadline(&bytes, fds, SERVER_ANSWER_MAX)? {
+            Sending::Sent => self.page.notify(),
+            Sending::Full => return Err(HarnessError::NoAnswer("its control socket is full".to_owned())),
+        }
+        Ok(())
+    }
+
+    fn hear(&self) -> Result<WorkerMessage, HarnessError> {
+        let mut buffer = vec![0; CONTROL_MESSAGE_BYTES_MAX];
+        match self.socket.recv_deadline(&mut buffer, 0, SERVER_ANSWER_MAX)? {
+            Some(received) => Ok(codec::decode(&buffer[..received.bytes]).map_err(WorkerError::from)?),
+            None => Err(HarnessError::NoAnswer(format!("nothing came within {} s", SERVER_ANSWER_MAX.as_secs()))),
+        }
+    }
+
+    /// What the worker itself says about its failed start, if its thread has ended or is about to.
+    fn own_words(&mut self) -> Option<HarnessError> {
+        match self.join()? {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.into()),
+            Err(_) => Some(HarnessError::Panicked),
+        }
+    }
+
+    /// The end of the worker's thread, `None` when it does not come in time.
+    fn join(&mut self) -> Option<std::thread::Result<Result<Ended, WorkerError>>> {
+        let thread = self.thread.take()?;
+        let start = Instant::now();
+        while !thread.is_finished() {
+            if start.elapsed() > END_MAX {
+                return None;
+            }
+            std::thread::sleep(END_POLL);
+        }
+        Some(thread.join())
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.page.set_phase(Phase::Closed);
+        for worker in &self.workers {
+            // A worker that is gone already needs no telling.
+            let _ = worker.tell(&WorkerCommand::Exit, &[]);
+        }
+        for (index, worker) in self.workers.iter_mut().enumerate() {
+            match worker.join() {
+                Some(Ok(Ok(_))) => {}
+                Some(Ok(Err(error))) => eprintln!("worker {index} of a test harness failed: {error}"),
+                Some(Err(_)) => eprintln!("worker {index} of a test harness panicked outside a function"),
+                None => eprintln!("worker {index} of a test harness still runs a function and is left behind"),
+            }
+        }
+        for (_, lane) in &self.lanes {
+            lane.mark_lost();
+        }
+    }
+}
+
+impl fmt::Debug for Host {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Host")
+            .field("options", &self.options)
+            .field("lanes", &self.lanes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+fn unexpected(expected: &str) -> HarnessError {
+    HarnessError::NoAnswer(format!("it sent something other than its {expected}"))
+}
+
+/// The process that harnesses pretend to be.
+fn process_id() -> ProcessId {
+    "testing/harness".parse().expect("a constant process id")
+}

@@ -1,0 +1,151 @@
+//! Runs functions in a test's own process, over real lanes and without a server.
+//!
+//! Everything on a call's path is the real thing: shared-memory segments, the worker's loop, its messages from the server
+//! side. Only what a server adds around a worker is missing: an OS process of its own, a sandbox, a token. A worker is a
+//! thread here, so one that is killed or aborts takes the test with it.
+//!
+//! ```
+//! use praas_function::testing::Harness;
+//! use praas_function::{Application, Call, Context};
+//! use rkyv::rend::u32_le;
+//! use rkyv::vec::ArchivedVec;
+//!
+//! fn application() -> Application {
+//!     Application::new()
+//!         .function("echo", |call: &mut Call| call.reply(call.input()))
+//!         .typed("sum", |_: &Context, numbers: &ArchivedVec<u32_le>| {
+//!             Ok(numbers.iter().map(|number| u64::from(number.to_native())).sum::<u64>())
+//!         })
+//! }
+//!
+//! let harness = Harness::new(application)?;
+//! assert_eq!(harness.invoke("echo", b"hello")?, b"hello");
+//! assert_eq!(harness.invoke_typed::<u64>("sum", &vec![1_u32, 2, 3])?, 6);
+//! // The same from outside the application's trust domain: the function gets a private copy.
+//! assert_eq!(harness.untrusted().invoke("echo", b"hello")?, b"hello");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod answer;
+mod caller;
+mod host;
+
+use std::time::Duration;
+
+use praas_protocol::CallError;
+use praas_protocol::control::WaitMode;
+use praas_protocol::limits::PAYLOAD_BYTES_MAX_DEFAULT;
+use rkyv::Archive;
+
+pub use caller::{Caller, Decodable, Encodable, Pending};
+pub use host::HarnessError;
+
+use crate::application::Application;
+use host::Host;
+
+/// A process of an application within the test's process, with one caller inside the application's trust domain and one
+/// outside.
+///
+/// Dropping it ends the workers; a function that still runs delays that, for a bounded time.
+#[derive(Debug)]
+pub struct Harness {
+    // Before the host: callers let go of their lanes before the workers end.
+    trusted: Caller,
+    untrusted: Caller,
+    host: Host,
+}
+
+/// How a [`Harness`] is set up.
+#[derive(Debug, Clone, Copy)]
+pub struct HarnessOptions {
+    /// Workers of the process, at least one.
+    pub workers: u8,
+    /// How workers and callers wait. `Park` suits tests, which share their cores.
+    pub wait_mode: WaitMode,
+    /// Largest payload in bytes.
+    pub payload_bytes_max: u32,
+}
+
+impl Default for HarnessOptions {
+    /// One worker that sleeps while idle, and the payload limit that applications have by default.
+    fn default() -> Self {
+        Self { workers: 1, wait_mode: WaitMode::Park, payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT }
+    }
+}
+
+impl Harness {
+    /// Starts a process with one worker. `application` is called once for each worker, in that worker's thread.
+    ///
+    /// # Errors
+    /// [`HarnessError`] when the application is wrong in itself or the system refuses memory or descriptors.
+    pub fn new(application: impl Fn() -> Application + Send + Sync + 'static) -> Result<Self, HarnessError> {
+        Self::with_options(HarnessOptions::default(), application)
+    }
+
+    /// [`Self::new`] with other than the default options.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with_options(
+        options: HarnessOptions,
+        application: impl Fn() -> Application + Send + Sync + 'static,
+    ) -> Result<Self, HarnessError> {
+        let mut host = Host::start(options, std::sync::Arc::new(application))?;
+        let trusted = host.open_lane("insider", true)?;
+        let untrusted = host.open_lane("outsider", false)?;
+        Ok(Self { trusted, untrusted, host })
+    }
+
+    /// A caller inside the application's trust domain; its principal is `insider`.
+    #[must_use]
+    pub fn trusted(&self) -> &Caller {
+        &self.trusted
+    }
+
+    /// A caller outside the application's trust domain; its principal is `outsider`.
+    #[must_use]
+    pub fn untrusted(&self) -> &Caller {
+        &self.untrusted
+    }
+
+    /// A further caller, on a lane of its own.
+    ///
+    /// # Errors
+    /// [`HarnessError`] when `principal` is not a name, or the process has as many lanes as it can.
+    pub fn caller(&mut self, principal: &str, trusted: bool) -> Result<Caller, HarnessError> {
+        self.host.open_lane(principal, trusted)
+    }
+
+    /// [`Caller::invoke`] of the trusted caller.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn invoke(&self, function: &str, payload: &[u8]) -> Result<Vec<u8>, CallError> {
+        self.trusted.invoke(function, payload)
+    }
+
+    /// [`Caller::invoke_typed`] of the trusted caller.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn invoke_typed<Out>(&self, function: &str, input: &impl Encodable) -> Result<Out, CallError>
+    where
+        Out: Archive,
+        Out::Archived: Decodable<Out>,
+    {
+        self.trusted.invoke_typed(function, input)
+    }
+
+    /// [`Caller::begin`] of the trusted caller.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn begin(
+        &self,
+        function: &str,
+        payload: &[u8],
+        deadline: Option<Duration>,
+    ) -> Result<Pending<'_>, CallError> {
+        self.trusted.begin(function, payload, deadline)
+    }
+}

@@ -1,0 +1,212 @@
+//! The life of a worker: greet the server, attach what it hands over, serve calls until told to end.
+//!
+//! 1. One thread. The server is heard between calls only; it ends a worker that does not listen by killing it.
+//! 2. The control socket closing means that the server is gone: the worker ends at once, its calls unanswered (their
+//!    callers see the same server vanish).
+//! 3. A worker that finds its claim condemned ends at once: the server is killing it and has answered for it.
+//! 4. Nothing is claimed before `Ready` is sent, and nothing after the phase is `closed`.
+
+use std::io;
+use std::os::fd::OwnedFd;
+
+use praas_protocol::codec::CodecError;
+use praas_protocol::control::{CONTROL_VERSION, LaneGeometry, LaneId, WorkerCommand, WorkerMessage};
+use praas_protocol::limits::WORKERS_MAX;
+use praas_shm::segment::AttachError;
+use praas_shm::worker_end::{Next, WorkerEnd, WorkerStart};
+use praas_shm::{WorkerLaneParts, WorkerTag};
+use praas_sys::message_socket::{MessageSocket, SocketError};
+
+use crate::application::Application;
+use crate::call_runner::CallRunner;
+use crate::context::{LaneIdentity, WorkerIdentity};
+use crate::limits::{PARK_MAX, SERVER_ANSWER_MAX};
+use crate::mail::{Mail, Parcel};
+use crate::table::ApplicationError;
+use crate::waiting::Waiting;
+
+/// Why a worker could not serve.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// The application's functions are wrong.
+    #[error(transparent)]
+    Application(#[from] ApplicationError),
+    /// A descriptor that the server should have left is not there.
+    #[error("descriptor {number} from the server is missing ({error}): start this binary through `praas serve`")]
+    Inherited {
+        /// The descriptor's number.
+        number: i32,
+        /// What the system says.
+        error: io::Error,
+    },
+    /// The control socket failed.
+    #[error("the control socket to the server failed: {0}")]
+    Socket(#[from] SocketError),
+    /// The server did not say in time what was expected of it.
+    #[error("the server sent no {expected} within {} s", SERVER_ANSWER_MAX.as_secs())]
+    Silence {
+        /// The message that was waited for.
+        expected: &'static str,
+    },
+    /// The server said something unexpected.
+    #[error("the server broke the protocol ({0}): server and function were built from different releases")]
+    Protocol(String),
+    /// A segment of the process could not be mapped.
+    #[error("shared memory of the process could not be attached: {0}")]
+    Attach(#[from] AttachError),
+    /// The system refused something.
+    #[error("{what} failed: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the system says.
+        error: io::Error,
+    },
+}
+
+impl From<CodecError> for WorkerError {
+    fn from(error: CodecError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+/// Why a worker that served ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Told,
+    ServerGone,
+    Condemned,
+}
+
+/// Why a worker that served ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    Told,
+    ServerGone,
+    Condemned,
+}
+
+/// A worker that has attached its process.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    end: WorkerEnd,
+    runner: CallRunner,
+    waiting: Waiting,
+    mail: Mail,
+}
+
+impl Worker {
+    /// Greets the server at the other end of `control` and attaches what it hands over.
+    pub(crate) fn start(control: MessageSocket, application: Application) -> Result<Self, WorkerError> {
+        crate::panic_record::install_hook();
+        let table = application.into_table()?;
+        let waiting = Waiting::new(&control).map_err(system("making an epoll set"))?;
+        let mut mail = Mail::new(control);
+        mail.send(&WorkerMessage::Hello { version: CONTROL_VERSION, functions: table.names() })?;
+        let Parcel { command, fds } =
+            mail.next_within(SERVER_ANSWER_MAX)?.ok_or(WorkerError::Silence { expected: "start message" })?;
+        let WorkerCommand::Start { process, index, generation, wait_mode, payload_bytes_max, workers_max } = command else {
+            return Err(unexpected(&command));
+        };
+        if usize::from(index) >= WORKERS_MAX {
+            return Err(WorkerError::Protocol(format!("worker index {index} is over {WORKERS_MAX}")));
+        }
+        let [control, page] = exactly(fds)?;
+        let tag = WorkerTag::new(index, generation);
+        let end = WorkerEnd::new(WorkerStart { page, control, tag, wait_mode, workers_max, payload_bytes_max })?;
+        let runner = CallRunner::new(table, WorkerIdentity { process, index }, payload_bytes_max as usize);
+        mail.send(&WorkerMessage::Ready)?;
+        Ok(Self { end, runner, waiting, mail })
+    }
+
+    /// Serves calls until the end of this worker.
+    pub(crate) fn serve(mut self) -> Result<Ended, WorkerError> {
+        loop {
+            match self.turn() {
+                Ok(None) => {}
+                Ok(Some(ended)) => return Ok(ended),
+                Err(WorkerError::Socket(SocketError::Closed)) => return Ok(Ended::ServerGone),
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// One call, or some messages.
+    fn turn(&mut self) -> Result<Option<Ended>, WorkerError> {
+        let Self { end, runner, waiting, .. } = self;
+        match end.next(&mut || waiting.park()) {
+            Next::Call(call) => Ok(runner.answer(call).err().map(|_| Ended::Condemned)),
+            Next::Mail => self.read_mail(),
+            // An end is what usually follows, but a drain can be called off.
+            Next::Closed => match self.mail.next_within(PARK_MAX)? {
+                Some(parcel) => self.obey(parcel),
+                None => Ok(None),
+            },
+        }
+    }
+
+    fn read_mail(&mut self) -> Result<Option<Ended>, WorkerError> {
+        while let Some(parcel) = self.mail.next()? {
+            if let Some(ended) = self.obey(parcel)? {
+                return Ok(Some(ended));
+            }
+        }
+        Ok(None)
+    }
+
+    fn obey(&mut self, Parcel { command, fds }: Parcel) -> Result<Option<Ended>, WorkerError> {
+        match command {
+            WorkerCommand::LaneAdd { lane, geometry, trusted, principal } => {
+                let error = self.add_lane(lane, geometry, LaneIdentity { principal, trusted }, fds).err();
+                let error = error.map(|error| error.to_string());
+                self.mail.send(&WorkerMessage::LaneAttached { lane, error })?;
+                Ok(None)
+            }
+            WorkerCommand::LaneRemove { lane } => {
+                self.waiting.remove_lane(lane);
+                self.runner.remove_lane(lane);
+                self.end.remove_lane(lane);
+                self.mail.send(&WorkerMessage::LaneDetached { lane })?;
+                Ok(None)
+            }
+            // The phase is read before every claim: being awake is all that was asked.
+            WorkerCommand::Wake => Ok(None),
+            WorkerCommand::Exit => Ok(Some(Ended::Told)),
+            WorkerCommand::Start { .. } => Err(unexpected(&command)),
+        }
+    }
+
+    fn add_lane(
+        &mut self,
+        lane: LaneId,
+        geometry: LaneGeometry,
+        identity: LaneIdentity,
+        fds: Vec<OwnedFd>,
+    ) -> Result<(), WorkerError> {
+        let [segment, ledger, listen, ring] = exactly(fds)?;
+        let trusted = identity.trusted;
+        // Listening first: a ring that comes before the lane is served is then not lost.
+        self.waiting.add_lane(lane, listen).map_err(system("listening to a doorbell"))?;
+        let parts = WorkerLaneParts { lane, geometry, trusted, segment, ledger, doorbell: ring };
+        if let Err(error) = self.end.add_lane(parts) {
+            self.waiting.remove_lane(lane);
+            return Err(error.into());
+        }
+        self.runner.add_lane(lane, identity);
+        Ok(())
+    }
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> WorkerError {
+    move |error| WorkerError::System { what, error }
+}
+
+fn unexpected(command: &WorkerCommand) -> WorkerError {
+    WorkerError::Protocol(format!("{command:?} was not expected now"))
+}
+
+fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Result<[OwnedFd; N], WorkerError> {
+    fds.try_into()
+        .map_err(|fds: Vec<OwnedFd>| WorkerError::Protocol(format!("{} descriptors came instead of {N}", fds.len())))
+}

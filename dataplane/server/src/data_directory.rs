@@ -1,0 +1,216 @@
+//! The server's data directory: locked by one server at a time, private to its user.
+//!
+//! | entry | what |
+//! |---|---|
+//! | `lock` | held by flock for the server's life; the keeper accepts whoever holds it |
+//! | `secret` | 32 bytes that sign tokens, mode 0600, made once |
+//! | `token` | a token with every right for local tools, mode 0600, written anew at each start |
+//! | `praas.sock`, `keeper.sock` | sockets, there while their processes live |
+//! | `keeper.log` | what the keeper had to say |
+//! | `run/APPLICATION/PROCESS/` | working directory of a process, removed with it |
+
+use std::fs;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use praas_protocol::ProcessId;
+use praas_protocol::token::{Claims, Rights, Scope, Secret};
+use praas_sys::data_directory::{SOCKET_FILE, TOKEN_FILE};
+use praas_sys::FileLock;
+use praas_sys::private_directory::create_private_directory;
+
+use crate::StartError;
+use crate::limits::SOCKET_PATH_BYTES_MAX;
+
+/// An open data directory. Dropping it releases the lock and leaves the files.
+#[derive(Debug)]
+pub(crate) struct DataDirectory {
+    path: PathBuf,
+    lock: FileLock,
+}
+
+impl DataDirectory {
+    /// Opens `path` (made if missing) and becomes its one owner.
+    pub(crate) fn open(path: &Path) -> Result<Self, StartError> {
+        let failed = |what: &'static str| move |error: io::Error| StartError::host(what, &error);
+        let path = std::path::absolute(path).map_err(failed("finding the data directory"))?;
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent).map_err(failed("creating the data directory's parent"))?;
+        }
+        create_private_directory(&path).map_err(|error| StartError::host("creating the data directory", &error))?;
+        let path = path.canonicalize().map_err(failed("finding the data directory"))?;
+        let longest = path.join("keeper.sock").as_os_str().len();
+        if longest > SOCKET_PATH_BYTES_MAX {
+            return Err(StartError::PathTooLong { path, bytes: longest, limit: SOCKET_PATH_BYTES_MAX });
+        }
+        match FileLock::try_exclusive(&path.join("lock")) {
+            Ok(Some(lock)) => Ok(Self { path, lock }),
+            Ok(None) => Err(StartError::InUse { path }),
+            Err(error) => Err(StartError::host("locking the data directory", &error)),
+        }
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(crate) fn lock(&self) -> &FileLock {
+        &self.lock
+    }
+
+    pub(crate) fn lock_fd(&self) -> BorrowedFd<'_> {
+        self.lock.as_fd()
+    }
+
+    pub(crate) fn socket_path(&self) -> PathBuf {
+        self.path.join(SOCKET_FILE)
+    }
+
+    pub(crate) fn keeper_socket_path(&self) -> PathBuf {
+        self.path.join("keeper.sock")
+    }
+
+    pub(crate) fn keeper_log_path(&self) -> PathBuf {
+        self.path.join("keeper.log")
+    }
+
+    /// Where the workers of `process` run.
+    pub(crate) fn run_path(&self, process: &ProcessId) -> PathBuf {
+        self.path.join("run").join(process.application.as_str()).join(process.process.as_str())
+    }
+
+    /// Removes what processes of an earlier server left. Only after all their workers ended.
+    pub(crate) fn sweep(&self) -> io::Result<()> {
+        absent_is_fine(fs::remove_dir_all(self.path.join("run")))
+    }
+
+    /// Makes the working directory of `process`, unless its other workers have it already.
+    pub(crate) fn create_run_path(&self, process: &ProcessId) -> io::Result<PathBuf> {
+        let path = self.run_path(process);
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// Removes it, and the application's directory with its last process.
+    pub(crate) fn remove_run_path(&self, process: &ProcessId) -> io::Result<()> {
+        let path = self.run_path(process);
+        absent_is_fine(fs::remove_dir_all(&path))?;
+        // Fails while other processes of the application run.
+        if let Some(application) = path.parent() {
+            let _ = fs::remove_dir(application);
+        }
+        Ok(())
+    }
+
+    /// The secret that signs this server's tokens; made when there is none.
+    pub(crate) fn secret(&self) -> Result<Secret, StartError> {
+        let path = self.path.join("secret");
+        match fs::read(&path) {
+            Ok(bytes) => {
+                let mode = fs::metadata(&path).map_err(|error| StartError::host("examining the secret", &error))?.mode();
+                let bytes: Option<[u8; 32]> = bytes.try_into().ok();
+                bytes.filter(|_| mode & 0o077 == 0).map(Secret::from_bytes).ok_or(StartError::BadSecret { path })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let secret = Secret::generate()
+                    .map_err(|error| StartError::host("making a secret", &error))?;
+                self.write_private("secret", secret.as_bytes())
+                    .map_err(|error| StartError::host("writing the secret", &error))?;
+                Ok(secret)
+            }
+            Err(error) => Err(StartError::host("reading the secret", &error)),
+        }
+    }
+
+    /// Writes the token that local tools of the same user find by themselves.
+    pub(crate) fn write_local_token(&self, secret: &Secret) -> Result<(), StartError> {
+        let claims = Claims {
+            principal: "local".parse().expect("a name"),
+            scope: Scope::Any,
+            rights: Rights::ALL,
+            expires_unix_s: None,
+        };
+        self.write_private(TOKEN_FILE, secret.sign(&claims).as_bytes())
+            .map_err(|error| StartError::host("writing the local token", &error))
+    }
+
+    /// Puts `bytes` into a file of mode 0600, whole or not at all.
+    fn write_private(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
+        let partial = self.path.join(format!("{name}.new"));
+        absent_is_fine(fs::remove_file(&partial))?;
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+        file.write_all(bytes)?;
+        file.sync_all()?;
+        fs::rename(partial, self.path.join(name))
+    }
+}
+
+fn absent_is_fine(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn a_data_directory_has_one_owner_and_one_secret() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        let first = DataDirectory::open(&path).unwrap();
+        let secret = first.secret().unwrap();
+        assert!(matches!(DataDirectory::open(&path), Err(StartError::InUse { .. })));
+        first.write_local_token(&secret).unwrap();
+        drop(first);
+        let second = DataDirectory::open(&path).unwrap();
+        assert_eq!(second.secret().unwrap().as_bytes(), secret.as_bytes());
+        let token = fs::read_to_string(path.join(TOKEN_FILE)).unwrap();
+        assert_eq!(secret.verify(&token, 0).unwrap().rights, Rights::ALL);
+        for name in [TOKEN_FILE, "secret"] {
+            assert_eq!(fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
+        }
+    }
+
+    #[test]
+    fn a_secret_that_others_can_read_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDirectory::open(&directory.path().join("data")).unwrap();
+        data.secret().unwrap();
+        let file = data.path().join("secret");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(matches!(data.secret(), Err(StartError::BadSecret { .. })));
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        fs::write(&file, "short").unwrap();
+        assert!(matches!(data.secret(), Err(StartError::BadSecret { .. })));
+    }
+
+    #[test]
+    fn a_path_too_long_for_a_socket_is_refused_at_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("x".repeat(120));
+        assert!(matches!(DataDirectory::open(&path), Err(StartError::PathTooLong { .. })));
+    }
+
+    #[test]
+    fn working_directories_come_and_go_with_their_processes() {
+        let directory = tempfile::tempdir().unwrap();
+        let data = DataDirectory::open(&directory.path().join("data")).unwrap();
+        let [one, two] = ["a/one", "a/two"].map(|id| id.parse().unwrap());
+        let path = data.create_run_path(&one).unwrap();
+        data.create_run_path(&two).unwrap();
+        fs::write(path.join("left"), "over").unwrap();
+        assert_eq!(fs::read_dir(data.create_run_path(&one).unwrap()).unwrap().count(), 1, "its workers share it");
+        data.remove_run_path(&one).unwrap();
+        data.remove_run_path(&one).unwrap();
+        data.remove_run_path(&two).unwrap();
+        assert_eq!(fs::read_dir(data.path().join("run")).unwrap().count(), 0);
+        data.sweep().unwrap();
+        assert!(!data.path().join("run").exists());
+    }
+}

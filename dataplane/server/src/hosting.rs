@@ -1,0 +1,235 @@
+//! What the loop must not do itself because it may block: starting workers, removing directories, starting a keeper.
+//!
+//! Two threads of bounded queues, one that builds (spawns) and one that clears away, so that a tenant's millions of files
+//! cannot delay another's start. Results come back over a channel, followed by a wake of the loop.
+
+use std::ffi::OsString;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use mio::Waker;
+use praas_protocol::ProcessId;
+use praas_protocol::limits::PROCESSES_MAX;
+use praas_sys::{
+    Cgroup, CgroupLimits, CgroupRoot, Output, ResourceLimits, SandboxPlan, SpawnRequest, Spawned, Spawner, WorkerUser,
+};
+
+use crate::application::{Application, Network};
+use crate::data_directory::DataDirectory;
+use crate::keeper::KeeperError;
+use crate::keeper::link::{KeeperLink, KeeperPlan};
+use crate::log::Log;
+use crate::processes::ProcessKey;
+use crate::workers::WorkerKey;
+
+/// Number of the control socket in a worker.
+const WORKER_SOCKET_FD: i32 = 3;
+
+/// Number of the pipe to the keeper in a worker.
+const WORKER_PIPE_FD: i32 = 4;
+
+/// Tells a program that it runs as a worker.
+const WORKER_VARIABLE: &str = "PRAAS_WORKER";
+
+/// What is to be done.
+pub(crate) enum Job {
+    /// Start a worker.
+    Spawn(Box<SpawnJob>),
+    /// Clear away what a worker left: dropping its cgroup waits for it to be empty.
+    Clear(Arc<Cgroup>),
+    /// Remove the working directory of an ended process.
+    Remove { key: ProcessKey, process: ProcessId },
+    /// Start a keeper in the place of a dead one.
+    Keeper(Option<KeeperLink>),
+}
+
+/// A worker to be started.
+pub(crate) struct SpawnJob {
+    pub(crate) worker: WorkerKey,
+    pub(crate) process: ProcessId,
+    pub(crate) application: Arc<Application>,
+    /// Uid and gid of its own, when the server can give one.
+    pub(crate) user: Option<u32>,
+    pub(crate) socket: OwnedFd,
+    pub(crate) pipe: OwnedFd,
+}
+
+/// A started worker.
+pub(crate) struct Started {
+    pub(crate) spawned: Spawned,
+    pub(crate) cgroup: Option<Arc<Cgroup>>,
+}
+
+/// What came of a job.
+pub(crate) enum JobResult {
+    Spawned { worker: WorkerKey, result: Result<Started, String> },
+    Removed { key: ProcessKey },
+    Keeper(Result<KeeperLink, KeeperError>),
+}
+
+/// What the threads share.
+struct Site {
+    data: Arc<DataDirectory>,
+    spawner: Spawner,
+    cgroups: CgroupRoot,
+    strict: bool,
+    keeper: KeeperPlan,
+    log: Log,
+    results: Sender<JobResult>,
+    waker: Arc<Waker>,
+}
+
+/// The two threads. Dropping it waits for them.
+pub(crate) struct Hosting {
+    build: Option<SyncSender<Job>>,
+    clear: Option<SyncSender<Job>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// What the threads need to know.
+pub(crate) struct HostingPlan {
+    pub(crate) data: Arc<DataDirectory>,
+    pub(crate) spawner: Spawner,
+    pub(crate) cgroups: CgroupRoot,
+    pub(crate) strict: bool,
+    pub(crate) keeper: KeeperPlan,
+    pub(crate) log: Log,
+}
+
+impl Hosting {
+    /// Starts the threads. They write to `results` and then wake `waker`.
+    pub(crate) fn start(plan: HostingPlan, results: Sender<JobResult>, waker: Arc<Waker>) -> std::io::Result<Self> {
+        let HostingPlan { data, spawner, cgroups, strict, keeper, log } = plan;
+        let site = Arc::new(Site { data, spawner, cgroups, strict, keeper, log, results, waker });
+        let mut threads = Vec::new();
+        let mut thread = |name: &str| {
+            let (sender, jobs) = sync_channel(2 * PROCESSES_MAX);
+            let site = Arc::clone(&site);
+            threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(move || site.work(&jobs))?);
+            Ok::<_, std::io::Error>(Some(sender))
+        };
+        let (build, clear) = (thread("praas-build")?, thread("praas-clear")?);
+        Ok(Self { build, clear, threads })
+    }
+
+    /// Queues a job; gives it back when the queue is full.
+    pub(crate) fn submit(&self, job: Job) -> Result<(), Job> {
+        let queue = match job {
+            Job::Spawn(_) | Job::Keeper(_) => &self.build,
+            Job::Clear(_) | Job::Remove { .. } => &self.clear,
+        };
+        match queue.as_ref().map(|queue| queue.try_send(job)) {
+            None | Some(Ok(())) => Ok(()),
+            Some(Err(TrySendError::Full(job) | TrySendError::Disconnected(job))) => Err(job),
+        }
+    }
+}
+
+impl Drop for Hosting {
+    fn drop(&mut self) {
+        (self.build, self.clear) = (None, None);
+        for thread in self.threads.drain(..) {
+            // A panic there was printed by the panic hook; here it is only the end.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Site {
+    fn work(&self, jobs: &Receiver<Job>) {
+        while let Ok(job) = jobs.recv() {
+            let result = match job {
+                Job::Spawn(job) => Some(JobResult::Spawned { worker: job.worker, result: self.spawn(*job) }),
+                Job::Clear(cgroup) => {
+                    drop(cgroup);
+                    None
+                }
+                Job::Remove { key, process } => {
+                    if let Err(error) = self.data.remove_run_path(&process) {
+                        self.log.warning(format_args!("the working directory of {process} stays: {error}"));
+                    }
+                    Some(JobResult::Removed { key })
+                }
+                Job::Keeper(old) => {
+                    if let Some(old) = old {
+                        old.reap();
+                    }
+                    Some(JobResult::Keeper(KeeperLink::start(&self.keeper, self.data.lock_fd())))
+                }
+            };
+            if let Some(result) = result
+                && self.results.send(result).is_ok()
+            {
+                // Fails only when the loop is gone.
+                let _ = self.waker.wake();
+            }
+        }
+    }
+
+    fn spawn(&self, job: SpawnJob) -> Result<Started, String> {
+        let directory = self.data.create_run_path(&job.process).map_err(|error| format!("working directory: {error}"))?;
+        let limits = &job.application.limits;
+        let plan = worker_plan(&job.application, directory.clone(), job.user, self.strict);
+        if let Some(user) = job.user {
+            praas_sys::sandbox::give_directory(&directory, user, user)
+                .map_err(|error| format!("giving away the working directory: {error}"))?;
+        }
+        let sandbox = plan.prepare().map_err(|error| error.to_string())?;
+        let name = format!("praas-{}-{}", std::process::id(), job.worker.0);
+        let cgroup = if limits.memory_bytes.is_some() || limits.processes.is_some() {
+            let limits = CgroupLimits { memory_bytes: limits.memory_bytes, pids: limits.processes, cpu_millicores: None };
+            // Without a cgroup the resource limits of the sandbox hold, as far as they go; its lack was reported at start.
+            self.cgroups.create(&name, &limits).ok().map(Arc::new)
+        } else {
+            None
+        };
+        let request = SpawnRequest {
+            program: job.application.binary.clone(),
+            arguments: job.application.arguments.iter().map(OsString::from).collect(),
+            environment: environment(&job.application),
+            working_directory: directory,
+            fds: vec![(job.socket, WORKER_SOCKET_FD), (job.pipe, WORKER_PIPE_FD)],
+            sandbox,
+            cgroup: cgroup.clone(),
+            output: Output::Capture,
+        };
+        let spawned = self.spawner.spawn(request).map_err(|error| error.to_string())?;
+        Ok(Started { spawned, cgroup })
+    }
+}
+
+/// The sandbox of an application's workers.
+pub(crate) fn worker_plan(
+    application: &Application,
+    directory: PathBuf,
+    user: Option<u32>,
+    strict: bool,
+) -> SandboxPlan {
+    let mut plan = SandboxPlan::new(application.binary.clone(), directory);
+    plan.network = match application.network {
+        Network::None => praas_sys::Network::None,
+        Network::Host => praas_sys::Network::Host,
+    };
+    plan.user = match user {
+        Some(id) => WorkerUser::Private { uid: id, gid: id },
+        None => WorkerUser::Same,
+    };
+    let limits = &application.limits;
+    plan.limits = ResourceLimits {
+        open_files: limits.open_files,
+        address_space_bytes: None,
+        processes: limits.processes,
+    };
+    plan.read_only.clone_from(&application.readable);
+    plan.strict = strict;
+    plan
+}
+
+/// The whole environment of a worker: nothing is inherited.
+fn environment(application: &Application) -> Vec<(OsString, OsString)> {
+    let own = application.environment.iter().map(|(key, value)| (key.into(), value.into()));
+    own.chain([(WORKER_VARIABLE.into(), "1".into())]).collect()
+}

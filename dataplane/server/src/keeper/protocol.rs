@@ -1,0 +1,85 @@
+//! Messages between a server and its keeper: one packet each, encoded like the control messages.
+//!
+//! Both ends run the same program, but not always the same release of it: a server can find the keeper of its predecessor.
+//! Hence the version in the first message.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of these messages.
+pub(crate) const KEEPER_VERSION: u32 = 1;
+
+/// Server → keeper. Every request is answered, in order.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum ToKeeper {
+    /// First message. Descriptor: the data directory's lock file, locked by the sender. Answered by `Welcome`.
+    Hello {
+        /// [`KEEPER_VERSION`] of the server.
+        version: u32,
+        /// How long the keeper outlives a server that crashed.
+        linger_ms: u64,
+    },
+    /// A numbered request.
+    Request {
+        /// Repeated in the answer.
+        request: u64,
+        /// What is asked.
+        body: KeeperRequest,
+    },
+}
+
+/// What a server asks of its keeper.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum KeeperRequest {
+    /// Hold the attached descriptor under this name, instead of an earlier one. Answered by `Done`.
+    Put {
+        /// 1 to [`crate::limits::KEEPER_NAME_BYTES_MAX`] bytes.
+        name: String,
+    },
+    /// Forget a name. Answered by `Done`, also when there was none.
+    Drop {
+        /// The name.
+        name: String,
+    },
+    /// Every held descriptor. Answered by `Held` messages once all workers of earlier servers have ended.
+    Take,
+    /// Watch a worker. Descriptors: read end of its pipe, its pidfd. Answered by `Done`.
+    WorkerAdd {
+        /// Cgroup directory of the worker, to be killed as a whole.
+        cgroup: Option<String>,
+    },
+    /// The server shuts down cleanly: forget everything and exit. Answered by `Done`.
+    Goodbye,
+}
+
+/// Keeper → server.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) enum FromKeeper {
+    /// The sender of the hello holds the lock and is the server from now on.
+    Welcome {
+        /// Descriptors held.
+        held: u32,
+        /// Workers of earlier servers that have not ended yet.
+        workers: u32,
+    },
+    /// The request was carried out.
+    Done {
+        /// Its number.
+        request: u64,
+    },
+    /// The request (or the hello, as number 0) was refused.
+    Refused {
+        /// Its number.
+        request: u64,
+        /// Why.
+        reason: String,
+    },
+    /// Some held descriptors, attached in the order of their names.
+    Held {
+        /// Number of the `Take`.
+        request: u64,
+        /// Their names.
+        names: Vec<String>,
+        /// Whether further ones follow.
+        more: bool,
+    },
+}

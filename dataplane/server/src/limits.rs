@@ -1,0 +1,116 @@
+//! Maxima of the server alone: each with its unit and where it comes from. Those that other crates share are in
+//! `praas_protocol::limits`.
+
+use std::time::Duration;
+
+/// Ready sources that one turn of the loop serves; the rest waits for the next turn, timers are looked at in between.
+pub(crate) const TURN_SOURCES_MAX: usize = 256;
+
+/// Events taken from the kernel in one poll.
+pub(crate) const POLL_EVENTS_MAX: usize = 512;
+
+/// Packets read from one peer in one turn, so that a flooding peer delays the others by at most this many.
+pub(crate) const PEER_PACKETS_TURN_MAX: usize = 16;
+
+/// Connections accepted in one turn.
+pub(crate) const ACCEPTS_TURN_MAX: usize = 32;
+
+/// Timers that fire in one turn.
+pub(crate) const TIMERS_TURN_MAX: usize = 256;
+
+/// Bytes of messages queued for one peer that does not read: four full packets.
+pub(crate) const OUT_QUEUE_BYTES_MAX: usize = 256 << 10;
+
+/// Messages queued for one peer that does not read: a new worker is sent every lane of its process at once.
+pub(crate) const OUT_QUEUE_MESSAGES_MAX: usize = 2 * praas_protocol::limits::LANES_PER_PROCESS_MAX;
+
+/// Requests of one client that are answered later (create, stop, restart, follow, lane).
+pub(crate) const PENDING_PER_CLIENT_MAX: usize = 256;
+
+/// Time in which a client must send its hello.
+pub(crate) const CLIENT_HELLO_MAX: Duration = Duration::from_secs(10);
+
+/// Time a peer may leave its answers unread once its socket is full.
+pub(crate) const PEER_STALL_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes of a worker's output read in one turn.
+pub(crate) const OUTPUT_READ_BYTES_TURN: usize = 64 << 10;
+
+/// Pause after a full read of a worker's output: bounds a flood to about 12 MB/s and a few per cent of a core.
+pub(crate) const OUTPUT_PAUSE: Duration = Duration::from_millis(5);
+
+/// Bytes of the end of the output that are quoted when workers fail to start.
+pub(crate) const OUTPUT_QUOTED_BYTES: usize = 2048;
+
+/// First delay before a dead worker is replaced; it doubles with each failure in a row. The first replacement is immediate.
+pub(crate) const REPLACE_DELAY_MIN: Duration = Duration::from_millis(100);
+
+/// Longest delay before a dead worker is replaced.
+pub(crate) const REPLACE_DELAY_MAX: Duration = Duration::from_secs(30);
+
+/// A worker that lived so long was healthy: the count of failures in a row starts anew.
+pub(crate) const WORKER_HEALTHY_AFTER: Duration = Duration::from_secs(10);
+
+/// Failures in a row after which a process is shown as failed. Attempts go on at the longest delay.
+pub(crate) const FAILURES_IN_A_ROW_MAX: u32 = 5;
+
+/// A worker above `min` that has been parked without a call for so long is ended.
+pub(crate) const WORKER_IDLE_MAX: Duration = Duration::from_secs(30);
+
+/// Period of the look for idle workers, kept only while some process has more than its `min`.
+pub(crate) const IDLE_SCAN_PERIOD: Duration = Duration::from_secs(5);
+
+/// Time from `Exit` to the end of a worker that has nothing to run, before it is killed.
+pub(crate) const WORKER_EXIT_MAX: Duration = Duration::from_secs(5);
+
+/// Period in which a draining process is looked at: its last claim ends without a message to the server.
+pub(crate) const DRAIN_LOOK_PERIOD: Duration = Duration::from_millis(2);
+
+/// Longest period of the look for claims that outlast `call_ms_max`, while none is in sight.
+pub(crate) const CLAIM_LOOK_PERIOD_MAX: Duration = Duration::from_secs(1);
+
+/// Period in which a watched binary is looked at. It must look the same twice before processes restart.
+pub(crate) const WATCH_PERIOD: Duration = Duration::from_millis(300);
+
+/// Uids given to workers when the server runs as root: above Debian's and systemd's ranges of persons and services
+/// (up to 65 535) and dynamic users, below the first range of user namespaces (524 288).
+pub(crate) const WORKER_UID_FIRST: u32 = 200_000;
+
+/// Number of those uids: one for each process the server can hold.
+pub(crate) const WORKER_UIDS: u32 = 16_384;
+
+/// Time for an answer of the keeper to one message; it does nothing that blocks.
+pub(crate) const KEEPER_ANSWER_MAX: Duration = Duration::from_secs(5);
+
+/// Time in which a keeper must see the last server's workers end and hand its descriptors over.
+pub(crate) const KEEPER_HANDOVER_MAX: Duration = Duration::from_secs(20);
+
+/// Delay before a dead keeper is replaced, so that one that cannot start costs little.
+pub(crate) const KEEPER_REPLACE_DELAY: Duration = Duration::from_millis(200);
+
+/// Descriptors that the keeper holds by name: a few for each process.
+pub(crate) const KEEPER_FDS_MAX: usize = 65_536;
+
+/// Bytes in the name of a held descriptor.
+pub(crate) const KEEPER_NAME_BYTES_MAX: usize = 255;
+
+/// Connections that the keeper serves at a time: the server, its successor, and room for one that is just dying.
+pub(crate) const KEEPER_CONNECTIONS_MAX: usize = 8;
+
+/// Default time that a keeper outlives a crashed server.
+pub(crate) const KEEPER_LINGER_DEFAULT: Duration = Duration::from_secs(600);
+
+/// File descriptors that the server asks for at start: lanes take four each, workers four.
+pub(crate) const OPEN_FILES_WANTED: u64 = 1 << 20;
+
+/// Bytes of a `praas.toml`; a manifest is written by hand.
+pub(crate) const MANIFEST_BYTES_MAX: u64 = 256 << 10;
+
+/// Bytes of a Unix socket's path that `sockaddr_un` can hold, without the final zero.
+pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+const _: () = {
+    assert!(OUT_QUEUE_BYTES_MAX >= 2 * praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX);
+    assert!(WORKER_UIDS as usize >= praas_protocol::limits::PROCESSES_MAX);
+    assert!(WORKER_UID_FIRST > 65_535 && WORKER_UID_FIRST + WORKER_UIDS < 524_288);
+};

@@ -1,0 +1,32 @@
+//! Counters of what the server did, for export.
+
+/// Counts since the server started.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Metrics {
+    /// Client connections accepted.
+    pub clients_accepted: u64,
+    /// Clients cut off because they broke the protocol, were slow, or were refused.
+    pub clients_cut: u64,
+    /// Requests of clients that were refused or failed.
+    pub requests_failed: u64,
+    /// Lanes opened.
+    pub lanes_opened: u64,
+    /// Workers started.
+    pub workers_started: u64,
+    /// Workers that ended without being told to.
+    pub workers_lost: u64,
+    /// Workers killed because a call outlasted `call_ms_max`.
+    pub workers_overdue: u64,
+    /// Claims of dead workers that were answered with `WorkerLost`.
+    pub calls_recovered: u64,
+    /// Unclaimed calls refused because their process drained.
+    pub calls_refused: u64,
+    /// Bytes of function output that are kept no more.
+    pub output_bytes_dropped: u64,
+    /// Keepers that were replaced.
+    pub keepers_replaced: u64,
+    /// Most ready sources that one turn of the loop left for the next.
+    pub turn_backlog_max: u64,
+    /// Longest turn of the loop, in microseconds.
+    pub turn_us_max: u64,
+}

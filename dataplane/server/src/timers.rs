@@ -1,0 +1,69 @@
+//! What the loop does at a time instead of at an event.
+//!
+//! A timer is never cancelled: who set it looks, when it fires, whether there is still something to do. Each kind of timer
+//! is set again only when it has fired, so their number is bounded by what they belong to.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::clients::ClientKey;
+use crate::processes::ProcessKey;
+use crate::workers::WorkerKey;
+
+/// What is to be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Timer {
+    /// Whether a client has said hello.
+    ClientHello(ClientKey),
+    /// Whether a client reads its answers.
+    ClientStall(ClientKey),
+    /// Whether a worker has become ready.
+    WorkerReady(WorkerKey),
+    /// Whether a worker that was told to end has ended.
+    WorkerExit(WorkerKey),
+    /// Whether a worker reads its messages.
+    WorkerStall(WorkerKey),
+    /// Output of a worker that was paused.
+    WorkerOutput(WorkerKey, u8),
+    /// Whether a process lacks workers.
+    Replace(ProcessKey),
+    /// How far a process has drained.
+    Drain(ProcessKey),
+    /// Whether calls outlast their limit.
+    Claims,
+    /// Whether workers above the minimum are idle.
+    Idle,
+    /// Whether a binary was rebuilt.
+    Watch,
+    /// Whether connections can be accepted again.
+    Accept,
+    /// Start another keeper.
+    Keeper,
+}
+
+/// Timers in the order of their times.
+#[derive(Debug, Default)]
+pub(crate) struct Timers(BTreeSet<(Instant, Timer)>);
+
+impl Timers {
+    pub(crate) fn at(&mut self, time: Instant, timer: Timer) {
+        self.0.insert((time, timer));
+    }
+
+    pub(crate) fn after(&mut self, delay: Duration, timer: Timer) {
+        self.at(Instant::now() + delay, timer);
+    }
+
+    /// The next timer that is due at `now`.
+    pub(crate) fn take_due(&mut self, now: Instant) -> Option<Timer> {
+        if self.0.first()?.0 > now {
+            return None;
+        }
+        self.0.pop_first().map(|(_, timer)| timer)
+    }
+
+    /// Time until the next timer.
+    pub(crate) fn wait(&self, now: Instant) -> Option<Duration> {
+        self.0.first().map(|(time, _)| time.saturating_duration_since(now))
+    }
+}

@@ -1,0 +1,488 @@
+//! Workers: OS processes that run user code, from the wish for one to its end.
+//!
+//! A worker is started by the building thread, says hello, is given its pages once the keeper watches it, then every lane
+//! of its process, and is ready when it says so. What it sends is decoded and checked against what it was sent; a
+//! worker that breaks the protocol is killed, and nobody else notices.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use mio::Interest;
+use praas_protocol::codec;
+use praas_protocol::control::{CONTROL_VERSION, LaneId, WorkerCommand, WorkerMessage};
+use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, FUNCTIONS_MAX, WORKER_HELLO_MS_MAX, WORKERS_MAX};
+use praas_protocol::{FunctionId, Name};
+use praas_shm::WorkerTag;
+use praas_shm::worker_page::ServerWorkerPage;
+use praas_sys::{Cgroup, MessageSocket, Pidfd};
+
+use crate::hosting::{Job, SpawnJob, Started};
+use crate::limits::{PEER_PACKETS_TURN_MAX, WORKER_EXIT_MAX};
+use crate::peer::{Packet, Peer, PeerError};
+use crate::processes::ProcessKey;
+use crate::shard::Shard;
+use crate::sources::Source;
+use crate::timers::Timer;
+
+/// Names a worker; never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) struct WorkerKey(pub(crate) usize);
+
+/// How far a worker has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum WorkerStage {
+    /// It is being started, or has not said hello, or the keeper does not watch it yet.
+    Starting,
+    /// It was given its pages and attaches lanes.
+    Attaching,
+    /// It claims calls.
+    Ready,
+    /// It was told to end.
+    Leaving,
+}
+
+/// What a worker knows of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attachment {
+    /// It was told of it.
+    Adding,
+    /// It said that it attached it.
+    Attached,
+    /// It was told to forget it.
+    Removing,
+}
+
+/// The OS process of a worker.
+#[derive(Debug)]
+pub(crate) struct Life {
+    pub(crate) pidfd: Pidfd,
+    pub(crate) pid: u32,
+    pub(crate) outputs: [Option<OwnedFd>; 2],
+    pub(crate) cgroup: Option<Arc<Cgroup>>,
+}
+
+/// First sight of a claim.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sighting {
+    pub(crate) sequence: u64,
+    pub(crate) since: Instant,
+}
+
+/// One worker.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    pub(crate) process: ProcessKey,
+    pub(crate) tag: WorkerTag,
+    pub(crate) index: u8,
+    pub(crate) generation: u16,
+    pub(crate) stage: WorkerStage,
+    pub(crate) peer: Peer,
+    pub(crate) page: ServerWorkerPage,
+    /// Read end of the pipe that the worker holds for the keeper; kept to refill a new keeper.
+    pub(crate) pipe: OwnedFd,
+    pub(crate) life: Option<Life>,
+    said_hello: bool,
+    /// Whether the keeper watches it.
+    pub(crate) is_watched: bool,
+    pub(crate) ready_since: Option<Instant>,
+    pub(crate) lanes: BTreeMap<LaneId, Attachment>,
+    pub(crate) sightings: HashMap<usize, Sighting>,
+    /// Calls at the last look, and since when they have not changed while it was parked.
+    pub(crate) idle: Option<(u64, Instant)>,
+    /// Why the server ends it, for the record.
+    pub(crate) end_reason: Option<String>,
+    /// Whether it must die as soon as it has an OS process.
+    doomed: bool,
+}
+
+impl Worker {
+    pub(crate) fn is_ready(&self) -> bool {
+        self.stage == WorkerStage::Ready
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.life.as_ref().map(|life| life.pid)
+    }
+
+    /// Kills the worker. Its end comes by its pidfd, like any other.
+    pub(crate) fn kill(&mut self, reason: String) {
+        self.end_reason.get_or_insert(reason);
+        self.doomed = true;
+        if let Some(life) = &self.life {
+            // Fails only when it is dead already.
+            let _ = life.pidfd.kill();
+        }
+    }
+
+    /// Sends a command and makes a worker that polls look at its socket. The message first: a worker that sees the word
+    /// before the message would find nothing and not look again.
+    pub(crate) fn command(&mut self, command: &WorkerCommand, fds: &[BorrowedFd<'_>]) -> Result<(), PeerError> {
+        let sent = self.peer.send(command, fds);
+        self.page.notify();
+        sent
+    }
+}
+
+impl Shard {
+    pub(crate) fn workers_of(&self, key: ProcessKey) -> impl Iterator<Item = (WorkerKey, &Worker)> {
+        let keys = self.processes.get(key).map(|process| process.workers.iter()).into_iter().flatten();
+        keys.filter_map(|key| self.workers.get(key).map(|worker| (*key, worker)))
+    }
+
+    pub(crate) fn worker_keys(&self, key: ProcessKey) -> Vec<WorkerKey> {
+        self.processes.get(key).map(|process| process.workers.iter().copied().collect()).unwrap_or_default()
+    }
+
+    pub(crate) fn ready_workers(&self, key: ProcessKey) -> u32 {
+        let ready = self.workers_of(key).filter(|(_, worker)| worker.is_ready()).count();
+        u32::try_from(ready).unwrap_or(u32::MAX)
+    }
+
+    /// Workers that are there to stay.
+    fn staying_workers(&self, key: ProcessKey) -> u32 {
+        let staying = self.workers_of(key).filter(|(_, worker)| worker.stage != WorkerStage::Leaving && !worker.doomed);
+        u32::try_from(staying.count()).unwrap_or(u32::MAX)
+    }
+
+    /// Starts as many workers as the process lacks.
+    pub(crate) fn fill_workers(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get(key) else { return };
+        if !process.wants_workers() {
+            return;
+        }
+        let lacking = process.application.workers_min.saturating_sub(self.staying_workers(key));
+        for _ in 0..lacking {
+            if let Err(reason) = self.start_worker(key) {
+                return self.worker_failed(key, reason, None);
+            }
+        }
+    }
+
+    /// Starts one more worker if calls wait, the process may have one, and none is on its way already.
+    pub(crate) fn grow(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get(key) else { return };
+        let starting =
+            self.workers_of(key).any(|(_, worker)| worker.stage < WorkerStage::Ready);
+        let full = self.staying_workers(key) >= process.application.workers_max;
+        if full || starting || process.replacement_set || !process.wants_workers() {
+            return;
+        }
+        match self.start_worker(key) {
+            Ok(()) => self.look_for_idle_workers_later(),
+            Err(reason) => self.worker_failed(key, reason, None),
+        }
+    }
+
+    fn start_worker(&mut self, key: ProcessKey) -> Result<(), String> {
+        let taken: Vec<u8> = self.workers_of(key).map(|(_, worker)| worker.index).collect();
+        let process = self.processes.get_mut(key).ok_or("the process is gone")?;
+        let index = (0..WORKERS_MAX).find_map(|index| u8::try_from(index).ok().filter(|index| !taken.contains(index)));
+        let index = index.ok_or("every worker index is taken by a worker that is still ending")?;
+        let generation = &mut process.generations[usize::from(index)];
+        *generation = generation.wrapping_add(1).max(1);
+        let generation = *generation;
+        let (ours, theirs) = MessageSocket::pair().map_err(|error| format!("a socket for the worker: {error}"))?;
+        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK);
+        let (read_end, write_end) = pipe.map_err(|error| format!("a pipe for the worker: {error}"))?;
+        let page = ServerWorkerPage::create().map_err(|error| format!("a page for the worker: {error}"))?;
+        let worker = WorkerKey(self.next_worker);
+        self.next_worker += 1;
+        let (id, application, user) = (process.id, Arc::clone(&process.application), process.user);
+        self.watch(ours.as_fd(), Source::WorkerSocket(worker), Interest::READABLE | Interest::WRITABLE)
+            .map_err(|error| format!("watching the worker's socket: {error}"))?;
+        self.workers.insert(
+            worker,
+            Worker {
+                process: key,
+                tag: WorkerTag::new(index, generation),
+                index,
+                generation,
+                stage: WorkerStage::Starting,
+                peer: Peer::new(ours),
+                page,
+                pipe: read_end,
+                life: None,
+                said_hello: false,
+                is_watched: false,
+                ready_since: None,
+                lanes: BTreeMap::new(),
+                sightings: HashMap::new(),
+                idle: None,
+                end_reason: None,
+                doomed: false,
+            },
+        );
+        if let Some(process) = self.processes.get_mut(key) {
+            process.workers.insert(worker);
+        }
+        let job =
+            SpawnJob { worker, process: id, application, user, socket: theirs.into(), pipe: write_end };
+        self.timers.after(std::time::Duration::from_millis(WORKER_HELLO_MS_MAX), Timer::WorkerReady(worker));
+        self.hosting.submit(Job::Spawn(Box::new(job))).map_err(|_| {
+            self.drop_worker(worker);
+            "too many workers are being started".to_owned()
+        })
+    }
+
+    /// The building thread has started a worker, or not.
+    pub(crate) fn worker_spawned(&mut self, key: WorkerKey, result: Result<Started, String>) {
+        let Some(worker) = self.workers.get_mut(&key) else { return };
+        let process = worker.process;
+        let started = match result {
+            Ok(started) => started,
+            Err(reason) => {
+                let expected = worker.stage == WorkerStage::Leaving;
+                self.drop_worker(key);
+                return if expected { self.worker_gone(process) } else { self.worker_failed(process, reason, None) };
+            }
+        };
+        self.metrics.workers_started += 1;
+        let spawned = started.spawned;
+        let outputs = [spawned.stdout, spawned.stderr];
+        let doomed = worker.doomed;
+        worker.life = Some(Life { pidfd: spawned.pidfd, pid: spawned.pid, outputs, cgroup: started.cgroup });
+        let watched = self.watch_life(key);
+        if let Err(error) = watched {
+            self.end_worker(key, format!("watching it failed: {error}"));
+        } else if doomed {
+            self.end_worker(key, "it was no longer wanted".into());
+        }
+        self.keep_worker(key);
+    }
+
+    fn watch_life(&mut self, key: WorkerKey) -> std::io::Result<()> {
+        let Some(life) = self.workers.get(&key).and_then(|worker| worker.life.as_ref()) else { return Ok(()) };
+        self.watch(life.pidfd.as_fd(), Source::WorkerExit(key), Interest::READABLE)?;
+        for (stream, output) in (0_u8..).zip(&life.outputs) {
+            if let Some(output) = output {
+                self.watch(output.as_fd(), Source::WorkerOutput(key, stream), Interest::READABLE)?;
+            }
+        }
+        // Its end may have come before the watch.
+        self.ready.add(Source::WorkerExit(key));
+        Ok(())
+    }
+
+    /// Kills a worker for a reason that is remembered as its exit.
+    pub(crate) fn end_worker(&mut self, key: WorkerKey, reason: String) {
+        if let Some(worker) = self.workers.get_mut(&key) {
+            worker.kill(reason);
+        }
+    }
+
+    /// Tells a worker to end between calls, and sees to it.
+    pub(crate) fn dismiss_worker(&mut self, key: WorkerKey) {
+        let Some(worker) = self.workers.get_mut(&key) else { return };
+        if worker.stage == WorkerStage::Leaving {
+            return;
+        }
+        let started = worker.stage >= WorkerStage::Attaching;
+        worker.stage = WorkerStage::Leaving;
+        worker.end_reason.get_or_insert_with(|| "it was told to end".into());
+        // One that has not said hello is not listening for commands yet, and holds nothing.
+        if !started || worker.command(&WorkerCommand::Exit, &[]).is_err() {
+            worker.kill("it was told to end".into());
+        }
+        self.timers.after(WORKER_EXIT_MAX, Timer::WorkerExit(key));
+    }
+
+    /// Timer: a worker that was told to end and has not.
+    pub(crate) fn worker_exit_due(&mut self, key: WorkerKey) {
+        self.end_worker(key, "it did not end when told to".into());
+    }
+
+    /// Timer: a worker that should be ready by now.
+    pub(crate) fn worker_ready_due(&mut self, key: WorkerKey) {
+        let Some(worker) = self.workers.get(&key) else { return };
+        if worker.ready_since.is_none() {
+            let waits_for = match (worker.said_hello, worker.is_watched) {
+                (false, _) => "did not say hello (is it a praas function program?)",
+                (true, false) => "was not acknowledged by the keeper",
+                (true, true) => "did not become ready",
+            };
+            self.end_worker(key, format!("it {waits_for} within {WORKER_HELLO_MS_MAX} ms"));
+        }
+    }
+
+    /// Timer: a worker with unread messages.
+    pub(crate) fn worker_stall_due(&mut self, key: WorkerKey) {
+        let Some(end) = self.workers.get(&key).and_then(|worker| worker.peer.stall_end()) else { return };
+        if end <= Instant::now() {
+            self.end_worker(key, "it did not read its messages".into());
+        } else {
+            self.timers.at(end, Timer::WorkerStall(key));
+        }
+    }
+
+    /// Sends a command; a worker that cannot take it is killed.
+    pub(crate) fn command_worker(&mut self, key: WorkerKey, command: &WorkerCommand, fds: &[BorrowedFd<'_>]) {
+        let Some(worker) = self.workers.get_mut(&key) else { return };
+        let was_queued = worker.peer.has_queued();
+        match worker.command(command, fds) {
+            Ok(()) => {
+                if let Some(end) = worker.peer.stall_end().filter(|_| !was_queued) {
+                    self.timers.at(end, Timer::WorkerStall(key));
+                }
+            }
+            // Its pidfd tells the rest.
+            Err(PeerError::Closed) => {}
+            Err(error) => self.end_worker(key, error.to_string()),
+        }
+    }
+
+    /// Makes every worker of a process look at its control page and lanes.
+    pub(crate) fn wake_workers(&mut self, key: ProcessKey) {
+        for worker in self.worker_keys(key) {
+            if self.workers.get(&worker).is_some_and(|worker| worker.stage >= WorkerStage::Attaching) {
+                self.command_worker(worker, &WorkerCommand::Wake, &[]);
+            }
+        }
+    }
+
+    /// A worker's control socket has something to read or room to write.
+    pub(crate) fn converse_with_worker(&mut self, key: WorkerKey) {
+        let mut buffer = std::mem::take(&mut self.packet_buffer);
+        buffer.resize(CONTROL_MESSAGE_BYTES_MAX, 0);
+        for turn in 0..=PEER_PACKETS_TURN_MAX {
+            if turn == PEER_PACKETS_TURN_MAX {
+                self.ready.add(Source::WorkerSocket(key));
+                break;
+            }
+            let Some(worker) = self.workers.get_mut(&key) else { break };
+            let received = worker.peer.flush().and_then(|()| worker.peer.receive(&mut buffer));
+            let outcome = match received {
+                Ok(Some(packet)) => self.hear_worker(key, packet),
+                Ok(None) | Err(PeerError::Closed) => break,
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(reason) = outcome {
+                self.log.warning(format_args!("worker {} is ended: {reason}", self.worker_name(key)));
+                self.end_worker(key, reason);
+                break;
+            }
+        }
+        self.packet_buffer = buffer;
+    }
+
+    fn worker_name(&self, key: WorkerKey) -> String {
+        let worker = self.workers.get(&key);
+        let process = worker.and_then(|worker| self.processes.get(worker.process));
+        match (process, worker) {
+            (Some(process), Some(worker)) => format!("{} of {}", worker.index, process.id),
+            _ => "(gone)".into(),
+        }
+    }
+
+    fn hear_worker(&mut self, key: WorkerKey, packet: Packet<'_>) -> Result<(), String> {
+        if !packet.fds.is_empty() {
+            return Err("it sent file descriptors".into());
+        }
+        let message: WorkerMessage = codec::decode(packet.bytes).map_err(|error| error.to_string())?;
+        let Some(worker) = self.workers.get(&key) else { return Ok(()) };
+        match message {
+            WorkerMessage::Hello { version, functions } if !worker.said_hello => {
+                self.hear_hello(key, version, &functions)
+            }
+            WorkerMessage::Ready if worker.stage == WorkerStage::Attaching => {
+                self.worker_ready(key);
+                Ok(())
+            }
+            // Told to end just before.
+            WorkerMessage::Ready if worker.stage == WorkerStage::Leaving => Ok(()),
+            WorkerMessage::LaneAttached { lane, error } => self.lane_attached(key, lane, error),
+            WorkerMessage::LaneDetached { lane } => self.lane_detached(key, lane),
+            WorkerMessage::Ring if worker.stage >= WorkerStage::Attaching => {
+                let process = worker.process;
+                self.worker_rang(process);
+                Ok(())
+            }
+            other => Err(format!("{other:?} does not come now")),
+        }
+    }
+
+    fn hear_hello(&mut self, key: WorkerKey, version: u32, functions: &[Name]) -> Result<(), String> {
+        let Some(worker) = self.workers.get_mut(&key) else { return Ok(()) };
+        if version != CONTROL_VERSION {
+            return Err(format!(
+                "it speaks version {version} of the control protocol, the server {CONTROL_VERSION}: build it with the same release"
+            ));
+        }
+        check_functions(functions)?;
+        let process = self.processes.get(worker.process).ok_or("its process is gone")?;
+        if let Some(difference) = process.application.functions_difference(functions) {
+            return Err(difference);
+        }
+        worker.said_hello = true;
+        self.introduce(key);
+        Ok(())
+    }
+
+    /// Gives a worker its pages and lanes, once it has said hello and the keeper watches it.
+    pub(crate) fn introduce(&mut self, key: WorkerKey) {
+        let Some(worker) = self.workers.get_mut(&key) else { return };
+        if !worker.said_hello || !worker.is_watched || worker.stage != WorkerStage::Starting {
+            return;
+        }
+        worker.stage = WorkerStage::Attaching;
+        let Some(process) = self.processes.get(worker.process) else { return };
+        let start = WorkerCommand::Start {
+            process: process.id,
+            index: worker.index,
+            generation: worker.generation,
+            wait_mode: process.application.wait,
+            payload_bytes_max: process.application.limits.payload_bytes_max,
+            workers_max: process.application.workers_max,
+        };
+        let mut sent = worker.peer.send(&start, &[process.control.fd(), worker.page.fd()]);
+        for (id, lane) in &process.lanes {
+            if sent.is_ok() && lane.is_served() {
+                worker.lanes.insert(*id, Attachment::Adding);
+                sent = lane.announce(*id, &mut worker.peer);
+            }
+        }
+        worker.page.notify();
+        if let Err(error) = sent {
+            worker.kill(error.to_string());
+        }
+        if let Some(end) = worker.peer.stall_end() {
+            self.timers.at(end, Timer::WorkerStall(key));
+        }
+    }
+
+    fn worker_ready(&mut self, key: WorkerKey) {
+        let Some(worker) = self.workers.get_mut(&key) else { return };
+        worker.stage = WorkerStage::Ready;
+        worker.ready_since = Some(Instant::now());
+        let process = worker.process;
+        if let Some(process) = self.processes.get_mut(process) {
+            process.never_ready = false;
+        }
+        self.look_at_claims_later();
+        self.settle_if_ready(process);
+    }
+
+    /// A worker has work to leave to others, or waits in a call of its own.
+    fn worker_rang(&mut self, key: ProcessKey) {
+        let idle = self.workers_of(key).any(|(_, worker)| worker.is_ready() && worker.page.is_parked());
+        if idle {
+            self.wake_workers(key);
+        } else {
+            self.grow(key);
+        }
+    }
+}
+
+/// Refuses a table of functions that calls could not be told apart by.
+fn check_functions(functions: &[Name]) -> Result<(), String> {
+    if functions.is_empty() || functions.len() > FUNCTIONS_MAX {
+        return Err(format!("it registers {} functions, allowed is 1 to {FUNCTIONS_MAX}", functions.len()));
+    }
+    let mut ids: Vec<_> = functions.iter().map(|name| (FunctionId::of(name.as_str()), name)).collect();
+    ids.sort_unstable();
+    match ids.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        Some(pair) => Err(format!("its functions {} and {} share an id: rename one", pair[0].1, pair[1].1)),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,62 @@
+//! A doorbell: a pipe whose write end rings and whose read end is watched.
+//!
+//! Both ends are non-blocking. Ringing a bell that already rings does nothing: a full pipe is a ringing bell. A peer that
+//! holds one end can make the bell ring too often or swallow rings, which costs its own calls; it cannot make
+//! anybody wait, because no call here blocks and draining is bounded.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, read, retry_on_intr, write};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+/// Reads in one drain, of 512 bytes each: a pipe that a peer filled to its default 64 KiB is empty after these; one
+/// that is refilled meanwhile simply rings again.
+const DRAIN_READS_MAX: usize = 128;
+
+/// Both ends of a doorbell.
+#[derive(Debug)]
+pub struct Doorbell {
+    /// The write end: give it to whoever rings.
+    pub ring: OwnedFd,
+    /// The read end: watch it for readability.
+    pub listen: OwnedFd,
+}
+
+impl Doorbell {
+    /// A new doorbell that does not ring.
+    pub fn new() -> Result<Self, Errno> {
+        let (listen, ring) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
+        Ok(Self { ring, listen })
+    }
+
+    /// Rings.
+    pub fn ring(&self) {
+        let _ = ring(self.ring.as_fd());
+    }
+
+    /// Silences the bell; true if it rang.
+    pub fn drain(&self) -> bool {
+        drain(self.listen.as_fd())
+    }
+}
+
+/// Rings the doorbell whose write end this is; false if nobody listens any more. The process must ignore SIGPIPE, as
+/// Rust programs do.
+pub fn ring(write_end: BorrowedFd<'_>) -> bool {
+    !matches!(retry_on_intr(|| write(write_end, &[1])), Err(Errno::PIPE | Errno::BADF))
+}
+
+/// Silences the doorbell whose read end this is; true if it rang. Bounded, whatever a peer writes meanwhile.
+pub fn drain(read_end: BorrowedFd<'_>) -> bool {
+    let mut rang = false;
+    let mut buffer = [0_u8; 512];
+    for _ in 0..DRAIN_READS_MAX {
+        match retry_on_intr(|| read(read_end, &mut buffer)) {
+            Ok(bytes) if bytes > 0 => rang = true,
+            _ => break,
+        }
+        // A short read emptied the pipe, but a byte may have come since: only EAGAIN proves silence to an
+        // edge-triggered watcher, so the loop reads on.
+    }
+    rang
+}

@@ -1,0 +1,208 @@
+//! A call that a worker has claimed and not yet answered.
+//!
+//! While the value lives, the claim record names the call. [`RunningCall::reply`] answers and releases it; a value that is
+//! dropped unanswered (a runtime that gives up) answers that the worker was lost.
+
+use std::time::Duration;
+
+use praas_protocol::control::LaneId;
+use praas_protocol::{FunctionId, Outcome};
+
+use crate::arena::Block;
+use crate::claim::Condemned;
+use crate::copy;
+use crate::ledger::ReplyArenaFull;
+use crate::request::{Place, RequestCopy};
+use crate::scratch::Scratch;
+use crate::sync::Ordering;
+use crate::tag::WorkerTag;
+use crate::ticks;
+use crate::worker_lane::{AnswerPayload, WorkerLane};
+use crate::worker_page::Words;
+
+/// Which record of the worker's page holds the running call; the others are for replies held back later.
+pub(crate) const RUNNING_RECORD: usize = 0;
+
+/// Why a block for the output was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReserveError {
+    /// The output is larger than the application allows.
+    #[error("an output of {actual_bytes} bytes is over the limit of {limit_bytes}: raise payload_bytes_max")]
+    TooLarge {
+        /// The limit.
+        limit_bytes: u64,
+        /// The size asked for.
+        actual_bytes: u64,
+    },
+    /// The lane has no room now: its caller keeps too many replies.
+    #[error(transparent)]
+    Full(#[from] ReplyArenaFull),
+}
+
+/// A claimed call.
+#[derive(Debug)]
+pub struct RunningCall<'w> {
+    pub(crate) lane: &'w WorkerLane,
+    pub(crate) page: &'w Words,
+    pub(crate) worker: WorkerTag,
+    pub(crate) request: RequestCopy,
+    /// The checked place of its payload.
+    pub(crate) payload: Place,
+    pub(crate) sequence: u64,
+    pub(crate) claimed_at_ticks: u64,
+    pub(crate) payload_bytes_max: u32,
+    pub(crate) cpu: u32,
+    pub(crate) output: Option<Block>,
+    pub(crate) answered: bool,
+}
+
+impl<'w> RunningCall<'w> {
+    /// The function that is called.
+    #[must_use]
+    pub fn function(&self) -> FunctionId {
+        self.request.function
+    }
+
+    /// Bytes of the payload.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        self.payload.bytes()
+    }
+
+    /// Largest output in bytes.
+    #[must_use]
+    pub fn payload_bytes_max(&self) -> usize {
+        self.payload_bytes_max as usize
+    }
+
+    /// Whether caller and worker share a trust domain.
+    #[must_use]
+    pub fn trusted(&self) -> bool {
+        self.lane.trusted
+    }
+
+    /// The lane it came on.
+    #[must_use]
+    pub fn lane(&self) -> LaneId {
+        self.lane.id
+    }
+
+    /// Its root id; zero for a root call that has made no nested call.
+    #[must_use]
+    pub fn root(&self) -> u128 {
+        self.request.root
+    }
+
+    /// Time left until the caller's deadline; `None` without a deadline. Zero when it has passed.
+    #[must_use]
+    pub fn time_remaining(&self) -> Option<Duration> {
+        let deadline_ns = self.request.deadline_ns;
+        (deadline_ns != 0)
+            .then(|| Duration::from_nanos(deadline_ns.saturating_sub(ticks::elapsed_ns(self.claimed_at_ticks))))
+    }
+
+    /// Whether the caller has cancelled or its deadline has passed: its answer will be dropped.
+    #[must_use]
+    pub fn is_abandoned(&self) -> bool {
+        self.lane.is_abandoned(self.request.target)
+    }
+
+    /// The payload: in place for a block on a trusted lane, otherwise a private copy (inline ones in this value, blocks
+    /// in `scratch`). Always 16-aligned.
+    #[must_use]
+    pub fn input<'a>(&'a self, scratch: &'a mut Scratch) -> &'a [u8] {
+        match self.payload {
+            Place::Inline { bytes } => &self.request.inline.0[..bytes],
+            Place::Block { offset, bytes } => {
+                let place = self.lane.memory.request_bytes(offset, bytes);
+                if self.lane.trusted {
+                    // SAFETY: inside the request half (checked), initialised (a memfd is zeroed), and the lane is inside
+                    // one trust domain: its client, told so by the server, leaves the block alone until the answer.
+                    unsafe { std::slice::from_raw_parts(place.as_ptr(), bytes) }
+                } else {
+                    let private = scratch.prepare(bytes);
+                    // SAFETY: the source lies inside the request half of the mapping (`request_bytes` checks).
+                    unsafe { copy::from_shared(place, private) };
+                    private
+                }
+            }
+        }
+    }
+
+    /// Lane memory for an output of `bytes`, to be published by [`RunningCall::reply_in_place`]; `None` outside a trust
+    /// domain, where the output is built privately and copied by [`RunningCall::reply`].
+    ///
+    /// # Errors
+    /// [`ReserveError`] when it is over the limit, or no block is free.
+    pub fn output_in_place(&mut self, bytes: usize) -> Result<Option<&'w mut [u8]>, ReserveError> {
+        if bytes > self.payload_bytes_max as usize {
+            let limit_bytes = u64::from(self.payload_bytes_max);
+            return Err(ReserveError::TooLarge { limit_bytes, actual_bytes: bytes as u64 });
+        }
+        if !self.lane.trusted {
+            return Ok(None);
+        }
+        if self.output.is_some() {
+            // The first block is given back by the second reservation while a slice of it may live: one a call.
+            return Err(ReplyArenaFull { free_bytes: 0, needed_bytes: bytes as u64 }.into());
+        }
+        let block = self.lane.reserve(self.worker, self.request.target, bytes)?;
+        self.output = Some(block);
+        let place = self.lane.memory.reply_bytes(block.offset as usize, bytes);
+        // SAFETY: inside the reply half (checked), initialised, reserved for this call alone by the ledger and given out
+        // once (`output` was empty); the lane is inside one trust domain, whose members leave others' blocks alone; the
+        // mapping lives for 'w.
+        Ok(Some(unsafe { std::slice::from_raw_parts_mut(place.as_ptr(), bytes) }))
+    }
+
+    /// Answers with `payload`, wakes the caller if it sleeps, and releases the claim.
+    ///
+    /// # Errors
+    /// [`Condemned`]: the server is killing this worker; it must exit at once.
+    #[inline]
+    pub fn reply(mut self, outcome: Outcome, detail: u32, more: u32, payload: &[u8]) -> Result<(), Condemned> {
+        if payload.len() > self.payload_bytes_max as usize {
+            let actual = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+            return self.finish(Outcome::PayloadTooLarge, self.payload_bytes_max, actual, AnswerPayload::Bytes(&[]));
+        }
+        self.finish(outcome, detail, more, AnswerPayload::Bytes(payload))
+    }
+
+    /// Answers Ok with the first `bytes` of what [`RunningCall::output_in_place`] gave.
+    ///
+    /// # Errors
+    /// [`Condemned`]: the server is killing this worker; it must exit at once.
+    ///
+    /// # Panics
+    /// If nothing was reserved, or less than `bytes`: a mistake of the runtime.
+    pub fn reply_in_place(mut self, bytes: usize) -> Result<(), Condemned> {
+        let block = self.output.expect("an output was reserved");
+        assert!(bytes <= block.bytes(), "the output was reserved with fewer bytes");
+        self.finish(Outcome::Ok, 0, 0, AnswerPayload::Block(block, bytes))
+    }
+
+    #[inline]
+    fn finish(
+        &mut self,
+        outcome: Outcome,
+        detail: u32,
+        more: u32,
+        payload: AnswerPayload<'_>,
+    ) -> Result<(), Condemned> {
+        self.answered = true;
+        let detail = crate::request::halves(detail, more);
+        self.lane.answer(self.worker, self.request.target, self.cpu, outcome, detail, payload);
+        self.page.calls.store(self.sequence, Ordering::Relaxed);
+        self.page.claims[RUNNING_RECORD].release(self.sequence)
+    }
+}
+
+impl Drop for RunningCall<'_> {
+    fn drop(&mut self) {
+        if !self.answered {
+            // The claim stays if the server condemned it; the runtime learns that with its next call.
+            let _ = self.finish(Outcome::WorkerLost, 0, 0, AnswerPayload::Bytes(&[]));
+        }
+    }
+}

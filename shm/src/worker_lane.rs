@@ -1,0 +1,161 @@
+//! A lane as one worker holds it: its mapping, its private cursor, and the ledger it shares with the other workers.
+
+use std::os::fd::OwnedFd;
+
+use praas_protocol::Outcome;
+use praas_protocol::control::{LaneGeometry, LaneId};
+use praas_protocol::limits::REPLY_INLINE_BYTES;
+
+use crate::arena::Block;
+use crate::cell::Wake;
+use crate::copy;
+use crate::lane_memory::LaneMemory;
+use crate::layout::LaneLayout;
+use crate::ledger::{Ledger, ReplyArenaFull};
+use crate::request::{INLINE, RequestCopy, halves, split};
+use crate::ring::{self, Polled, Taken};
+use crate::segment::{AttachError, Segment};
+use crate::sync::Ordering;
+use crate::tag::WorkerTag;
+
+/// What joins a worker to a lane, as it came with the server's message.
+#[derive(Debug)]
+pub struct WorkerLaneParts {
+    /// Its number.
+    pub lane: LaneId,
+    /// Its sizes.
+    pub geometry: LaneGeometry,
+    /// Whether the client shares this application's trust domain.
+    pub trusted: bool,
+    /// The lane segment.
+    pub segment: OwnedFd,
+    /// The reply ledger.
+    pub ledger: OwnedFd,
+    /// Write end of the lane's doorbell, to wake another worker of this process.
+    pub doorbell: OwnedFd,
+}
+
+#[derive(Debug)]
+pub(crate) struct WorkerLane {
+    pub(crate) id: LaneId,
+    pub(crate) trusted: bool,
+    pub(crate) memory: LaneMemory,
+    ledger: Ledger,
+    doorbell: OwnedFd,
+    cursor: u64,
+}
+
+/// The payload of an answer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum AnswerPayload<'a> {
+    /// Private bytes, to be copied.
+    Bytes(&'a [u8]),
+    /// The first bytes of a block that holds them already.
+    Block(Block, usize),
+}
+
+impl WorkerLane {
+    pub(crate) fn attach(parts: WorkerLaneParts) -> Result<Self, AttachError> {
+        let layout = LaneLayout::new(&parts.geometry)?;
+        let memory = LaneMemory::attach(parts.segment, layout)?;
+        let ledger = Ledger::new(Segment::attach(parts.ledger, layout.ledger_bytes())?, layout);
+        Ok(Self { id: parts.lane, trusted: parts.trusted, memory, ledger, doorbell: parts.doorbell, cursor: 0 })
+    }
+
+    /// Takes the next request. The entry is still held: the caller makes its claim record, then frees it.
+    #[inline]
+    pub(crate) fn poll(&mut self, worker: WorkerTag) -> Option<(RequestCopy, Taken<'_>)> {
+        let half_bytes = self.memory.layout().geometry.request_arena_bytes as usize;
+        match ring::claim(self.memory.entries(), &mut self.cursor, worker) {
+            Polled::Taken(taken) => Some((RequestCopy::read(taken.entry, half_bytes), taken)),
+            Polled::Empty | Polled::Unsure => None,
+        }
+    }
+
+    pub(crate) fn has_work(&mut self) -> bool {
+        ring::has_work(self.memory.entries(), &mut self.cursor)
+    }
+
+    /// Wakes one worker that sleeps on this lane. A full pipe already wakes.
+    pub(crate) fn ring_doorbell(&self) {
+        let _ = rustix::io::write(&self.doorbell, &[0]);
+    }
+
+    /// Whether the target of a request is a cell that waits for it.
+    #[inline]
+    pub(crate) fn is_expected(&self, target: u64) -> bool {
+        let (cell, generation) = split(target);
+        self.memory.cells().get(cell as usize).is_some_and(|cell| cell.expects(generation))
+    }
+
+    #[inline]
+    pub(crate) fn is_abandoned(&self, target: u64) -> bool {
+        let (cell, generation) = split(target);
+        self.memory.cells().get(cell as usize).is_none_or(|cell| cell.is_abandoned(generation))
+    }
+
+    pub(crate) fn reserve(&self, worker: WorkerTag, target: u64, bytes: usize) -> Result<Block, ReplyArenaFull> {
+        let (cell, generation) = split(target);
+        self.ledger.reserve(worker, self.memory.cells(), cell as usize, generation, bytes).and_then(|block| {
+            // The ledger is memory that the tenant's other workers write: its offsets are checked as any other.
+            let end = (block.offset as usize).checked_add(block.bytes());
+            let inside = end.is_some_and(|end| end <= self.memory.layout().geometry.reply_arena_bytes as usize);
+            let full = ReplyArenaFull { free_bytes: 0, needed_bytes: bytes as u64 };
+            if inside && block.bytes() >= bytes { Ok(block) } else { Err(full) }
+        })
+    }
+
+    /// Publishes the answer to `target`, unless its client spoiled the cell.
+    #[inline]
+    pub(crate) fn answer(
+        &self,
+        worker: WorkerTag,
+        target: u64,
+        cpu: u32,
+        outcome: Outcome,
+        detail: u64,
+        payload: AnswerPayload<'_>,
+    ) {
+        let (cell, generation) = split(target);
+        let Some(cell) = self.memory.cells().get(cell as usize) else { return };
+        let (outcome, detail, place) = match payload {
+            AnswerPayload::Bytes(bytes) if bytes.len() <= REPLY_INLINE_BYTES => {
+                (outcome, detail, halves(length(bytes.len()), INLINE))
+            }
+            AnswerPayload::Bytes(bytes) => match self.reserve(worker, target, bytes.len()) {
+                Ok(block) => {
+                    let place = self.memory.reply_bytes(block.offset as usize, bytes.len());
+                    // SAFETY: the range lies inside the reply half of the mapping (`reply_bytes` checks).
+                    unsafe { copy::to_shared(bytes, place) };
+                    (outcome, detail, halves(length(bytes.len()), block.offset))
+                }
+                Err(full) => {
+                    let (free, needed) = (length_u64(full.free_bytes), length_u64(full.needed_bytes));
+                    (Outcome::ReplyLost, halves(free, needed), halves(0, INLINE))
+                }
+            },
+            AnswerPayload::Block(block, bytes) => (outcome, detail, halves(length(bytes), block.offset)),
+        };
+        let answered = cell.answer(generation, |cell| {
+            cell.outcome.store(outcome as u32, Ordering::Relaxed);
+            cell.cpu.store(cpu, Ordering::Relaxed);
+            cell.detail.store(detail, Ordering::Relaxed);
+            cell.payload.store(place, Ordering::Relaxed);
+            if let (AnswerPayload::Bytes(bytes), (_, INLINE)) = (payload, split(place)) {
+                copy::store_inline(&bytes[..split(place).0 as usize], &cell.inline);
+            }
+        });
+        if answered == Ok(Wake::Bell) {
+            self.memory.client_bell().ring();
+        }
+    }
+}
+
+/// A length that the caller has kept within 32 bits.
+fn length(bytes: usize) -> u32 {
+    u32::try_from(bytes).expect("replies are checked against the payload limit first")
+}
+
+fn length_u64(bytes: u64) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
+}
