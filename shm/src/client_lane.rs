@@ -105,7 +105,7 @@ pub enum SubmitError {
     #[error("{what} is full: {used} of {limit} in use")]
     Full {
         /// What is full.
-        what: &'static str,
+        what: Bounded,
         /// How much is in use.
         used: u64,
         /// How much there is.
@@ -133,7 +133,43 @@ pub enum SubmitError {
     },
     /// The connection that the lane came from is lost.
     #[error("the connection to the server is lost")]
-    Lost,
+    Lost {
+        /// The loan: its bytes can still be read, by [`ClientLane::loan_read`].
+        loan: Option<LoanBlock>,
+    },
+}
+
+/// What of a lane can be full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Bounded {
+    /// Cells: calls in flight and answers that are kept.
+    Cells,
+    /// Cells, most of them held by abandoned calls that are not answered yet.
+    Quarantine,
+    /// Requests that no worker has claimed.
+    Ring,
+    /// Bytes of the request half of the arena.
+    Arena,
+}
+
+impl Bounded {
+    /// The words for it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cells => "the lane's table of calls in flight",
+            Self::Quarantine => "the lane's quarantine of abandoned calls",
+            Self::Ring => "the lane's request ring",
+            Self::Arena => "the lane's request arena",
+        }
+    }
+}
+
+impl fmt::Display for Bounded {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
+    }
 }
 
 /// A call in flight. Hand it to [`ClientLane::take`] or [`ClientLane::abandon`] in the end.
@@ -157,6 +193,18 @@ pub enum WaitEnd {
     DeadlinePassed,
     /// The connection was lost first.
     Lost,
+}
+
+/// What became of a request that its client took back.
+#[derive(Debug)]
+pub enum Retracted {
+    /// It certainly never ran.
+    NeverRan {
+        /// Its payload's block, if it had one.
+        loan: Option<LoanBlock>,
+    },
+    /// A worker, or the server, had taken it.
+    MayHaveRun,
 }
 
 /// An answer, taken out of its cell.
@@ -213,6 +261,45 @@ struct Waiting {
     waker: Mutex<Option<(Waker, Option<Instant>)>>,
 }
 
+impl Waiting {
+    /// The waker, if `ended` says so of its deadline; else the deadline, if there is one.
+    fn take_if_ended(&self, ended: impl FnOnce(Option<Instant>) -> bool) -> Result<Waker, Option<Instant>> {
+        let mut slot = lock(&self.waker);
+        match slot.take() {
+            Some((waker, deadline)) if ended(deadline) => {
+                self.generation.store(0, Ordering::Relaxed);
+                Ok(waker)
+            }
+            Some((waker, deadline)) => {
+                *slot = Some((waker, deadline));
+                Err(deadline)
+            }
+            None => Err(None),
+        }
+    }
+
+    fn set(&self, waker: &Waker, deadline: Option<Instant>, generation: u32) {
+        let mut slot = lock(&self.waker);
+        let replaced = match &mut *slot {
+            Some((known, until)) if known.will_wake(waker) => {
+                *until = deadline;
+                None
+            }
+            _ => slot.replace((waker.clone(), deadline)),
+        };
+        self.generation.store(generation, Ordering::Release);
+        drop(slot);
+        // A waker's drop may run code that takes this lock.
+        drop(replaced);
+    }
+
+    fn clear(&self) {
+        self.generation.store(0, Ordering::Relaxed);
+        let old = lock(&self.waker).take();
+        drop(old);
+    }
+}
+
 /// A client's end of a lane. Share it by [`Arc`].
 pub struct ClientLane {
     id: LaneId,
@@ -241,6 +328,12 @@ impl fmt::Debug for ClientLane {
             .field("trusted", &self.trusted)
             .finish_non_exhaustive()
     }
+}
+
+fn later(timeout: Duration) -> Instant {
+    let now = Instant::now();
+    // A timeout beyond what the clock can express is as good as a year.
+    now.checked_add(timeout).unwrap_or_else(|| now + Duration::from_secs(365 * 86_400))
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -367,6 +460,17 @@ impl ClientLane {
         unsafe { copy::to_shared(source, place) };
     }
 
+    /// Copies the block's bytes out, also outside a trust domain: to carry a payload over to another lane.
+    ///
+    /// # Panics
+    /// If `destination` is not as long as the loan.
+    pub fn loan_read(&self, loan: &LoanBlock, destination: &mut [u8]) {
+        assert_eq!(destination.len(), loan.bytes, "the destination is as long as the loan");
+        let place = self.memory.request_bytes(loan.block.offset as usize, loan.bytes);
+        // SAFETY: the source lies inside the request half of the mapping (`request_bytes` checks).
+        unsafe { copy::from_shared(place, destination) };
+    }
+
     /// Gives an unused block back.
     #[allow(clippy::needless_pass_by_value, reason = "the block is given back")]
     pub fn return_loan(&self, loan: LoanBlock) {
@@ -415,15 +519,12 @@ impl ClientLane {
     ) -> Result<Ticket, SubmitError> {
         let mut submission = lock(&self.submission);
         if self.is_lost() {
-            return Err(SubmitError::Lost);
+            return Err(SubmitError::Lost { loan: block });
         }
         let Some(cell) = self.free_cell(&mut submission) else {
             let used = self.waiting.len() as u64;
-            let what = if submission.quarantine.len() * 2 > self.waiting.len() {
-                "the lane's quarantine of abandoned calls"
-            } else {
-                "the lane's table of calls in flight"
-            };
+            let what =
+                if submission.quarantine.len() * 2 > self.waiting.len() { Bounded::Quarantine } else { Bounded::Cells };
             return Err(SubmitError::Full { what, used, limit: used, loan: block });
         };
         let generation = submission.generations[cell as usize].wrapping_add(1).max(1);
@@ -447,7 +548,7 @@ impl ClientLane {
             Err(ring::RingFull) => {
                 submission.free_cells.push(cell);
                 let limit = self.memory.entries().len() as u64;
-                Err(SubmitError::Full { what: "the lane's request ring", used: limit, limit, loan: block })
+                Err(SubmitError::Full { what: Bounded::Ring, used: limit, limit, loan: block })
             }
         }
     }
@@ -545,7 +646,7 @@ impl ClientLane {
     fn arena_full(&self, submission: &Submission) -> SubmitError {
         let limit = u64::from(self.memory.layout().geometry.request_arena_bytes);
         let free = Buddy::new(&submission.arena_map).largest_free_bytes() as u64;
-        SubmitError::Full { what: "the lane's request arena", used: limit - free, limit, loan: None }
+        SubmitError::Full { what: Bounded::Arena, used: limit - free, limit, loan: None }
     }
 
     /// Returns a ticket's cell, and its block to the caller.
@@ -568,34 +669,37 @@ impl ClientLane {
         self.cell(ticket).is_done(ticket.generation)
     }
 
-    /// Blocks until the answer is there, at most until `deadline`.
+    /// Blocks until the answer is there, at most for `timeout`. The clock is read only once the first polls found nothing,
+    /// and the timeout counts from then.
     #[inline]
-    pub fn wait(&self, ticket: &Ticket, mode: WaitMode, deadline: Option<Instant>) -> WaitEnd {
+    pub fn wait(&self, ticket: &Ticket, mode: WaitMode, timeout: Duration) -> WaitEnd {
         match mode {
-            WaitMode::Spin => self.spin(ticket, deadline),
-            WaitMode::Park => self.park(ticket, deadline),
+            WaitMode::Spin => self.spin(ticket, timeout),
+            WaitMode::Park => self.park(ticket, timeout),
             WaitMode::Adaptive => {
                 let polls_pay = ticket.attended
                     && spin::may_spin(mode, self.worker_cpu.load(Ordering::Relaxed))
                     && self.history.should_spin();
-                if polls_pay && self.spin_for_a_while(ticket) { WaitEnd::Answered } else { self.park(ticket, deadline) }
+                if polls_pay && self.spin_for_a_while(ticket) { WaitEnd::Answered } else { self.park(ticket, timeout) }
             }
         }
     }
 
     #[inline]
-    fn spin(&self, ticket: &Ticket, deadline: Option<Instant>) -> WaitEnd {
+    fn spin(&self, ticket: &Ticket, timeout: Duration) -> WaitEnd {
         let mut polls = 0_u32;
+        let mut deadline = None;
         loop {
             if self.is_answered(ticket) {
                 return WaitEnd::Answered;
             }
             crate::sync::pause();
             polls = polls.wrapping_add(1);
-            if polls.is_multiple_of(POLLS_PER_CHECK)
-                && let Some(end) = self.ended(ticket, deadline)
-            {
-                return end;
+            if polls.is_multiple_of(POLLS_PER_CHECK) {
+                let deadline = *deadline.get_or_insert_with(|| later(timeout));
+                if let Some(end) = self.ended(ticket, Some(deadline)) {
+                    return end;
+                }
             }
         }
     }
@@ -612,16 +716,23 @@ impl ClientLane {
         true
     }
 
-    fn park(&self, ticket: &Ticket, deadline: Option<Instant>) -> WaitEnd {
+    fn park(&self, ticket: &Ticket, timeout: Duration) -> WaitEnd {
+        if self.is_answered(ticket) {
+            return WaitEnd::Answered;
+        }
+        let mut deadline = None;
         loop {
-            if let Some(end) = self.ended(ticket, deadline) {
+            let period = Duration::from_millis(PARKED_CHECK_MS);
+            self.cell(ticket).park(ticket.generation, timeout.min(period));
+            if self.is_answered(ticket) {
+                return WaitEnd::Answered;
+            }
+            let deadline = *deadline.get_or_insert_with(|| later(timeout.saturating_sub(period)));
+            if let Some(end) = self.ended(ticket, Some(deadline)) {
                 return end;
             }
-            let period = Duration::from_millis(PARKED_CHECK_MS);
-            let remaining = deadline.map_or(period, |deadline| deadline.saturating_duration_since(Instant::now()));
-            self.cell(ticket).park(ticket.generation, remaining.min(period));
             // A worker that died between being rung and claiming took the ring with it: ring again.
-            if !self.is_answered(ticket) && ring::is_unclaimed(self.memory.entries(), ticket.position) {
+            if ring::is_unclaimed(self.memory.entries(), ticket.position) {
                 self.summon_again();
             }
         }
@@ -650,15 +761,7 @@ impl ClientLane {
     /// Registers `waker` for the answer, or for the deadline, or for the loss of the connection. `Some` when one of them is
     /// there already. Somebody must run [`ClientLane::drive`].
     pub fn poll(&self, ticket: &Ticket, waker: &Waker, deadline: Option<Instant>) -> Option<WaitEnd> {
-        let waiting = &self.waiting[ticket.cell as usize];
-        {
-            let mut slot = lock(&waiting.waker);
-            match &mut *slot {
-                Some((known, until)) if known.will_wake(waker) => *until = deadline,
-                _ => *slot = Some((waker.clone(), deadline)),
-            }
-            waiting.generation.store(ticket.generation, Ordering::Release);
-        }
+        self.waiting[ticket.cell as usize].set(waker, deadline, ticket.generation);
         // Pairs with the fence in `mark_lost`: one side sees the other.
         fence(Ordering::SeqCst);
         if self.cell(ticket).ask_for_bell(ticket.generation)
@@ -673,9 +776,7 @@ impl ClientLane {
     }
 
     fn stop_waiting(&self, cell: u32) {
-        let waiting = &self.waiting[cell as usize];
-        waiting.generation.store(0, Ordering::Relaxed);
-        *lock(&waiting.waker) = None;
+        self.waiting[cell as usize].clear();
     }
 
     /// Reactor: wakes the tasks whose calls ended, then sleeps until the next answer, the nearest deadline, a call of
@@ -692,6 +793,7 @@ impl ClientLane {
         woken
     }
 
+    /// Wakes tasks whose calls ended, outside the slots' locks: a waker may drop a future that takes them.
     fn wake_tasks(&self) -> (usize, Option<Instant>) {
         let (mut woken, mut nearest, now) = (0, None::<Instant>, Instant::now());
         for (waiting, cell) in self.waiting.iter().zip(self.memory.cells()) {
@@ -699,16 +801,15 @@ impl ClientLane {
             if generation == 0 {
                 continue;
             }
-            let mut slot = lock(&waiting.waker);
-            let Some((_, deadline)) = &*slot else { continue };
-            if cell.is_done(generation) || self.is_lost() || deadline.is_some_and(|deadline| deadline <= now) {
-                waiting.generation.store(0, Ordering::Relaxed);
-                if let Some((waker, _)) = slot.take() {
+            match waiting.take_if_ended(|deadline| {
+                cell.is_done(generation) || self.is_lost() || deadline.is_some_and(|deadline| deadline <= now)
+            }) {
+                Ok(waker) => {
                     waker.wake();
                     woken += 1;
                 }
-            } else if let Some(deadline) = *deadline {
-                nearest = Some(nearest.map_or(deadline, |nearest| nearest.min(deadline)));
+                Err(Some(deadline)) => nearest = Some(nearest.map_or(deadline, |nearest| nearest.min(deadline))),
+                Err(None) => {}
             }
         }
         (woken, nearest)
@@ -788,21 +889,18 @@ impl ClientLane {
         }
     }
 
-    /// Takes an unclaimed request back, for instance when the connection is lost. True when it certainly never ran; false
-    /// when a worker (or the server) had taken it. The ticket is used up either way.
+    /// Takes an unclaimed request back, for instance when the connection is lost. The ticket is used up either way.
     #[must_use]
-    pub fn retract(&self, ticket: Ticket) -> bool {
+    pub fn retract(&self, ticket: Ticket) -> Retracted {
         self.stop_waiting(ticket.cell);
-        let never_ran = ring::retract(self.memory.entries(), ticket.position);
-        if never_ran {
-            if let Some(loan) = self.put_back(ticket) {
-                self.return_loan(loan);
-            }
-        } else if !self.is_lost() {
+        if ring::retract(self.memory.entries(), ticket.position) {
+            return Retracted::NeverRan { loan: self.put_back(ticket) };
+        }
+        if !self.is_lost() {
             self.cell(&ticket).abandon(ticket.generation);
             lock(&self.submission).quarantine.push((ticket.cell, ticket.generation, ticket.request_block));
         }
-        never_ran
+        Retracted::MayHaveRun
     }
 
     /// The connection is lost: ends every wait and refuses new requests.

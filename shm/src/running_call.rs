@@ -3,6 +3,7 @@
 //! While the value lives, the claim record names the call. [`RunningCall::reply`] answers and releases it; a value that is
 //! dropped unanswered (a runtime that gives up) answers that the worker was lost.
 
+use std::cell::Cell;
 use std::time::Duration;
 
 use praas_protocol::control::LaneId;
@@ -53,11 +54,11 @@ pub struct RunningCall<'w> {
     pub(crate) claimed_at_ticks: u64,
     pub(crate) payload_bytes_max: u32,
     pub(crate) cpu: u32,
-    pub(crate) output: Option<Block>,
+    pub(crate) output: Cell<Option<Block>>,
     pub(crate) answered: bool,
 }
 
-impl<'w> RunningCall<'w> {
+impl RunningCall<'_> {
     /// The function that is called.
     #[must_use]
     pub fn function(&self) -> FunctionId {
@@ -135,7 +136,8 @@ impl<'w> RunningCall<'w> {
     ///
     /// # Errors
     /// [`ReserveError`] when it is over the limit, or no block is free.
-    pub fn output_in_place(&mut self, bytes: usize) -> Result<Option<&'w mut [u8]>, ReserveError> {
+    #[allow(clippy::mut_from_ref, reason = "the slice is lane memory that is given out once, not a part of `self`")]
+    pub fn output_in_place(&self, bytes: usize) -> Result<Option<&mut [u8]>, ReserveError> {
         if bytes > self.payload_bytes_max as usize {
             let limit_bytes = u64::from(self.payload_bytes_max);
             return Err(ReserveError::TooLarge { limit_bytes, actual_bytes: bytes as u64 });
@@ -143,20 +145,21 @@ impl<'w> RunningCall<'w> {
         if !self.lane.trusted {
             return Ok(None);
         }
-        if self.output.is_some() {
+        if self.output.get().is_some() {
             // The first block is given back by the second reservation while a slice of it may live: one a call.
             return Err(ReplyArenaFull { free_bytes: 0, needed_bytes: bytes as u64 }.into());
         }
         let block = self.lane.reserve(self.worker, self.request.target, bytes)?;
-        self.output = Some(block);
+        self.output.set(Some(block));
         let place = self.lane.memory.reply_bytes(block.offset as usize, bytes);
         // SAFETY: inside the reply half (checked), initialised, reserved for this call alone by the ledger and given out
         // once (`output` was empty); the lane is inside one trust domain, whose members leave others' blocks alone; the
-        // mapping lives for 'w.
+        // mapping outlives the borrow of `self`.
         Ok(Some(unsafe { std::slice::from_raw_parts_mut(place.as_ptr(), bytes) }))
     }
 
-    /// Answers with `payload`, wakes the caller if it sleeps, and releases the claim.
+    /// Answers with `payload`, wakes the caller if it sleeps, and releases the claim. A block that was reserved for the
+    /// output stays with the cell and is free again when the caller is done with the answer.
     ///
     /// # Errors
     /// [`Condemned`]: the server is killing this worker; it must exit at once.
@@ -177,7 +180,7 @@ impl<'w> RunningCall<'w> {
     /// # Panics
     /// If nothing was reserved, or less than `bytes`: a mistake of the runtime.
     pub fn reply_in_place(mut self, bytes: usize) -> Result<(), Condemned> {
-        let block = self.output.expect("an output was reserved");
+        let block = self.output.get().expect("an output was reserved");
         assert!(bytes <= block.bytes(), "the output was reserved with fewer bytes");
         self.finish(Outcome::Ok, 0, 0, AnswerPayload::Block(block, bytes))
     }

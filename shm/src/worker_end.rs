@@ -12,6 +12,7 @@
 //! 4. With several workers, one that stops polling to run a call has cleared its `spinning` bits, fenced, looked at all
 //!    lanes again, and rung for another if work is left. With one worker the bit stays: nobody else could be rung.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
 
 use praas_protocol::Outcome;
@@ -46,7 +47,10 @@ pub struct WorkerStart {
     pub payload_bytes_max: u32,
 }
 
-#[allow(clippy::large_enum_variant, reason = "a call is handed over by value; boxing it would allocate on the hot path")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a call is handed over by value; boxing it would allocate on the hot path"
+)]
 /// What a worker does next.
 #[derive(Debug)]
 pub enum Next<'w> {
@@ -150,9 +154,10 @@ impl WorkerEnd {
     }
 
     /// The next call, or the next thing to attend to. `park` must sleep until the control socket or a lane's doorbell is
-    /// ready, and drain what was rung.
+    /// ready, drain what was rung, and say whether the control socket is readable or closed: then the answer is
+    /// [`Next::Mail`].
     #[inline]
-    pub fn next(&mut self, park: &mut dyn FnMut()) -> Next<'_> {
+    pub fn next(&mut self, park: &mut dyn FnMut() -> bool) -> Next<'_> {
         let mut polling: Option<SpinLoop> = None;
         loop {
             let mail = self.words().mail.load(Ordering::Acquire);
@@ -180,7 +185,9 @@ impl WorkerEnd {
                 if polling.take().is_some() {
                     self.history.miss();
                 }
-                self.sleep(park);
+                if self.sleep(park) {
+                    return Next::Mail;
+                }
             }
         }
     }
@@ -268,7 +275,7 @@ impl WorkerEnd {
             claimed_at_ticks: if found.request.deadline_ns == 0 { 0 } else { ticks::now() },
             payload_bytes_max: self.payload_bytes_max,
             cpu: if self.wait_mode == WaitMode::Adaptive { spin::current_cpu() } else { u32::MAX },
-            output: None,
+            output: Cell::new(None),
             answered: false,
             request: found.request,
         }
@@ -290,20 +297,19 @@ impl WorkerEnd {
         Some(SpinLoop::new((self.wait_mode != WaitMode::Spin).then_some(SPIN_BUDGET)))
     }
 
-    fn sleep(&mut self, park: &mut dyn FnMut()) {
+    fn sleep(&mut self, park: &mut dyn FnMut() -> bool) -> bool {
         self.spinning = false;
         for lane in &self.lanes {
             lane.memory.attendance().start_parking(self.tag);
         }
         self.words().parked.store(1, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        if !self.something_came() {
-            park();
-        }
+        let mail = !self.something_came() && park();
         self.words().parked.store(0, Ordering::Relaxed);
         for lane in &self.lanes {
             lane.memory.attendance().stop_parking(self.tag);
         }
+        mail
     }
 
     fn something_came(&mut self) -> bool {

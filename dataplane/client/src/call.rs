@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use praas_protocol::CallError;
 
-use crate::deadline::Deadline;
 use crate::function::Function;
 use crate::payload::{Kept, Payload};
 use crate::pending::Pending;

@@ -5,14 +5,15 @@
 //! 1. A future that returned `Pending` has a seat, and a seat is served by a running thread: both are decided under `state`.
 //! 2. A seat's waker is woken when its deadline passes, when what it needs may be there, and when nothing will ever come.
 //!    Waking too often is allowed, never is not: seats that nobody else owes a wake-up are looked at every few milliseconds.
-//! 3. The thread keeps the process alive only while there are seats.
+//! 3. Wakers are woken and dropped while no lock of ours is held: either may run a future's code, or drop a future.
+//! 4. The thread keeps the process alive only while there are seats.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::task::Waker;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use praas_protocol::control::LaneId;
 use praas_protocol::{CallError, Phase};
@@ -22,6 +23,7 @@ use crate::error::LaneVerdict;
 use crate::limits::{
     BACKOFF_REFUSED_MAX, DRIVER_LINGER, DRIVER_SLEEP_BUSY, DRIVER_SLEEP_MAX, FUTURES_WAITING_MAX, REQUEST_DEADLINE,
 };
+use crate::open_lane::OpenLane;
 use crate::process::ProcessShared;
 use crate::session::lock;
 
@@ -49,6 +51,8 @@ pub(crate) struct Driver {
 #[derive(Default)]
 struct DriverState {
     running: bool,
+    /// The thread waits for a first seat, and no deadline or bell will end that.
+    idle: bool,
     ended: bool,
     last_number: u64,
     seats: BTreeMap<u64, Sitting>,
@@ -83,11 +87,17 @@ impl Drop for Seat {
         let mut state = lock(&self.driver.state);
         let Some(sitting) = state.seats.remove(&self.number) else { return };
         state.ends.remove(&(sitting.end, self.number));
-        match sitting.need {
-            Some(need) => self.driver.forget_need(&mut state, need, self.number),
+        let next = match sitting.need {
+            Some(need) => {
+                self.driver.forget_need(&mut state, need, self.number);
+                Vec::new()
+            }
             // It may have been woken for room that it did not use: the next in line gets it.
-            None => self.driver.wake_for_room(&mut state, 1),
-        }
+            None => self.driver.take_wakers(&mut state, Need::Room, 1, None),
+        };
+        drop(state);
+        wake_all(next);
+        drop(sitting);
     }
 }
 
@@ -115,16 +125,17 @@ impl ProcessShared {
                 number
             }
         };
-        driver.put(&mut state, number, waker, end, need);
-        let interrupt = state.sleeping_until.is_some_and(|until| driver_is_late(until, end, need));
+        let replaced = driver.put(&mut state, number, waker, end, need);
+        let interrupt = state.idle || state.sleeping_until.is_some_and(|until| driver_is_late(until, end, need));
         let start = !state.running && !state.ended;
         state.running |= start;
         drop(state);
+        drop(replaced);
         if start {
             self.start_driver()?;
         } else if interrupt {
             driver.changed.notify_one();
-            self.lane.load().lane().interrupt_drive();
+            self.lane.load().lane().interrupt();
         }
         Ok(())
     }
@@ -162,27 +173,19 @@ impl Driver {
         self.changed.notify_all();
     }
 
-    fn put(&self, state: &mut DriverState, number: u64, waker: &Waker, end: Instant, need: Need) {
-        if let Some(sitting) = state.seats.get_mut(&number) {
-            let before = sitting.need.replace(need);
-            sitting.waker.clone_from(waker);
-            // The end of a call never changes.
-            if before == Some(need) {
-                return;
-            }
-            if let Some(before) = before {
-                self.forget_need(state, before, number);
-            }
-            // A seat whose deadline woke it may sit down once more while its last attempt is made.
-            state.ends.insert((end, number));
-        } else {
-            state.seats.insert(number, Sitting { waker: waker.clone(), end, need: Some(need), verdict: None });
-            state.ends.insert((end, number));
+    /// Enters or renews a seat; the waker that it had.
+    fn put(&self, state: &mut DriverState, number: u64, waker: &Waker, end: Instant, need: Need) -> Option<Waker> {
+        let sitting = Sitting { waker: waker.clone(), end, need: Some(need), verdict: None };
+        let before = state.seats.insert(number, sitting);
+        if let Some(need_before) = before.as_ref().and_then(|before| before.need) {
+            self.forget_need(state, need_before, number);
         }
+        state.ends.insert((end, number));
         state.needs.insert((need, number));
         if need == Need::Room {
             self.room_seats.fetch_add(1, Ordering::Relaxed);
         }
+        before.map(|before| before.waker)
     }
 
     fn forget_need(&self, state: &mut DriverState, need: Need, number: u64) {
@@ -191,24 +194,39 @@ impl Driver {
         }
     }
 
-    /// Wakes one seat, which keeps its place and its deadline.
-    fn wake(&self, state: &mut DriverState, number: u64, verdict: Option<CallError>) {
-        let Some(sitting) = state.seats.get_mut(&number) else { return };
+    /// The waker of a seat, which keeps its place and its deadline but no longer its need.
+    fn take_waker(&self, state: &mut DriverState, number: u64, verdict: Option<CallError>) -> Option<Waker> {
+        let sitting = state.seats.get_mut(&number)?;
         sitting.verdict = verdict;
-        sitting.waker.wake_by_ref();
+        let waker = sitting.waker.clone();
         if let Some(need) = sitting.need.take() {
             self.forget_need(state, need, number);
         }
+        Some(waker)
     }
 
+    /// The wakers of the first `seats` seats with this need.
+    fn take_wakers(
+        &self,
+        state: &mut DriverState,
+        need: Need,
+        seats: usize,
+        verdict: Option<&CallError>,
+    ) -> Vec<Waker> {
+        let numbers = seats_with(state, need, seats);
+        numbers.into_iter().filter_map(|number| self.take_waker(state, number, verdict.cloned())).collect()
+    }
+
+    #[cold]
     fn wake_next_for_room(&self) {
-        self.wake_for_room(&mut lock(&self.state), 1);
+        let next = self.take_wakers(&mut lock(&self.state), Need::Room, 1, None);
+        wake_all(next);
     }
+}
 
-    fn wake_for_room(&self, state: &mut DriverState, seats: usize) {
-        for number in seats_with(state, Need::Room, seats) {
-            self.wake(state, number, None);
-        }
+fn wake_all(wakers: Vec<Waker>) {
+    for waker in wakers {
+        waker.wake();
     }
 }
 
@@ -247,64 +265,67 @@ impl Driver {
                 state.running = false;
                 return false;
             }
-            state.sleeping_until = Some(linger_end);
+            state.idle = true;
             state = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
-            state.sleeping_until = None;
+            state.idle = false;
         }
         true
     }
 
-    fn wake_expired(&self, state: &mut DriverState, now: Instant) {
+    fn take_expired(&self, state: &mut DriverState, now: Instant) -> Vec<Waker> {
+        let mut wakers = Vec::new();
         while let Some(&(end, number)) = state.ends.first().filter(|(end, _)| *end <= now) {
             state.ends.remove(&(end, number));
-            self.wake(state, number, None);
+            wakers.extend(self.take_waker(state, number, None));
         }
+        wakers
     }
 
     fn wake_all_for_lane(&self, verdict: Option<&CallError>) {
-        let mut state = lock(&self.state);
-        for number in seats_with(&state, Need::Lane, usize::MAX) {
-            self.wake(&mut state, number, verdict.cloned());
-        }
+        let wakers = self.take_wakers(&mut lock(&self.state), Need::Lane, usize::MAX, verdict);
+        wake_all(wakers);
     }
 
-    /// Wakes seats whose answers come in a lane that is not driven any more; whether there are any.
-    fn wake_off_lane(&self, state: &mut DriverState, current: LaneId) -> bool {
+    /// The wakers of seats whose answers come in a lane that is not driven any more.
+    fn take_off_lane(&self, state: &mut DriverState, current: LaneId) -> Vec<Waker> {
         let off_lane = |&&(need, _): &&(Need, u64)| matches!(need, Need::Answer(lane) if lane != current);
         let numbers: Vec<_> = state.needs.iter().filter(off_lane).map(|&(_, number)| number).collect();
-        for &number in &numbers {
-            self.wake(state, number, None);
-        }
-        !numbers.is_empty()
+        numbers.into_iter().filter_map(|number| self.take_waker(state, number, None)).collect()
     }
 }
 
 impl ProcessShared {
     fn drive_turn(&self, pace: &mut LanePace) {
-        let driver = &*self.driver;
         self.look_after_lane(pace);
         let open = self.lane.load_full();
-        let mut state = lock(&driver.state);
         let now = Instant::now();
-        driver.wake_expired(&mut state, now);
-        let room_seats = driver.room_seats.load(Ordering::Relaxed);
-        if room_seats > 0 {
-            driver.wake_for_room(&mut state, open.free_cells());
-        }
-        let replaced = self.lane_was_replaced(&state, open.id()) && driver.wake_off_lane(&mut state, open.id());
-        let pressed = replaced || room_seats > 0 || has_need(&state, Need::Lane);
-        let longest = now + if pressed { DRIVER_SLEEP_BUSY } else { DRIVER_SLEEP_MAX };
-        let until = state.ends.first().map_or(longest, |&(end, _)| end.min(longest));
-        state.sleeping_until = Some(until);
+        let wakers = self.take_due(&open, now);
+        let woke = !wakers.is_empty();
+        wake_all(wakers);
+        let until = self.driver.plan_sleep(now, woke);
+        let limit = until.saturating_duration_since(Instant::now());
         if open.is_lost() {
             // The lane wakes nobody any more. Its futures were woken when it was lost.
-            state = driver.sleep(state, until - now);
+            let state = lock(&self.driver.state);
+            drop(self.driver.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner));
         } else {
-            drop(state);
-            open.lane().drive(until - now);
-            state = lock(&driver.state);
+            open.lane().drive(limit);
         }
-        state.sleeping_until = None;
+        lock(&self.driver.state).sleeping_until = None;
+    }
+
+    /// The wakers of all seats that should look again now.
+    fn take_due(&self, open: &OpenLane, now: Instant) -> Vec<Waker> {
+        let driver = &*self.driver;
+        let mut state = lock(&driver.state);
+        let mut wakers = driver.take_expired(&mut state, now);
+        if driver.room_seats.load(Ordering::Relaxed) > 0 {
+            wakers.extend(driver.take_wakers(&mut state, Need::Room, open.free_cells(), None));
+        }
+        if lane_was_replaced(&state, open.id()) {
+            wakers.extend(driver.take_off_lane(&mut state, open.id()));
+        }
+        wakers
     }
 
     /// Opens a lane, or waits for the phase, for the seats that need one.
@@ -329,18 +350,25 @@ impl ProcessShared {
         }
         pace.not_before = Some(Instant::now() + pace.backoff.pause());
     }
-
-    /// Whether some seat waits for an answer elsewhere than in the lane `current`. Only the outermost needs are looked at.
-    fn lane_was_replaced(&self, state: &DriverState, current: LaneId) -> bool {
-        let other = |need: Option<&(Need, u64)>| matches!(need, Some((Need::Answer(lane), _)) if *lane != current);
-        other(state.needs.first()) || other(state.needs.range(..(Need::Room, 0)).next_back())
-    }
 }
 
 impl Driver {
-    fn sleep<'a>(&self, state: MutexGuard<'a, DriverState>, limit: Duration) -> MutexGuard<'a, DriverState> {
-        self.changed.wait_timeout(state, limit).unwrap_or_else(PoisonError::into_inner).0
+    /// Decides and announces how long the thread sleeps. Short when seats need what no bell announces, or were just woken
+    /// and may come back with such a need.
+    fn plan_sleep(&self, now: Instant, woke: bool) -> Instant {
+        let mut state = lock(&self.state);
+        let pressed = woke || has_need(&state, Need::Room) || has_need(&state, Need::Lane);
+        let longest = now + if pressed { DRIVER_SLEEP_BUSY } else { DRIVER_SLEEP_MAX };
+        let until = state.ends.first().map_or(longest, |&(end, _)| end.min(longest));
+        state.sleeping_until = Some(until);
+        until
     }
+}
+
+/// Whether some seat waits for an answer in another lane than `current`: needs are ordered by lane, so the outermost tell.
+fn lane_was_replaced(state: &DriverState, current: LaneId) -> bool {
+    let other = |need: Option<&(Need, u64)>| matches!(need, Some((Need::Answer(lane), _)) if *lane != current);
+    other(state.needs.first()) || other(state.needs.range(..(Need::Room, 0)).next_back())
 }
 
 fn has_need(state: &DriverState, need: Need) -> bool {

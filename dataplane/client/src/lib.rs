@@ -1,1 +1,73 @@
-//! dataplane/client
+//! The client library of praas: calls to cloud processes over shared memory, in well under a microsecond.
+//!
+//! A [`Client`] holds the connection to the server of this host. A [`Process`] is a lane of shared memory to one process;
+//! calls over it meet neither server nor kernel unless somebody has to be woken.
+//!
+//! | what you want | how |
+//! |---|---|
+//! | call and wait | [`Process::invoke`] |
+//! | a deadline of its own | [`Process::call`] … [`Call::send`] |
+//! | many calls on their way | [`Process::start`] … [`Pending::wait`] |
+//! | `async`, on any executor | `process.call("f").payload(bytes).await` |
+//! | no copy of a large payload | [`Process::loan`], then send the [`Loan`] |
+//! | types instead of bytes | [`Process::invoke_typed`] |
+//! | create, list, stop processes; read their output | [`Client::create`], [`Client::list`], [`Client::stop`], [`Client::follow_output`] |
+//!
+//! ```no_run
+//! use praas_client::Client;
+//!
+//! let client = Client::connect_default()?;
+//! let alice = client.process("hello/alice".parse()?)?;
+//! let reply = alice.invoke("greet", "world")?;
+//! println!("{}", String::from_utf8_lossy(&reply));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! What a caller may rely on
+//! - A call runs at most once. A request that was refused, or certainly never claimed, is sent again by itself until the
+//!   call's deadline; one that may have run never is: it ends as [`CallError::WorkerLost`] or
+//!   [`CallError::ConnectionLost`].
+//! - Every wait has a deadline, 30 s by default. A deadline or a cancel ends the caller's wait alone; the function sees it
+//!   and may run to its end.
+//! - A full lane refuses at once with [`CallError::Overloaded`]; futures wait for room instead.
+//! - Threads: one reads the control socket of a client. A process whose futures are asleep has one more, which drives its
+//!   lane; it starts with the first and ends soon after the last. Blocking calls need none.
+#![forbid(unsafe_code)]
+
+mod backoff;
+mod call;
+mod client;
+mod deadline;
+mod driver;
+mod error;
+mod function;
+mod limits;
+mod loan;
+mod management;
+mod open_lane;
+mod options;
+mod payload;
+mod pending;
+mod process;
+mod refusal;
+mod reopen;
+mod reply;
+mod session;
+mod settle;
+mod socket;
+mod typed;
+
+pub use call::Call;
+pub use client::Client;
+pub use error::{ConnectError, RequestError};
+pub use function::Function;
+pub use loan::Loan;
+pub use management::{OutputChunk, OutputFollower, ProcessPage};
+pub use options::ConnectOptions;
+pub use payload::Payload;
+pub use pending::Pending;
+pub use praas_protocol::control::{ControlError, ProcessState, ProcessStatus, WaitMode};
+pub use praas_protocol::{CallError, Name, NameError, Phase, ProcessId};
+pub use process::Process;
+pub use reply::Reply;
+pub use typed::{ArchiveWriter, Decode, Encode, TypedReply};

@@ -1,7 +1,8 @@
 //! A piece of a lane's memory that the caller fills, so that a payload is not copied on its way.
 //!
 //! A loan belongs to the lane it was taken from. When that lane was replaced meanwhile (the process or the server was
-//! restarted), its content is carried over to the new lane.
+//! restarted), its content is carried over to the new lane where both ends share a trust domain; otherwise the call ends as
+//! `ConnectionLost`, and nothing ran.
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,24 +30,23 @@ pub struct Loan {
     open: Arc<OpenLane>,
     /// `None` only while the block travels with a request, and then this value is no longer anybody's.
     block: Option<LoanBlock>,
-    bytes: usize,
 }
 
 impl Loan {
-    pub(crate) fn new(open: Arc<OpenLane>, block: LoanBlock, bytes: usize) -> Self {
-        Self { open, block: Some(block), bytes }
+    pub(crate) fn new(open: Arc<OpenLane>, block: LoanBlock) -> Self {
+        Self { open, block: Some(block) }
     }
 
     /// Its size in bytes: exactly these travel.
     #[must_use]
     pub fn len(&self) -> usize {
-        self.bytes
+        self.block.as_ref().map_or(0, LoanBlock::bytes)
     }
 
     /// Whether it has no bytes at all.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.bytes == 0
+        self.len() == 0
     }
 
     /// The memory itself, when both ends of the lane share a trust domain. It holds whatever was there before.
@@ -65,8 +65,8 @@ impl Loan {
     /// [`CallError::PayloadTooLarge`] when they do not fit; nothing is written then.
     pub fn write_at(&mut self, offset: usize, bytes: &[u8]) -> Result<(), CallError> {
         let end = offset.saturating_add(bytes.len());
-        if end > self.bytes {
-            return Err(CallError::PayloadTooLarge { limit_bytes: self.bytes as u64, actual_bytes: end as u64 });
+        if end > self.len() {
+            return Err(CallError::PayloadTooLarge { limit_bytes: self.len() as u64, actual_bytes: end as u64 });
         }
         if let Some(block) = self.block.as_mut() {
             self.open.lane().loan_write(block, offset, bytes);
@@ -82,13 +82,9 @@ impl Loan {
         self.block.take().ok_or(self)
     }
 
-    /// A private copy of the content.
-    pub(crate) fn content(&self) -> Vec<u8> {
-        let mut content = Vec::new();
-        if let Some(block) = &self.block {
-            self.open.lane().loan_read(block, &mut content);
-        }
-        content
+    /// A private copy of the content; `None` across a trust boundary, where the lane gives nothing back.
+    pub(crate) fn content(&mut self) -> Option<Vec<u8>> {
+        self.as_mut_slice().map(|bytes| bytes.to_vec())
     }
 }
 
@@ -102,6 +98,6 @@ impl Drop for Loan {
 
 impl fmt::Debug for Loan {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Loan").field("bytes", &self.bytes).field("lane", &self.open.id()).finish()
+        formatter.debug_struct("Loan").field("bytes", &self.len()).field("lane", &self.open.id()).finish()
     }
 }

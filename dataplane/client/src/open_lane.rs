@@ -65,7 +65,6 @@ impl OpenLane {
         let Ok([segment, control, doorbell]) = <[_; 3]>::try_from(answer.descriptors) else {
             return Err(RequestError::Unexpected { what: "a lane without its three descriptors" });
         };
-        let wait_mode = client.wait_mode_or(wait_mode);
         let socket = Arc::clone(session.socket());
         let ring_server = Box::new(move || socket.send_hint(&ClientMessage::Ring { lane: id, process }));
         let parts = ClientLaneParts {
@@ -74,7 +73,6 @@ impl OpenLane {
             trusted,
             payload_bytes_max,
             workers_max,
-            wait_mode,
             segment,
             control,
             doorbell,
@@ -89,7 +87,7 @@ impl OpenLane {
             id,
             process,
             session: Arc::clone(session),
-            wait_mode,
+            wait_mode: client.wait_mode_or(wait_mode),
             trusted,
             payload_bytes_max,
             cells: geometry.cells,
@@ -120,7 +118,7 @@ impl OpenLane {
 
     /// Reply cells that no call holds now.
     pub(crate) fn free_cells(&self) -> usize {
-        (self.cells as usize).saturating_sub(self.lane.in_flight() as usize)
+        (self.cells as usize).saturating_sub(self.lane.in_flight())
     }
 
     pub(crate) fn is_lost(&self) -> bool {

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use praas_protocol::{CallError, FunctionId, Phase};
-use praas_shm::client_lane::{Answer, Retracted, Ticket, WaitEnd};
+use praas_shm::client_lane::{Answer, Ticket, WaitEnd};
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
@@ -47,13 +47,14 @@ const ATTEMPTS_PER_POLL: usize = 4;
 /// ```
 #[must_use = "dropping a pending call cancels it"]
 pub struct Pending<'a> {
+    /// First, so that it is given up before the process that it belongs to.
+    seat: Option<Seat>,
     process: Arc<ProcessShared>,
     function: FunctionId,
     name: KeptName,
     deadline: Deadline,
     kept: Kept<'a>,
     stage: Stage,
-    seat: Option<Seat>,
 }
 
 enum Stage {
@@ -96,6 +97,16 @@ pub(crate) enum Setback {
     Obstacle(Obstacle),
     /// The call has ended.
     End(CallError),
+}
+
+impl Setback {
+    /// How the call ends if it is not tried again.
+    pub(crate) fn into_error(self) -> CallError {
+        match self {
+            Self::Obstacle(obstacle) => obstacle.error,
+            Self::End(error) => error,
+        }
+    }
 }
 
 impl<'a> Pending<'a> {
@@ -228,7 +239,7 @@ impl<'a> Pending<'a> {
         let open = self.process.usable_lane().map_err(Setback::Obstacle)?;
         let deadline_ns = self.deadline.remaining_ns();
         let kept = std::mem::replace(&mut self.kept, Kept::Lent);
-        let (kept, submitted) = self.process.submit(&open, self.function, kept, deadline_ns);
+        let (kept, submitted) = open.submit_kept(self.function, kept, deadline_ns);
         self.kept = kept;
         let ticket = submitted?;
         self.stage = Stage::Sent { open, ticket };
@@ -264,8 +275,7 @@ impl<'a> Pending<'a> {
             Settled::Failed(error) => Err(Setback::End(error)),
             Settled::Refused { phase, returned } => {
                 if let Some(block) = returned {
-                    let bytes = block.bytes();
-                    let loan = Loan::new(Arc::clone(open), block, bytes);
+                    let loan = Loan::new(Arc::clone(open), block);
                     // A payload of our own is sent again from where it is; its block goes back to the lane.
                     if matches!(self.kept, Kept::Lent) {
                         self.kept = Kept::Loan(loan);
@@ -294,15 +304,10 @@ impl<'a> Pending<'a> {
         let Stage::Sent { open, ticket } = std::mem::replace(&mut self.stage, Stage::Finished) else {
             return Setback::Obstacle(Obstacle::lost());
         };
-        match open.lane().retract(ticket) {
-            Retracted::NeverRan(returned) => {
-                if let (Some(block), Kept::Lent) = (returned, &self.kept) {
-                    let bytes = block.bytes();
-                    self.kept = Kept::Loan(Loan::new(open, block, bytes));
-                }
-                self.repeat_or(Obstacle::lost())
-            }
-            Retracted::MayHaveRun => Setback::End(CallError::ConnectionLost { may_have_run: true }),
+        if open.lane().retract(ticket) {
+            self.repeat_or(Obstacle::lost())
+        } else {
+            Setback::End(CallError::ConnectionLost { may_have_run: true })
         }
     }
 
@@ -360,20 +365,15 @@ impl<'a> Pending<'a> {
         let Stage::Sent { open, ticket } = &self.stage else {
             return Ok(None);
         };
-        if open.lane().poll(ticket, waker) {
-            return self.take().map(Some);
+        match open.lane().poll(ticket, waker, Some(self.deadline.end())) {
+            None => Ok(None),
+            Some(WaitEnd::Answered) => self.take().map(Some),
+            Some(WaitEnd::DeadlinePassed) => Err(Setback::End(self.give_up())),
+            Some(WaitEnd::Lost) => Err(self.retract()),
         }
-        if open.is_lost() {
-            // An answer that came before the loss counts.
-            return if open.lane().is_answered(ticket) { self.take().map(Some) } else { Err(self.retract()) };
-        }
-        Ok(None)
     }
 
     fn sleep_for_answer(&mut self, waker: &Waker) -> Poll<Result<Reply, CallError>> {
-        if self.deadline.has_passed() {
-            return Poll::Ready(Err(self.give_up()));
-        }
         let Stage::Sent { open, .. } = &self.stage else { return Poll::Pending };
         let need = Need::Answer(open.id());
         match self.process.sit(&mut self.seat, waker, self.deadline.end(), need) {

@@ -11,8 +11,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use praas_protocol::{CallError, FunctionId, Outcome, ProcessId};
-use praas_shm::client_lane::{SubmitError, Ticket, WaitEnd};
+use praas_protocol::{CallError, Outcome, ProcessId};
+use praas_shm::client_lane::WaitEnd;
 
 use crate::call::Call;
 use crate::client::ClientShared;
@@ -24,8 +24,7 @@ use crate::limits::REQUEST_DEADLINE;
 use crate::loan::Loan;
 use crate::open_lane::OpenLane;
 use crate::payload::{Given, Kept, Payload};
-use crate::pending::{Pending, Setback};
-use crate::refusal::setback;
+use crate::pending::Pending;
 use crate::reply::Reply;
 
 /// A process that functions are invoked on. Cheap to clone; clones and threads share one lane.
@@ -113,7 +112,8 @@ impl Process {
         function: impl Into<Function<'a>>,
         payload: impl Into<Payload<'a>>,
     ) -> Result<Pending<'static>, CallError> {
-        self.call(function).payload(payload).start()
+        let deadline = self.shared.deadline(None);
+        Pending::started(&self.shared, function.into(), Kept::detached(payload.into()), deadline)
     }
 
     /// A call with options of its own: see [`Call`]. Also the way to `.await` one.
@@ -142,11 +142,8 @@ impl Process {
         }
         let open = shared.lane.load_full();
         match open.lane().loan(bytes) {
-            Ok(block) => Ok(Loan::new(open, block, bytes)),
-            Err(error) => Err(match setback(error) {
-                Setback::Obstacle(obstacle) => obstacle.error,
-                Setback::End(error) => error,
-            }),
+            Ok(block) => Ok(Loan::new(Arc::clone(&open), block)),
+            Err(error) => Err(open.setback(error).0.into_error()),
         }
     }
 
@@ -199,12 +196,14 @@ impl ProcessShared {
         }
         let answer = open.lane().take(ticket);
         self.room_was_freed();
-        if answer.outcome_code != Outcome::Ok as u32 {
-            let open = Arc::clone(&open);
-            let mut pending = Pending::unsent(self, function, Kept::borrowing(payload), deadline);
-            return pending.finish_answered(&open, answer);
+        match answer.payload {
+            Some(output) if answer.outcome_code == Outcome::Ok as u32 => Ok(Reply::new(output)),
+            _ => {
+                let open = Arc::clone(&open);
+                let mut pending = Pending::unsent(self, function, Kept::borrowing(payload), deadline);
+                pending.finish_answered(&open, answer)
+            }
         }
-        Ok(Reply::new(answer.payload))
     }
 
     #[cold]
@@ -215,27 +214,6 @@ impl ProcessShared {
         deadline: Deadline,
     ) -> Result<Reply, CallError> {
         Pending::unsent(self, function, Kept::borrowing(payload), deadline).finish()
-    }
-
-    /// Puts a request into `open`. What it keeps comes back either way.
-    pub(crate) fn submit<'a>(
-        &self,
-        open: &Arc<OpenLane>,
-        function: FunctionId,
-        kept: Kept<'a>,
-        deadline_ns: u64,
-    ) -> (Kept<'a>, Result<Ticket, Setback>) {
-        let kept = match kept {
-            Kept::Loan(loan) => match loan.into_block(open) {
-                Ok(block) => return self.submit_block(open, function, block, deadline_ns),
-                // The lane was replaced: the content moves over, and the old block goes back.
-                Err(loan) => Kept::Owned(loan.content()),
-            },
-            other => other,
-        };
-        let bytes = kept.bytes().unwrap_or_default();
-        let submitted = open.submit_bytes(function, bytes, deadline_ns);
-        (kept, submitted.map_err(|error| setback(error)))
     }
 }
 

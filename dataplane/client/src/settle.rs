@@ -6,7 +6,7 @@ use praas_protocol::limits::ERROR_MESSAGE_BYTES_MAX;
 use praas_protocol::{CallError, Outcome, Phase};
 use praas_shm::client_lane::{Answer, AnswerPayload, LoanBlock};
 
-use crate::reply::Reply;
+use crate::reply::{Reply, private_copy};
 
 /// The end of one attempt.
 pub(crate) enum Settled {
@@ -26,13 +26,16 @@ pub(crate) fn settle(
 ) -> Settled {
     let Answer { outcome_code, detail, more, payload, returned_loan } = answer;
     let error = match Outcome::from_code(outcome_code) {
-        Some(Outcome::Ok) => return Settled::Replied(Reply::new(payload)),
+        Some(Outcome::Ok) => match payload {
+            Some(payload) => return Settled::Replied(Reply::new(payload)),
+            None => CallError::MalformedReply { what: "its payload lies outside the lane" },
+        },
         Some(Outcome::Unavailable) => {
             let phase = Phase::from_word(u64::from(detail)).unwrap_or(Phase::Draining);
             return Settled::Refused { phase, returned: returned_loan };
         }
-        Some(Outcome::FunctionFailed) => CallError::FunctionFailed { code: detail, message: message(&payload) },
-        Some(Outcome::FunctionPanicked) => CallError::FunctionPanicked { message: message(&payload) },
+        Some(Outcome::FunctionFailed) => CallError::FunctionFailed { code: detail, message: message(payload.as_ref()) },
+        Some(Outcome::FunctionPanicked) => CallError::FunctionPanicked { message: message(payload.as_ref()) },
         Some(Outcome::WorkerLost) => CallError::WorkerLost,
         Some(Outcome::UnknownFunction) => CallError::UnknownFunction { function: function() },
         Some(Outcome::PayloadTooLarge) => {
@@ -55,8 +58,8 @@ pub(crate) fn settle(
 }
 
 /// A message for people, cut where a function wrote more than one may.
-fn message(payload: &AnswerPayload) -> String {
-    let mut bytes = payload.copy_to_vec();
+fn message(payload: Option<&AnswerPayload>) -> String {
+    let mut bytes = payload.map(private_copy).unwrap_or_default();
     bytes.truncate(ERROR_MESSAGE_BYTES_MAX);
     String::from_utf8_lossy(&bytes).into_owned()
 }

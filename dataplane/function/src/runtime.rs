@@ -5,6 +5,7 @@
 
 use praas_protocol::Name;
 use praas_sys::inherited;
+use praas_sys::message_socket::SocketError;
 
 use crate::application::Application;
 use crate::table::ApplicationError;
@@ -67,7 +68,10 @@ fn serve_inherited(application: Application) -> Result<Ended, WorkerError> {
     let control = taken(CONTROL_SOCKET_FD)?;
     let _keeper_pipe = taken(KEEPER_PIPE_FD)?;
     inherited::ignore_terminal_signals();
-    Worker::start(control.into(), application)?.serve()
+    match Worker::start(control.into(), application) {
+        Err(WorkerError::Socket(SocketError::Closed)) => Ok(Ended::ServerGone),
+        started => started?.serve(),
+    }
 }
 
 #[cfg(test)]

@@ -30,7 +30,7 @@ pub enum ApplicationError {
         /// The refused name.
         name: String,
         /// Where it was registered.
-        place: String,
+        place: &'static Location<'static>,
         /// What is wrong with it.
         error: NameError,
     },
@@ -38,23 +38,23 @@ pub enum ApplicationError {
     #[error("function {name} is registered twice, at {first_place} and at {second_place}: rename one")]
     Duplicate {
         /// The name.
-        name: Name,
+        name: String,
         /// Where it was registered first.
-        first_place: String,
+        first_place: &'static Location<'static>,
         /// Where it was registered again.
-        second_place: String,
+        second_place: &'static Location<'static>,
     },
     /// The names of two functions have the same hash, by which calls name their function.
     #[error("functions {first} (at {first_place}) and {second} (at {second_place}) share a hash: rename one")]
     Collision {
         /// One name.
-        first: Name,
+        first: String,
         /// Where it was registered.
-        first_place: String,
+        first_place: &'static Location<'static>,
         /// The other name.
-        second: Name,
+        second: String,
         /// Where it was registered.
-        second_place: String,
+        second_place: &'static Location<'static>,
     },
     /// There are too many functions.
     #[error("{actual} functions are registered, the limit is {FUNCTIONS_MAX}: split the application")]
@@ -116,17 +116,18 @@ impl Entry {
         let Registration { name, place, body } = registration;
         match name.parse::<Name>() {
             Ok(checked) => Ok(Self { id: id_of(&name), name: checked, place, body }),
-            Err(error) => Err(ApplicationError::Name { name, place: place.to_string(), error }),
+            Err(error) => Err(ApplicationError::Name { name, place, error }),
         }
     }
 }
 
 fn clash(first: &Entry, second: &Entry) -> ApplicationError {
-    let (first_place, second_place) = (first.place.to_string(), second.place.to_string());
-    if first.name == second.name {
-        return ApplicationError::Duplicate { name: first.name, first_place, second_place };
+    let (first_place, second_place) = (first.place, second.place);
+    let (first, second) = (first.name.to_string(), second.name.to_string());
+    if first == second {
+        return ApplicationError::Duplicate { name: first, first_place, second_place };
     }
-    ApplicationError::Collision { first: first.name, first_place, second: second.name, second_place }
+    ApplicationError::Collision { first, first_place, second, second_place }
 }
 
 impl fmt::Debug for FunctionTable {

@@ -89,7 +89,7 @@ pub(crate) fn checked<A: TypedInput>(bytes: &[u8]) -> FunctionResult<&A> {
 }
 
 /// Serialises the outputs of one function.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(crate) struct OutputEncoder {
     arena: Arena,
     last_bytes: usize,

@@ -79,14 +79,6 @@ pub(crate) enum Ended {
     Condemned,
 }
 
-/// Why a worker that served ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Ended {
-    Told,
-    ServerGone,
-    Condemned,
-}
-
 /// A worker that has attached its process.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -134,18 +126,22 @@ impl Worker {
 
     /// One call, or some messages.
     fn turn(&mut self) -> Result<Option<Ended>, WorkerError> {
-        let Self { end, runner, waiting, .. } = self;
-        match end.next(&mut || waiting.park()) {
-            Next::Call(call) => Ok(runner.answer(call).err().map(|_| Ended::Condemned)),
-            Next::Mail => self.read_mail(),
-            // An end is what usually follows, but a drain can be called off.
-            Next::Closed => match self.mail.next_within(PARK_MAX)? {
-                Some(parcel) => self.obey(parcel),
-                None => Ok(None),
-            },
+        let is_closed = match self.end.next(&mut || self.waiting.park()) {
+            Next::Call(call) => return Ok(self.runner.answer(call).err().map(|_| Ended::Condemned)),
+            Next::Mail => false,
+            Next::Closed => true,
+        };
+        if !is_closed {
+            return self.read_mail();
+        }
+        // An end is what usually follows, but a drain can be called off.
+        match self.mail.next_within(PARK_MAX)? {
+            Some(parcel) => self.obey(parcel),
+            None => Ok(None),
         }
     }
 
+    /// Obeys every message that is there. The server sends a handful in a worker's life and fills no loop.
     fn read_mail(&mut self) -> Result<Option<Ended>, WorkerError> {
         while let Some(parcel) = self.mail.next()? {
             if let Some(ended) = self.obey(parcel)? {

@@ -32,7 +32,7 @@ impl Random {
 fn seed() -> u64 {
     match std::env::var(SEED_VARIABLE) {
         Ok(text) => text.parse().expect("the seed is a decimal number"),
-        Err(_) => std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_micros() as u64,
+        Err(_) => std::time::UNIX_EPOCH.elapsed().unwrap().subsec_nanos().into(),
     }
 }
 

@@ -61,7 +61,7 @@ fn both(harness: &Harness) -> [&Caller; 2] {
 }
 
 fn pattern(bytes: usize) -> Vec<u8> {
-    (0..bytes).map(|index| (index % 251) as u8).collect()
+    (0..=250).cycle().take(bytes).collect()
 }
 
 fn sizes() -> Vec<usize> {

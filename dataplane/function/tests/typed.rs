@@ -20,7 +20,7 @@ struct Bill {
 }
 
 /// A list that nests one pointer an element: the attack on recursive validation.
-#[derive(Archive, Serialize, Deserialize)]
+#[derive(Archive, Serialize)]
 #[rkyv(serialize_bounds(__S: rkyv::ser::Writer, __S::Error: rkyv::rancor::Source))]
 #[rkyv(bytecheck(bounds(__C: rkyv::validation::ArchiveContext)))]
 enum Chain {

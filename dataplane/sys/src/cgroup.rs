@@ -480,3 +480,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     // The lists stay whole if a holder panics: each change is one push or pop.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// What to do where cgroups are lacking.
+pub(crate) fn advice() -> &'static str {
+    hierarchy::ADVICE
+}

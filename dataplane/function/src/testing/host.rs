@@ -73,7 +73,7 @@ pub enum HarnessError {
     System(#[from] io::Error),
 }
 
-type Maker = Arc<dyn Fn() -> Application + Send + Sync>;
+pub(super) type Maker = Arc<dyn Fn() -> Application + Send + Sync>;
 
 struct HostedWorker {
     page: ServerWorkerPage,
@@ -90,14 +90,14 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub(super) fn start(options: HarnessOptions, application: Maker) -> Result<Self, HarnessError> {
+    pub(super) fn start(options: HarnessOptions, application: &Maker) -> Result<Self, HarnessError> {
         if options.workers == 0 || usize::from(options.workers) > WORKERS_MAX {
             return Err(HarnessError::Workers { workers: options.workers });
         }
         let page = Arc::new(ControlPage::create(1, 1)?);
         let mut host = Self { options, page, workers: Vec::new(), lanes: Vec::new() };
         for index in 0..options.workers {
-            host.start_worker(index, Arc::clone(&application))?;
+            host.start_worker(index, Arc::clone(application))?;
         }
         host.page.set_workers(options.workers.into());
         Ok(host)

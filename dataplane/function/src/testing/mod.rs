@@ -26,10 +26,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![allow(clippy::result_large_err, reason = "a test gets the very error that a client gets")]
+
 mod answer;
 mod caller;
 mod host;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use praas_protocol::CallError;
@@ -41,7 +44,7 @@ pub use caller::{Caller, Decodable, Encodable, Pending};
 pub use host::HarnessError;
 
 use crate::application::Application;
-use host::Host;
+use host::{Host, Maker};
 
 /// A process of an application within the test's process, with one caller inside the application's trust domain and one
 /// outside.
@@ -90,7 +93,7 @@ impl Harness {
         options: HarnessOptions,
         application: impl Fn() -> Application + Send + Sync + 'static,
     ) -> Result<Self, HarnessError> {
-        let mut host = Host::start(options, std::sync::Arc::new(application))?;
+        let mut host = Host::start(options, &(Arc::new(application) as Maker))?;
         let trusted = host.open_lane("insider", true)?;
         let untrusted = host.open_lane("outsider", false)?;
         Ok(Self { trusted, untrusted, host })

@@ -1,0 +1,191 @@
+//! Draining: a process finishes its running calls, refuses the others untouched, and lets its workers go.
+//!
+//! 1. `draining` is written and every worker woken; unclaimed requests are refused, except descendants of running calls.
+//! 2. When no claim is left, or `drain_ms` is over and the rest were killed, `closed` is written: nothing is claimed.
+//! 3. When each worker has copied this very word, or is dead, all lanes are swept again: what was published in between is
+//!    refused. A refused request never ran; its client sends it again.
+//! 4. The workers are told to end. When all have ended, the process ends, or begins anew.
+//!
+//! A claim ends without a message to the server, so a draining process is looked at every few milliseconds.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use praas_protocol::{Outcome, Phase};
+
+use crate::limits::{DRAIN_LOOK_PERIOD, WORKER_EXIT_MAX};
+use crate::processes::{Asker, Process, ProcessKey, Stage};
+use crate::shard::Shard;
+use crate::timers::Timer;
+
+/// What a process drains for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// Its end.
+    Stop,
+    /// New workers.
+    Restart,
+}
+
+/// How far a drain has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Running calls finish until this time.
+    Finishing { until: Instant },
+    /// Workers take note of this word until this time.
+    Closing { word: u64, until: Instant },
+    /// Workers end.
+    Ending,
+}
+
+/// A drain under way.
+#[derive(Debug)]
+pub(crate) struct Drain {
+    pub(crate) purpose: Purpose,
+    pub(crate) askers: Vec<Asker>,
+    step: Step,
+}
+
+impl Drain {
+    pub(crate) fn is_restart(&self) -> bool {
+        self.purpose == Purpose::Restart
+    }
+}
+
+impl Process {
+    /// The phase that callers see.
+    pub(crate) fn phase(&self) -> Phase {
+        match &self.stage {
+            Stage::Creating(_) | Stage::Active(_) => Phase::Active,
+            Stage::Draining(Drain { step: Step::Finishing { .. }, .. }) => Phase::Draining,
+            Stage::Draining(_) | Stage::Removing(_) | Stage::Ended => Phase::Closed,
+        }
+    }
+}
+
+impl Shard {
+    /// Begins to drain an active or creating process.
+    pub(crate) fn begin_drain(&mut self, key: ProcessKey, purpose: Purpose, mut askers: Vec<Asker>) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        self.log.info(format_args!("process {} drains", process.id));
+        let until = Instant::now() + Duration::from_millis(process.application.limits.drain_ms);
+        match std::mem::replace(&mut process.stage, Stage::Ended) {
+            // Who waited for an earlier restart is served by this one; who waited for the creation by the end.
+            Stage::Active(waiting) | Stage::Creating(waiting) => askers.extend(waiting),
+            _ => {}
+        }
+        process.stage = Stage::Draining(Drain { purpose, askers, step: Step::Finishing { until } });
+        process.control.set_phase(Phase::Draining);
+        self.wake_workers(key);
+        self.refuse_others(key);
+        self.look_at_drain(key);
+    }
+
+    /// Roots of the calls that the workers of a process run.
+    pub(crate) fn running_roots(&self, key: ProcessKey) -> HashSet<u128> {
+        self.workers_of(key).flat_map(|(_, worker)| worker.page.claims()).map(|claim| claim.root).collect()
+    }
+
+    fn has_claims(&self, key: ProcessKey) -> bool {
+        self.workers_of(key).any(|(_, worker)| worker.page.claims().next().is_some())
+    }
+
+    /// Refuses what lies unclaimed in the lanes, except descendants of running calls.
+    fn refuse_others(&mut self, key: ProcessKey) {
+        let running = self.running_roots(key);
+        let Some(process) = self.processes.get(key) else { return };
+        let phase = process.phase();
+        let keep = |root: u128| phase == Phase::Draining && running.contains(&root);
+        for memory in process.lanes.values().filter_map(|lane| lane.memory.as_ref()) {
+            let refused = memory.refuse_unclaimed(keep, Outcome::Unavailable, phase as u32);
+            self.metrics.calls_refused += u64::from(refused);
+        }
+    }
+
+    /// Moves a drain on as far as it goes, and looks again later if that is not to its end.
+    pub(crate) fn look_at_drain(&mut self, key: ProcessKey) {
+        let now = Instant::now();
+        if let Some(Step::Finishing { until }) = self.drain_step(key) {
+            let overdue = now >= until;
+            if overdue {
+                self.kill_callers(key);
+            }
+            if overdue || !self.has_claims(key) {
+                self.close(key, now);
+            } else {
+                self.refuse_others(key);
+            }
+        }
+        if let Some(Step::Closing { word, until }) = self.drain_step(key) {
+            if now >= until {
+                self.kill_workers(key, "it did not take note of the end of its process");
+            }
+            if now >= until || self.workers_of(key).all(|(_, worker)| worker.has_noted(word)) {
+                self.refuse_others(key);
+                self.set_step(key, Step::Ending);
+                self.worker_keys(key).into_iter().for_each(|worker| self.dismiss_worker(worker));
+            }
+        }
+        match self.drain_step(key) {
+            Some(Step::Ending) if self.worker_keys(key).is_empty() => self.finish_drain(key),
+            // The end of each worker looks here again.
+            Some(Step::Ending) | None => {}
+            Some(_) => self.timers.after(DRAIN_LOOK_PERIOD, Timer::Drain(key)),
+        }
+    }
+
+    fn drain_step(&self, key: ProcessKey) -> Option<Step> {
+        match &self.processes.get(key)?.stage {
+            Stage::Draining(drain) => Some(drain.step),
+            _ => None,
+        }
+    }
+
+    fn set_step(&mut self, key: ProcessKey, step: Step) {
+        if let Some(Process { stage: Stage::Draining(drain), .. }) = self.processes.get_mut(key) {
+            drain.step = step;
+        }
+    }
+
+    fn close(&mut self, key: ProcessKey, now: Instant) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let word = process.control.set_phase(Phase::Closed);
+        // What a worker claimed just before may still run for as long as a drain may take.
+        let until = now + WORKER_EXIT_MAX;
+        self.set_step(key, Step::Closing { word, until });
+        self.wake_workers(key);
+    }
+
+    /// Kills the workers whose calls did not finish in time. Each claim is condemned first, so that its worker cannot
+    /// answer after the kill was decided.
+    fn kill_callers(&mut self, key: ProcessKey) {
+        for worker_key in self.worker_keys(key) {
+            let Some(worker) = self.workers.get_mut(&worker_key) else { continue };
+            let claims: Vec<_> = worker.page.claims().collect();
+            let condemned = claims.iter().filter(|claim| worker.page.condemn(claim)).count();
+            if condemned > 0 {
+                worker.kill("its call did not finish within drain_ms".into());
+            }
+        }
+    }
+
+    pub(crate) fn kill_workers(&mut self, key: ProcessKey, reason: &str) {
+        for worker in self.worker_keys(key) {
+            self.end_worker(worker, reason.to_owned());
+        }
+    }
+
+    /// All workers have ended.
+    fn finish_drain(&mut self, key: ProcessKey) {
+        self.refuse_others(key);
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let Stage::Draining(drain) = std::mem::replace(&mut process.stage, Stage::Ended) else { return };
+        if drain.purpose == Purpose::Stop {
+            return self.remove_process(key, drain.askers);
+        }
+        process.stage = Stage::Active(drain.askers);
+        (process.failures, process.never_ready, process.replacement_set) = (0, true, false);
+        process.control.set_phase(Phase::Active);
+        self.fill_workers(key);
+    }
+}

@@ -1,0 +1,187 @@
+//! Starting workers.
+//!
+//! A [`Spawner`] is a thread that lives as long as the value does: the kernel kills a worker when the *thread* that
+//! spawned it exits, so workers must not be spawned by threads that come and go. Dropping the spawner kills its workers.
+//!
+//! A worker gets exactly the descriptors, the environment and the working directory named for it, and nothing
+//! else of this process. A child that cannot become its worker reports the step and the error, and is reaped here.
+
+mod error;
+mod prepared;
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags, open};
+use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use crate::cgroup::Cgroup;
+use crate::clone::{ChildStack, Cloned};
+use crate::pidfd::Pidfd;
+use crate::sandbox::{Sandbox, SandboxReport};
+pub use error::{SpawnError, Step};
+
+/// Requests that may wait for the spawner: a burst after a restart. Each takes under a millisecond.
+pub const SPAWN_QUEUE_MAX: usize = 1024;
+/// Highest descriptor number that a request may name.
+pub const FD_TARGET_MAX: i32 = 63;
+/// How long a failed child, which has exited already, may take to be reaped.
+const REAP: Duration = Duration::from_secs(5);
+
+/// What becomes of a worker's standard output and error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Output {
+    /// Pipes, whose read ends come with [`Spawned`].
+    Capture,
+    /// This process's own.
+    Inherit,
+    /// Nowhere.
+    Discard,
+}
+
+/// A worker to start. Its program and working directory are those of its sandbox; its standard input is empty.
+#[derive(Debug)]
+pub struct SpawnRequest {
+    /// Arguments after the program's name.
+    pub arguments: Vec<OsString>,
+    /// The whole environment.
+    pub environment: Vec<(OsString, OsString)>,
+    /// Descriptors to hand over with the numbers they get, 3 to [`FD_TARGET_MAX`], each once. They are closed here after
+    /// the spawn.
+    pub fds: Vec<(OwnedFd, i32)>,
+    /// How it is confined.
+    pub sandbox: Arc<Sandbox>,
+    /// Which cgroup it is started in.
+    pub cgroup: Option<Arc<Cgroup>>,
+    /// Its standard output and error.
+    pub output: Output,
+}
+
+/// A worker that runs.
+#[derive(Debug)]
+pub struct Spawned {
+    /// Its handle. Its end must be waited for through this by this process.
+    pub pidfd: Pidfd,
+    /// Its number, for people.
+    pub pid: u32,
+    /// Read end of its standard output, non-blocking, if captured.
+    pub stdout: Option<OwnedFd>,
+    /// Read end of its standard error, non-blocking, if captured.
+    pub stderr: Option<OwnedFd>,
+    /// What it is confined by.
+    pub report: SandboxReport,
+}
+
+type Done = Box<dyn FnOnce(Result<Spawned, SpawnError>) + Send>;
+
+struct Job {
+    request: SpawnRequest,
+    done: Done,
+}
+
+/// The thread that starts workers.
+#[derive(Debug)]
+pub struct Spawner {
+    jobs: Option<SyncSender<Job>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Spawner {
+    /// Starts the thread.
+    pub fn start() -> Result<Self, SpawnError> {
+        let workshop = Workshop::new()?;
+        let (jobs, queue) = sync_channel(SPAWN_QUEUE_MAX);
+        let thread = std::thread::Builder::new()
+            .name("praas-spawner".to_owned())
+            .spawn(move || workshop.serve(&queue))
+            .map_err(|error| SpawnError::NoThread { reason: error.to_string() })?;
+        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+    }
+
+    /// Starts a worker and waits until it runs.
+    pub fn spawn(&self, request: SpawnRequest) -> Result<Spawned, SpawnError> {
+        let (answer, result) = sync_channel(1);
+        self.spawn_then(request, move |outcome| drop(answer.send(outcome)))?;
+        // Bounded by the queue ahead: the thread answers every job it takes, and dropping a job drops the sender.
+        result.recv().map_err(|_| SpawnError::SpawnerGone)?
+    }
+
+    /// Starts a worker without waiting. `done` runs on the spawner's thread, so it must be short and must not wait: put
+    /// the outcome into a queue and ring a doorbell.
+    pub fn spawn_then(
+        &self,
+        request: SpawnRequest,
+        done: impl FnOnce(Result<Spawned, SpawnError>) + Send + 'static,
+    ) -> Result<(), SpawnError> {
+        let jobs = self.jobs.as_ref().ok_or(SpawnError::SpawnerGone)?;
+        jobs.try_send(Job { request, done: Box::new(done) }).map_err(|refused| match refused {
+            TrySendError::Full(_) => SpawnError::QueueFull { limit: SPAWN_QUEUE_MAX },
+            TrySendError::Disconnected(_) => SpawnError::SpawnerGone,
+        })
+    }
+}
+
+impl Drop for Spawner {
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread owns.
+struct Workshop {
+    stack: ChildStack,
+    null: OwnedFd,
+    /// A pipe that nobody writes to: a child whose read end is hung up has lost this process.
+    liveness_read: OwnedFd,
+    liveness_write: OwnedFd,
+}
+
+impl Workshop {
+    fn new() -> Result<Self, SpawnError> {
+        let failed = |what| move |errno| SpawnError::Prepare { what, errno };
+        let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(failed("open /dev/null"))?;
+        let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("make a pipe"))?;
+        Ok(Self {
+            stack: ChildStack::new().map_err(failed("map a stack"))?,
+            null: above_targets(null.as_fd()).map_err(failed("duplicate a descriptor"))?,
+            liveness_read: above_targets(read.as_fd()).map_err(failed("duplicate a descriptor"))?,
+            liveness_write: above_targets(write.as_fd()).map_err(failed("duplicate a descriptor"))?,
+        })
+    }
+
+    fn serve(mut self, queue: &Receiver<Job>) {
+        while let Ok(Job { request, done }) = queue.recv() {
+            let outcome = self.spawn(request);
+            // A caller's panic must not end this thread: that would kill every worker.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || done(outcome)));
+        }
+    }
+
+    fn spawn(&mut self, request: SpawnRequest) -> Result<Spawned, SpawnError> {
+        let prepared = prepared::Prepared::new(&request, self.null.as_fd())?;
+        let liveness = (self.liveness_read.as_fd(), self.liveness_write.as_fd());
+        let (cloned, failure) = prepared.clone_child(&request, liveness, &mut self.stack)?;
+        let Cloned { pid, pidfd } = cloned;
+        let pidfd = Pidfd::from(pidfd);
+        if let Some((step, errno)) = failure {
+            let _ = pidfd.wait_deadline(REAP);
+            return Err(SpawnError::Child { program: request.sandbox.program().to_owned(), step, errno });
+        }
+        let report = request.sandbox.report().clone();
+        let (stdout, stderr) = prepared.into_outputs();
+        Ok(Spawned { pidfd, pid, stdout, stderr, report })
+    }
+}
+
+/// A duplicate whose number no target can have, so that numbering descriptors in the child never overwrites a source.
+pub(crate) fn above_targets(fd: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+    fcntl_dupfd_cloexec(fd, FD_TARGET_MAX + 1)
+}
