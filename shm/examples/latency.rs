@@ -22,7 +22,7 @@ fn main() {
     };
     let pins: Vec<usize> =
         std::env::args().nth(2).map(|s| s.split(',').map(|x| x.parse().unwrap()).collect()).unwrap_or(vec![]);
-    let host = Arc::new(Host::new(Options { wait_mode: mode, ..Options::default() }));
+    let host = Arc::new(Host::new(Options { wait_mode: mode, calls: 64, ..Options::default() }));
     let stop = Arc::new(AtomicBool::new(false));
     let (mut end, page) = host.worker(WorkerTag::new(0, 1));
     let t = {
@@ -61,23 +61,28 @@ fn main() {
     }
     v.sort();
     println!("{mode:?} p50 {} p99 {} p999 {}", v[n / 2], v[n * 99 / 100], v[n * 999 / 1000]);
-    // throughput
-    let s = Instant::now();
-    let m = if mode == WaitMode::Spin { 3_000_000u64 } else { 300_000 };
-    let mut q = std::collections::VecDeque::with_capacity(8);
-    for _ in 0..m {
-        if q.len() == 8 {
-            let t = q.pop_front().unwrap();
+    for depth in [8usize, 32] {
+        let mut rates = Vec::new();
+        let mut q = std::collections::VecDeque::with_capacity(64);
+        for _ in 0..200 {
+            let s = Instant::now();
+            for _ in 0..5000 {
+                if q.len() == depth {
+                    let t = q.pop_front().unwrap();
+                    lane.wait(&t, mode, std::time::Duration::from_secs(9));
+                    lane.take(t);
+                }
+                q.push_back(lane.submit(f, Payload::Bytes(&payload), 0, 0).unwrap());
+            }
+            rates.push((s.elapsed().as_nanos() / 5000) as u64);
+        }
+        while let Some(t) = q.pop_front() {
             lane.wait(&t, mode, std::time::Duration::from_secs(9));
             lane.take(t);
         }
-        q.push_back(lane.submit(f, Payload::Bytes(&payload), 0, 0).unwrap());
+        rates.sort();
+        println!("{depth} in flight: median {} ns best {} ns", rates[100], rates[0]);
     }
-    while let Some(t) = q.pop_front() {
-        lane.wait(&t, mode, std::time::Duration::from_secs(9));
-        lane.take(t);
-    }
-    println!("8 in flight: {:.2} M/s", m as f64 / s.elapsed().as_secs_f64() / 1e6);
     stop.store(true, Ordering::SeqCst);
     page.notify();
     let t2 = t;

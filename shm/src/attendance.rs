@@ -9,7 +9,7 @@
 //! The words lie in the lane segment: a client that spoils them loses its own wake-ups. Clearing a dead worker's bits is
 //! the server's part.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
 use crate::tag::WorkerTag;
 
 /// The words of a lane that say who attends it, and the client's bell.
@@ -49,7 +49,7 @@ impl Attendance {
     /// Client: whom to summon for a request that it has just published.
     #[inline]
     pub(crate) fn after_publish(&self) -> Summon {
-        fence(Ordering::SeqCst);
+        full_fence();
         if self.spinning.load(Ordering::Relaxed) != 0 {
             Summon::Nobody
         } else if self.parked.load(Ordering::Relaxed) != 0 {

@@ -27,7 +27,8 @@
 
 use std::time::Duration;
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering, sleep_low_half, wake_low_half};
+use crate::fault::{self, Step};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, prefetch_for_write, sleep_low_half, wake_low_half};
 
 /// Words of inline payload in a cell.
 #[cfg(not(loom))]
@@ -107,6 +108,13 @@ impl Cell {
         self.word.store(word(generation, PENDING), Ordering::Relaxed);
     }
 
+    /// Asks for both lines of the cell, to be written soon.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch_for_write(&self.word);
+        prefetch_for_write(&self.inline[INLINE_WORDS / 2]);
+    }
+
     /// Client: whether the answer is there. Acquire pairs with the CAS in [`Cell::answer`].
     #[inline]
     pub(crate) fn is_done(&self, generation: u32) -> bool {
@@ -122,6 +130,7 @@ impl Cell {
     /// Client: sleeps until answered or woken otherwise, at most for `timeout`.
     pub(crate) fn park(&self, generation: u32, timeout: Duration) {
         if self.wait_differently(generation, PARKED) {
+            fault::point(Step::ClientParked);
             sleep_low_half(&self.word, PARKED, timeout);
         }
     }
@@ -162,7 +171,8 @@ impl Cell {
         false
     }
 
-    /// Worker or server: whether this generation still waits for its answer.
+    /// Server: whether this generation still waits for its answer. To be asked before [`Cell::answer`] by whoever cannot
+    /// know that the holder of the request did not answer it.
     #[inline]
     pub(crate) fn expects(&self, generation: u32) -> bool {
         let (current, state) = parts(self.word.load(Ordering::Acquire));
@@ -184,11 +194,10 @@ impl Cell {
     /// Worker or server: publishes the answer whose header and payload `fill` writes, and wakes a caller that sleeps.
     #[inline]
     pub(crate) fn answer(&self, generation: u32, fill: impl FnOnce(&Self)) -> Result<Wake, Stale> {
-        let mut seen = self.word.load(Ordering::Relaxed);
-        if !matches!(parts(seen), (current, PENDING..=ABANDONED) if current == generation) {
-            return Err(Stale);
-        }
         fill(self);
+        // The word is not read first: its line is with the client, and each access is a transfer. The first attempt
+        // supposes that the client polls; a failed one brings the truth.
+        let mut seen = word(generation, PENDING);
         for _ in 0..ANSWER_ATTEMPTS_MAX {
             let (current, state) = parts(seen);
             if current != generation || !matches!(state, PENDING..=ABANDONED) {
@@ -196,12 +205,17 @@ impl Cell {
             }
             // Release pairs with the Acquire in `is_done`.
             match self.word.compare_exchange(seen, word(generation, DONE), Ordering::AcqRel, Ordering::Relaxed) {
-                Ok(_) if state == PARKED => {
-                    wake_low_half(&self.word);
-                    return Ok(Wake::Woken);
+                Ok(_) => {
+                    fault::point(Step::WorkerAnswered);
+                    return Ok(match state {
+                        PARKED => {
+                            wake_low_half(&self.word);
+                            Wake::Woken
+                        }
+                        BELL => Wake::Bell,
+                        _ => Wake::Nobody,
+                    });
                 }
-                Ok(_) if state == BELL => return Ok(Wake::Bell),
-                Ok(_) => return Ok(Wake::Nobody),
                 Err(now) => seen = now,
             }
         }
@@ -235,7 +249,7 @@ mod tests {
         let cell = Cell::new();
         assert_eq!(cell.answer(1, no_fill), Err(Stale));
         cell.arm(1);
-        assert!(cell.expects(1) && !cell.is_done(1));
+        assert!(!cell.is_done(1));
         assert_eq!(cell.answer(2, no_fill), Err(Stale));
         assert_eq!(cell.answer(1, no_fill), Ok(Wake::Nobody));
         assert!(cell.is_done(1));

@@ -27,9 +27,11 @@ use praas_protocol::{FunctionId, Outcome, Phase};
 
 use crate::arena::{Block, Buddy, map_bytes};
 use crate::attendance::Summon;
+use crate::brief_lock::BriefLock;
 use crate::claim::store_root;
 use crate::control_page::ControlView;
 use crate::copy;
+use crate::fault::{self, Step};
 use crate::lane_memory::LaneMemory;
 use crate::layout::LaneLayout;
 use crate::phase_word;
@@ -37,7 +39,7 @@ use crate::request::{INLINE, InlineBytes, InlineReply, Place, halves, split};
 use crate::ring::{self, Entry, Producer};
 use crate::segment::AttachError;
 use crate::spin::{self, SPIN_BUDGET, SpinHistory, SpinLoop};
-use crate::sync::{AtomicU32, Ordering, fence};
+use crate::sync::{AtomicU32, Ordering, full_fence};
 use crate::ticks;
 
 /// Polls between two looks at deadline and connection while spinning.
@@ -310,7 +312,7 @@ pub struct ClientLane {
     control: ControlView,
     doorbell: OwnedFd,
     ring_server: Box<dyn Fn() + Send + Sync>,
-    submission: Mutex<Submission>,
+    submission: BriefLock<Submission>,
     waiting: Box<[Waiting]>,
     lost: AtomicBool,
     history: SpinHistory,
@@ -371,7 +373,7 @@ impl ClientLane {
             control,
             doorbell: parts.doorbell,
             ring_server: parts.ring_server,
-            submission: Mutex::new(submission),
+            submission: BriefLock::new(submission),
             waiting: (0..cells).map(|_| Waiting::default()).collect(),
             lost: AtomicBool::new(false),
             history: SpinHistory::default(),
@@ -414,13 +416,13 @@ impl ClientLane {
     /// Calls that hold a cell: in flight, kept answers, and quarantined ones.
     #[must_use]
     pub fn in_flight(&self) -> usize {
-        self.waiting.len() - lock(&self.submission).free_cells.len()
+        self.waiting.len() - self.submission.lock().free_cells.len()
     }
 
     /// Abandoned calls that are not answered yet.
     #[must_use]
     pub fn quarantined(&self) -> usize {
-        let mut submission = lock(&self.submission);
+        let mut submission = self.submission.lock();
         self.sweep(&mut submission);
         submission.quarantine.len()
     }
@@ -433,7 +435,7 @@ impl ClientLane {
     /// [`SubmitError::TooLarge`] over the limit, [`SubmitError::Full`] when the request half has no room now.
     pub fn loan(&self, bytes: usize) -> Result<LoanBlock, SubmitError> {
         self.check_size(bytes).map_err(|()| self.too_large(bytes, None))?;
-        let mut submission = lock(&self.submission);
+        let mut submission = self.submission.lock();
         self.allocate(&mut submission, bytes)
             .map(|block| LoanBlock { block, bytes })
             .ok_or_else(|| self.arena_full(&submission))
@@ -474,7 +476,7 @@ impl ClientLane {
     /// Gives an unused block back.
     #[allow(clippy::needless_pass_by_value, reason = "the block is given back")]
     pub fn return_loan(&self, loan: LoanBlock) {
-        let submission = lock(&self.submission);
+        let submission = self.submission.lock();
         Buddy::new(&submission.arena_map).free(loan.block);
     }
 
@@ -517,7 +519,7 @@ impl ClientLane {
         block: Option<LoanBlock>,
         fill: impl FnOnce(&Entry),
     ) -> Result<Ticket, SubmitError> {
-        let mut submission = lock(&self.submission);
+        let mut submission = self.submission.lock();
         if self.is_lost() {
             return Err(SubmitError::Lost { loan: block });
         }
@@ -533,11 +535,13 @@ impl ClientLane {
             None => halves(u32::try_from(inline.len()).unwrap_or(u32::MAX), INLINE),
         };
         self.memory.cells()[cell as usize].arm(generation);
+        fault::point(Step::ClientCellArmed);
         let published = submission.producer.publish(self.memory.entries(), |entry| {
             entry.target.store(halves(cell, generation), Ordering::Relaxed);
             entry.payload.store(descriptor, Ordering::Relaxed);
             entry.cpu.store(u64::from(spin::current_cpu()), Ordering::Relaxed);
             copy::store_inline(inline, &entry.inline);
+            fault::point(Step::ClientEntryHalfWritten);
             fill(entry);
         });
         match published {
@@ -555,6 +559,7 @@ impl ClientLane {
 
     #[inline]
     fn after_publish(&self, mut ticket: Ticket) -> Result<Ticket, SubmitError> {
+        fault::point(Step::ClientPublished);
         let summon = self.memory.attendance().after_publish();
         let phase = phase_word::after_fence(self.control.phase_atomic());
         if Phase::from_word(phase) != Some(Phase::Active) {
@@ -562,8 +567,10 @@ impl ClientLane {
         }
         ticket.attended = summon == Summon::Nobody;
         if !ticket.attended {
+            fault::point(Step::ClientBeforeSummon);
             self.summon(summon);
         }
+        fault::point(Step::ClientSummoned);
         Ok(ticket)
     }
 
@@ -652,7 +659,7 @@ impl ClientLane {
     /// Returns a ticket's cell, and its block to the caller.
     fn put_back(&self, ticket: Ticket) -> Option<LoanBlock> {
         self.memory.cells()[ticket.cell as usize].release(ticket.generation);
-        lock(&self.submission).free_cells.push(ticket.cell);
+        self.submission.lock().free_cells.push(ticket.cell);
         ticket.request_block
     }
 
@@ -693,8 +700,11 @@ impl ClientLane {
             if self.is_answered(ticket) {
                 return WaitEnd::Answered;
             }
-            crate::sync::pause();
             polls = polls.wrapping_add(1);
+            if polls < spin::POLLS_WITHOUT_PAUSE {
+                continue;
+            }
+            crate::sync::pause();
             if polls.is_multiple_of(POLLS_PER_CHECK) {
                 let deadline = *deadline.get_or_insert_with(|| later(timeout));
                 if let Some(end) = self.ended(ticket, Some(deadline)) {
@@ -763,11 +773,12 @@ impl ClientLane {
     pub fn poll(&self, ticket: &Ticket, waker: &Waker, deadline: Option<Instant>) -> Option<WaitEnd> {
         self.waiting[ticket.cell as usize].set(waker, deadline, ticket.generation);
         // Pairs with the fence in `mark_lost`: one side sees the other.
-        fence(Ordering::SeqCst);
+        full_fence();
         if self.cell(ticket).ask_for_bell(ticket.generation)
             && !self.is_lost()
             && deadline.is_none_or(|deadline| deadline > Instant::now())
         {
+            fault::point(Step::ClientAskedForBell);
             return None;
         }
         let end = self.ended(ticket, deadline)?;
@@ -822,14 +833,14 @@ impl ClientLane {
 
     // ---- ending -----------------------------------------------------------------------------------------------------
 
-    /// Takes the answer out of its cell.
-    ///
-    /// # Panics
-    /// If it is not there: ask [`ClientLane::is_answered`] or wait first.
+    /// Takes the answer out of its cell. Ask [`ClientLane::is_answered`] or wait first: when the answer is not there, or a
+    /// worker has spoiled the cell since, the ticket goes into quarantine and the answer has an outcome that does not exist.
     #[inline]
     pub fn take(self: &Arc<Self>, ticket: Ticket) -> Answer {
         let cell = self.cell(&ticket);
-        assert!(cell.is_done(ticket.generation), "the call is not answered yet");
+        if !cell.is_done(ticket.generation) {
+            return self.take_spoiled(ticket);
+        }
         let half_bytes = self.memory.layout().geometry.reply_arena_bytes as usize;
         let outcome_code = cell.outcome.load(Ordering::Relaxed);
         let (detail, more) = split(cell.detail.load(Ordering::Relaxed));
@@ -849,17 +860,28 @@ impl ClientLane {
             }
             Err(_) => (None, false),
         };
+        fault::point(Step::ClientAnswerRead);
+        if outcome_code != Outcome::Ok as u32 && !keeps_cell {
+            // The worker may have died with a block reserved for this call: the ledger learns here that it is free.
+            cell.release(ticket.generation);
+        }
         let refused = outcome_code == Outcome::Unavailable as u32;
         let returned_loan = self.finish(ticket, keeps_cell, refused);
+        fault::point(Step::ClientTaken);
         Answer { outcome_code, detail, more, payload, returned_loan }
+    }
+
+    #[cold]
+    fn take_spoiled(&self, ticket: Ticket) -> Answer {
+        self.submission.lock().quarantine.push((ticket.cell, ticket.generation, ticket.request_block));
+        Answer { outcome_code: u32::MAX, detail: 0, more: 0, payload: None, returned_loan: None }
     }
 
     #[inline]
     fn finish(&self, ticket: Ticket, keeps_cell: bool, refused: bool) -> Option<LoanBlock> {
-        if !keeps_cell {
-            self.cell(&ticket).release(ticket.generation);
-        }
-        let mut submission = lock(&self.submission);
+        // A cell without a reply block needs no release: arming its next generation says as much, and saves a transfer of
+        // its line on the way to the next call.
+        let mut submission = self.submission.lock();
         if !keeps_cell {
             submission.free_cells.push(ticket.cell);
         }
@@ -879,13 +901,14 @@ impl ClientLane {
             return;
         }
         if self.cell(&ticket).abandon(ticket.generation) {
-            let mut submission = lock(&self.submission);
+            fault::point(Step::ClientAbandoned);
+            let mut submission = self.submission.lock();
             submission.quarantine.push((ticket.cell, ticket.generation, ticket.request_block));
         } else if self.is_answered(&ticket) {
             drop(self.take(ticket));
         } else {
             // The cell was spoiled by the worker: it stays out of use.
-            lock(&self.submission).quarantine.push((ticket.cell, ticket.generation, ticket.request_block));
+            self.submission.lock().quarantine.push((ticket.cell, ticket.generation, ticket.request_block));
         }
     }
 
@@ -898,7 +921,7 @@ impl ClientLane {
         }
         if !self.is_lost() {
             self.cell(&ticket).abandon(ticket.generation);
-            lock(&self.submission).quarantine.push((ticket.cell, ticket.generation, ticket.request_block));
+            self.submission.lock().quarantine.push((ticket.cell, ticket.generation, ticket.request_block));
         }
         Retracted::MayHaveRun
     }
@@ -907,7 +930,7 @@ impl ClientLane {
     pub fn mark_lost(&self) {
         self.lost.store(true, Ordering::Relaxed);
         // Pairs with the fence in `poll`.
-        fence(Ordering::SeqCst);
+        full_fence();
         for cell in self.memory.cells() {
             cell.wake_waiters();
         }
@@ -967,7 +990,8 @@ impl AnswerPayload {
 
 impl Drop for BlockReply {
     fn drop(&mut self) {
+        fault::point(Step::ClientBeforeRelease);
         self.lane.memory.cells()[self.cell as usize].release(self.generation);
-        lock(&self.lane.submission).free_cells.push(self.cell);
+        self.lane.submission.lock().free_cells.push(self.cell);
     }
 }

@@ -18,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use crate::arena::{Block, Buddy, map_bytes};
 use crate::cell::Cell;
+use crate::fault::{self, Step};
 use crate::layout::LaneLayout;
 use crate::segment::Segment;
 use crate::sync::{sleep_word, wake_word};
@@ -108,7 +109,12 @@ impl Ledger {
         bytes: usize,
     ) -> Result<Block, ReplyArenaFull> {
         let full = |free_bytes: usize| ReplyArenaFull { free_bytes: free_bytes as u64, needed_bytes: bytes as u64 };
+        if index >= self.records().len() {
+            // A client names cells; its worker need not have looked whether this one exists.
+            return Err(full(0));
+        }
         let _lock = self.lock(worker).ok_or_else(|| full(0))?;
+        fault::point(Step::LedgerLocked);
         // A record of an earlier generation of this very cell is given back: its caller has made a new call with it.
         self.give_back(index);
         if let Some(block) = self.allocate(index, generation, bytes) {
@@ -118,16 +124,29 @@ impl Ledger {
         self.allocate(index, generation, bytes).ok_or_else(|| full(self.buddy().largest_free_bytes()))
     }
 
+    /// Gives the block back that was reserved for `index` and is not needed.
+    pub(crate) fn unreserve(&self, worker: WorkerTag, index: usize) {
+        if index < self.records().len()
+            && let Some(_lock) = self.lock(worker)
+        {
+            self.give_back(index);
+        }
+    }
+
     fn allocate(&self, index: usize, generation: u32, bytes: usize) -> Option<Block> {
         let block = self.buddy().allocate(bytes)?;
+        fault::point(Step::LedgerAllocated);
         self.records()[index].store(pack(generation, block), Ordering::Relaxed);
+        fault::point(Step::LedgerRecorded);
         Some(block)
     }
 
     fn give_back(&self, index: usize) {
         if let Some((_, block)) = unpack(self.records()[index].load(Ordering::Relaxed)) {
             self.records()[index].store(RECORD_FREE, Ordering::Relaxed);
+            fault::point(Step::LedgerRecordCleared);
             self.buddy().free(block);
+            fault::point(Step::LedgerGivenBack);
         }
     }
 

@@ -18,10 +18,14 @@
 //! No reference to memory that a peer can write is formed except to atomics; bulk bytes cross through `copy`, and into
 //! private memory first wherever the peer is not of the same trust domain.
 
+#![cfg_attr(loom, allow(dead_code, reason = "the models use the protocols, not the ends that are built of them"))]
+
 #[cfg(not(loom))]
 mod arena;
 mod attendance;
 mod bell;
+#[cfg(not(loom))]
+mod brief_lock;
 mod cell;
 pub mod claim;
 #[cfg(not(loom))]
@@ -30,6 +34,11 @@ pub mod client_lane;
 pub mod control_page;
 #[cfg(not(loom))]
 mod copy;
+#[cfg(feature = "fault-points")]
+pub mod fault;
+#[cfg(not(feature = "fault-points"))]
+#[allow(unreachable_pub, dead_code, reason = "its users are tests, and the feature is off")]
+mod fault;
 #[cfg(not(loom))]
 mod lane_memory;
 #[cfg(not(loom))]

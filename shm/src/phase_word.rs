@@ -12,7 +12,7 @@
 
 use praas_protocol::Phase;
 
-use crate::sync::{AtomicU64, Ordering, fence};
+use crate::sync::{AtomicU64, Ordering, full_fence};
 
 /// Server: shows `phase` with the next counter; returns the new word. Fences before it returns, so that a sweep of the
 /// rings may follow.
@@ -20,7 +20,7 @@ pub(crate) fn publish(word: &AtomicU64, phase: Phase) -> u64 {
     let counter = (word.load(Ordering::Relaxed) >> 8).wrapping_add(1);
     let new = phase.word(counter);
     word.store(new, Ordering::Release);
-    fence(Ordering::SeqCst);
+    full_fence();
     new
 }
 

@@ -141,6 +141,10 @@ impl Taken<'_> {
     }
 }
 
+/// How far ahead of a cursor an entry is that its last holder has not freed: one turn behind. No cursor is further ahead
+/// (invariant 4), so any other distance, however large, is that of a cursor that slept or started late.
+const BEHIND: u32 = u32::MAX;
+
 /// What a poll of the ring found.
 #[derive(Debug)]
 pub(crate) enum Polled<'a> {
@@ -161,8 +165,8 @@ pub(crate) fn claim<'a>(entries: &'a [Entry], cursor: &mut u64, tag: WorkerTag) 
         let entry = &entries[index];
         let seen = entry.word.load(Ordering::Acquire);
         let (turn, holder) = parts(seen);
-        let ahead = turn.wrapping_sub(mine).cast_signed();
-        if ahead < 0 || ahead == 0 && holder == FREE {
+        let ahead = turn.wrapping_sub(mine);
+        if ahead == BEHIND || ahead == 0 && holder == FREE {
             return Polled::Empty;
         }
         if holder == PUBLISHED {
@@ -171,6 +175,7 @@ pub(crate) fn claim<'a>(entries: &'a [Entry], cursor: &mut u64, tag: WorkerTag) 
                 continue;
             }
             *cursor = after(*cursor, ahead, entries.len());
+            // With several requests waiting, the next one's lines arrive while this one runs.
             return Polled::Taken(Taken { entry, turn });
         }
         *cursor = after(*cursor, ahead, entries.len());
@@ -183,8 +188,8 @@ pub(crate) fn has_work(entries: &[Entry], cursor: &mut u64) -> bool {
     for _ in 0..2 * entries.len() + 2 {
         let (mine, index) = place(*cursor, entries.len());
         let (turn, holder) = parts(entries[index].word.load(Ordering::Acquire));
-        let ahead = turn.wrapping_sub(mine).cast_signed();
-        if ahead < 0 || ahead == 0 && holder == FREE {
+        let ahead = turn.wrapping_sub(mine);
+        if ahead == BEHIND || ahead == 0 && holder == FREE {
             return false;
         }
         if holder == PUBLISHED {
@@ -197,8 +202,8 @@ pub(crate) fn has_work(entries: &[Entry], cursor: &mut u64) -> bool {
 
 /// The position to look at after one whose entry is `ahead` turns further than the cursor (invariant 4).
 #[inline]
-fn after(cursor: u64, ahead: i32, entries: usize) -> u64 {
-    let jump = u64::from(ahead.unsigned_abs().saturating_sub(2)) * entries as u64;
+fn after(cursor: u64, ahead: u32, entries: usize) -> u64 {
+    let jump = u64::from(ahead.saturating_sub(2)) * entries as u64;
     cursor.wrapping_add(jump + 1)
 }
 

@@ -12,6 +12,7 @@ use praas_protocol::{FunctionId, Outcome};
 use crate::arena::Block;
 use crate::claim::Condemned;
 use crate::copy;
+use crate::fault::{self, Step};
 use crate::ledger::ReplyArenaFull;
 use crate::request::{Place, RequestCopy};
 use crate::scratch::Scratch;
@@ -151,6 +152,7 @@ impl RunningCall<'_> {
         }
         let block = self.lane.reserve(self.worker, self.request.target, bytes)?;
         self.output.set(Some(block));
+        fault::point(Step::WorkerOutputReserved);
         let place = self.lane.memory.reply_bytes(block.offset as usize, bytes);
         // SAFETY: inside the reply half (checked), initialised, reserved for this call alone by the ledger and given out
         // once (`output` was empty); the lane is inside one trust domain, whose members leave others' blocks alone; the
@@ -159,7 +161,7 @@ impl RunningCall<'_> {
     }
 
     /// Answers with `payload`, wakes the caller if it sleeps, and releases the claim. A block that was reserved for the
-    /// output stays with the cell and is free again when the caller is done with the answer.
+    /// output is given back.
     ///
     /// # Errors
     /// [`Condemned`]: the server is killing this worker; it must exit at once.
@@ -194,10 +196,17 @@ impl RunningCall<'_> {
         payload: AnswerPayload<'_>,
     ) -> Result<(), Condemned> {
         self.answered = true;
+        if self.output.get().is_some() && matches!(payload, AnswerPayload::Bytes(_)) {
+            // Its caller is not told of it, so nobody else would give it back before the cell's next call.
+            self.lane.unreserve(self.worker, self.request.target);
+        }
         let detail = crate::request::halves(detail, more);
         self.lane.answer(self.worker, self.request.target, self.cpu, outcome, detail, payload);
         self.page.calls.store(self.sequence, Ordering::Relaxed);
-        self.page.claims[RUNNING_RECORD].release(self.sequence)
+        fault::point(Step::WorkerBeforeRelease);
+        self.page.claims[RUNNING_RECORD].release(self.sequence)?;
+        fault::point(Step::WorkerReleased);
+        Ok(())
     }
 }
 

@@ -7,7 +7,9 @@
 //! 1. entries that carry its tag were claimed and not freed: their cells are answered `WorkerLost`, the entries freed;
 //! 2. each claim record of its page names a cell: answered `WorkerLost` unless the worker had answered it;
 //! 3. its bits in the attendance words are cleared, so clients ring others; the caller rings lanes with unclaimed requests;
-//! 4. the ledger's lock is freed if it held it.
+//! 4. the ledger's lock is freed if it held it;
+//! 5. the client's bell is rung, in case it died between an answer and its ring (a caller that sleeps on its cell looks
+//!    again by itself, see `PARKED_CHECK_MS`).
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -139,11 +141,17 @@ impl ServerLane {
         }
         self.memory.attendance().forget(dead);
         self.ledger.recover(dead);
+        // It may have died between an answer and the ring for it; a ring too many costs the client a look.
+        self.memory.client_bell().ring();
         recovered
     }
 
     fn answer(&self, cell: u32, generation: u32, outcome: Outcome, detail: u32) {
         let Some(cell) = self.memory.cells().get(cell as usize) else { return };
+        // A worker may have died between its answer and the end of its claim: that answer is the client's to read.
+        if !cell.expects(generation) {
+            return;
+        }
         let answered = cell.answer(generation, |cell| {
             cell.outcome.store(outcome as u32, Ordering::Relaxed);
             cell.detail.store(u64::from(detail), Ordering::Relaxed);

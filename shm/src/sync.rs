@@ -4,14 +4,14 @@
 //! lost wake-up is a deadlock that loom reports.
 
 #[cfg(loom)]
-pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
-pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 #[cfg(not(loom))]
-pub(crate) use host::{pause, sleep_low_half, sleep_word, wake_low_half, wake_word};
+pub(crate) use host::{full_fence, pause, prefetch_for_write, sleep_low_half, sleep_word, wake_low_half, wake_word};
 #[cfg(loom)]
-pub(crate) use model::{pause, sleep_low_half, sleep_word, wake_low_half, wake_word};
+pub(crate) use model::{full_fence, pause, prefetch_for_write, sleep_low_half, sleep_word, wake_low_half, wake_word};
 
 #[cfg(not(loom))]
 mod host {
@@ -22,6 +22,32 @@ mod host {
 
     #[cfg(target_endian = "big")]
     compile_error!("a reply cell's state is the low half of its word, which futexes address as its first four bytes");
+
+    /// A sequentially consistent fence.
+    #[inline(always)]
+    pub(crate) fn full_fence() {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: changes nothing: it locks and rewrites the word at the stack pointer with its own value. A locked
+        // instruction orders all earlier stores before all later loads, as `mfence` does in a third of its time; without
+        // `nomem` the compiler keeps memory accesses on their sides.
+        unsafe {
+            std::arch::asm!("lock or dword ptr [rsp], 0")
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Asks for the cache line at `place`, to be written soon. Has no effect but on time.
+    #[inline(always)]
+    pub(crate) fn prefetch_for_write<T>(place: &T) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint; it cannot fault.
+        unsafe {
+            std::arch::asm!("prefetchw [{}]", in(reg) std::ptr::from_ref(place), options(nostack, preserves_flags, readonly))
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = place;
+    }
 
     /// Tells the processor that this is a polling loop.
     #[inline(always)]
@@ -78,6 +104,12 @@ mod model {
     pub(crate) fn pause() {
         loom::thread::yield_now();
     }
+
+    pub(crate) fn full_fence() {
+        loom::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn prefetch_for_write<T>(_place: &T) {}
 
     fn sleep_while(asleep: impl Fn() -> bool) {
         let guard = SLEEPERS.0.lock().unwrap();

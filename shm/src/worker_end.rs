@@ -19,12 +19,13 @@ use praas_protocol::Outcome;
 use praas_protocol::control::{LaneId, WaitMode};
 
 use crate::control_page::ControlView;
+use crate::fault::{self, Step};
 use crate::phase_word;
 use crate::request::{OutOfBounds, Place, RequestCopy};
 use crate::running_call::{RUNNING_RECORD, RunningCall};
 use crate::segment::{AttachError, Segment};
 use crate::spin::{self, SPIN_BUDGET, SpinHistory, SpinLoop};
-use crate::sync::{Ordering, fence};
+use crate::sync::{Ordering, full_fence};
 use crate::tag::WorkerTag;
 use crate::ticks;
 use crate::worker_lane::{AnswerPayload, WorkerLane, WorkerLaneParts};
@@ -132,6 +133,10 @@ impl WorkerEnd {
     /// Forgets a lane. False if it was not served.
     pub fn remove_lane(&mut self, id: LaneId) -> bool {
         let before = self.lanes.len();
+        for lane in self.lanes.iter().filter(|lane| lane.id == id) {
+            // Its client may go on for a while, and must not believe that somebody polls.
+            lane.memory.attendance().forget(self.tag);
+        }
         self.lanes.retain(|lane| lane.id != id);
         self.turn = 0;
         self.lanes.len() < before
@@ -215,10 +220,14 @@ impl WorkerEnd {
         let lane = &mut self.lanes[index];
         let id = lane.id;
         let (request, taken) = lane.poll(self.tag)?;
+        fault::point(Step::WorkerEntryClaimed);
         self.sequence += 1;
         let record = &worker_page::words(&self.page).claims[RUNNING_RECORD];
         record.claim(self.sequence, id.0, request.target, request.root);
+        fault::point(Step::WorkerRecordMade);
         taken.free();
+        fault::point(Step::WorkerEntryFreed);
+        self.lanes[index].prefetch_cell(request.target);
         self.caller_cpu = request.cpu;
         if self.workers_max > 1 {
             self.pass_on_the_rest();
@@ -234,7 +243,8 @@ impl WorkerEnd {
                 lane.memory.attendance().stop_spinning(self.tag);
             }
         }
-        fence(Ordering::SeqCst);
+        fault::point(Step::WorkerStoppedSpinning);
+        full_fence();
         for lane in &mut self.lanes {
             if lane.has_work() && lane.memory.attendance().others_parked(self.tag) {
                 lane.ring_doorbell();
@@ -249,7 +259,6 @@ impl WorkerEnd {
         let lane = &self.lanes[index];
         let refusal = match request.payload {
             _ if self.control.is_revoked(lane.id) => (Outcome::Unauthorized, 0, 0),
-            _ if !lane.is_expected(request.target) => (Outcome::Malformed, 0, 0),
             Err(OutOfBounds { bytes }) => (Outcome::Malformed, 0, bytes),
             Ok(payload) if payload.bytes() > self.payload_bytes_max as usize => {
                 let bytes = u32::try_from(payload.bytes()).unwrap_or(u32::MAX);
@@ -259,7 +268,8 @@ impl WorkerEnd {
         };
         let detail = crate::request::halves(refusal.1, refusal.2);
         lane.answer(self.tag, request.target, u32::MAX, refusal.0, detail, AnswerPayload::Bytes(&[]));
-        // Condemned between two instructions: the next call's release finds out.
+        // Condemned between two instructions: whatever this worker does until the kill arrives ends as any call does
+        // whose worker dies.
         let _ = self.words().claims[RUNNING_RECORD].release(self.sequence);
         None
     }
@@ -303,8 +313,10 @@ impl WorkerEnd {
             lane.memory.attendance().start_parking(self.tag);
         }
         self.words().parked.store(1, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        fault::point(Step::WorkerMarkedParked);
+        full_fence();
         let mail = !self.something_came() && park();
+        fault::point(Step::WorkerWoken);
         self.words().parked.store(0, Ordering::Relaxed);
         for lane in &self.lanes {
             lane.memory.attendance().stop_parking(self.tag);

@@ -9,6 +9,7 @@ use praas_protocol::limits::REPLY_INLINE_BYTES;
 use crate::arena::Block;
 use crate::cell::Wake;
 use crate::copy;
+use crate::fault::{self, Step};
 use crate::lane_memory::LaneMemory;
 use crate::layout::LaneLayout;
 use crate::ledger::{Ledger, ReplyArenaFull};
@@ -81,11 +82,12 @@ impl WorkerLane {
         let _ = rustix::io::write(&self.doorbell, &[0]);
     }
 
-    /// Whether the target of a request is a cell that waits for it.
+    /// Asks for the lines of the cell that a request names.
     #[inline]
-    pub(crate) fn is_expected(&self, target: u64) -> bool {
-        let (cell, generation) = split(target);
-        self.memory.cells().get(cell as usize).is_some_and(|cell| cell.expects(generation))
+    pub(crate) fn prefetch_cell(&self, target: u64) {
+        if let Some(cell) = self.memory.cells().get(split(target).0 as usize) {
+            cell.prefetch();
+        }
     }
 
     #[inline]
@@ -103,6 +105,11 @@ impl WorkerLane {
             let full = ReplyArenaFull { free_bytes: 0, needed_bytes: bytes as u64 };
             if inside && block.bytes() >= bytes { Ok(block) } else { Err(full) }
         })
+    }
+
+    /// Gives a block back that was reserved for `target` and holds no answer.
+    pub(crate) fn unreserve(&self, worker: WorkerTag, target: u64) {
+        self.ledger.unreserve(worker, split(target).0 as usize);
     }
 
     /// Publishes the answer to `target`, unless its client spoiled the cell.
@@ -144,8 +151,10 @@ impl WorkerLane {
             if let (AnswerPayload::Bytes(bytes), (_, INLINE)) = (payload, split(place)) {
                 copy::store_inline(&bytes[..split(place).0 as usize], &cell.inline);
             }
+            fault::point(Step::WorkerCellFilled);
         });
         if answered == Ok(Wake::Bell) {
+            fault::point(Step::WorkerBeforeBell);
             self.memory.client_bell().ring();
         }
     }

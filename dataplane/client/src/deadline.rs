@@ -1,7 +1,8 @@
 //! The end of a call's wait, kept so that a call which is answered at once never reads the clock.
 //!
-//! A limit that the caller named counts from the start of the call. The default limit counts from the moment the call is
-//! found unanswered, microseconds later: a clock read costs 42 ns, a tenth of a call.
+//! A limit that the caller named counts from the start of the call. The default limit counts from the first look at the
+//! clock: a look costs 42 ns, a tenth of a call. So a call under the default limit that is refused in the end may take
+//! the time of its first attempt longer, once.
 
 use std::time::{Duration, Instant};
 
@@ -47,12 +48,14 @@ impl Deadline {
         self.end().saturating_duration_since(Instant::now())
     }
 
+    /// What is left of it; the whole limit while the clock was not read, and then it stays unread.
+    pub(crate) fn remaining_or_limit(&mut self) -> Duration {
+        if self.end.is_none() { self.limit } else { self.remaining() }
+    }
+
     /// Nanoseconds left, for a request that is sent again: never 0.
     pub(crate) fn remaining_ns(&mut self) -> u64 {
-        if self.end.is_none() {
-            return self.limit_ns();
-        }
-        u64::try_from(self.remaining().as_nanos()).unwrap_or(u64::MAX).max(1)
+        u64::try_from(self.remaining_or_limit().as_nanos()).unwrap_or(u64::MAX).max(1)
     }
 
     /// Whether nothing is left.

@@ -65,7 +65,9 @@ impl ConnectError {
     /// Whether trying again cannot help before somebody changes something.
     pub(crate) fn is_final(&self) -> bool {
         match self {
-            Self::Refused(refusal) => !matches!(refusal, ControlError::LimitReached { .. } | ControlError::ShuttingDown),
+            Self::Refused(refusal) => {
+                !matches!(refusal, ControlError::LimitReached { .. } | ControlError::ShuttingDown)
+            }
             Self::DataDirectory(_) | Self::TokenTooLong { .. } => true,
             Self::NoServer { .. } | Self::TokenUnreadable { .. } | Self::Hello { .. } | Self::Host { .. } => false,
         }

@@ -33,6 +33,7 @@
 //! - Threads: one reads the control socket of a client. A process whose futures are asleep has one more, which drives its
 //!   lane; it starts with the first and ends soon after the last. Blocking calls need none.
 #![forbid(unsafe_code)]
+#![allow(clippy::result_large_err, reason = "errors name the process inline; they are made off the hot path")]
 
 mod backoff;
 mod call;

@@ -36,9 +36,6 @@ pub(crate) const DRIVER_SLEEP_BUSY: Duration = Duration::from_millis(5);
 /// A driving thread without a future to serve ends after this time; the next future starts another.
 pub(crate) const DRIVER_LINGER: Duration = Duration::from_secs(2);
 
-/// Polls of a reply cell before a spinning wait reads the clock for the first time: about 10 µs.
-pub(crate) const POLLS_BEFORE_CLOCK: u32 = 512;
-
 /// Nesting of a typed reply that is accepted: validation recurses, and the sender chose the depth.
 pub(crate) const ARCHIVE_DEPTH_MAX: usize = 128;
 

@@ -1,8 +1,7 @@
 //! A piece of a lane's memory that the caller fills, so that a payload is not copied on its way.
 //!
 //! A loan belongs to the lane it was taken from. When that lane was replaced meanwhile (the process or the server was
-//! restarted), its content is carried over to the new lane where both ends share a trust domain; otherwise the call ends as
-//! `ConnectionLost`, and nothing ran.
+//! restarted), its content is carried over to the new lane.
 
 use std::fmt;
 use std::sync::Arc;
@@ -82,9 +81,13 @@ impl Loan {
         self.block.take().ok_or(self)
     }
 
-    /// A private copy of the content; `None` across a trust boundary, where the lane gives nothing back.
-    pub(crate) fn content(&mut self) -> Option<Vec<u8>> {
-        self.as_mut_slice().map(|bytes| bytes.to_vec())
+    /// A private copy of the content.
+    pub(crate) fn content(&self) -> Vec<u8> {
+        let mut content = vec![0; self.len()];
+        if let Some(block) = &self.block {
+            self.open.lane().loan_read(block, &mut content);
+        }
+        content
     }
 }
 

@@ -15,7 +15,7 @@ use praas_shm::client_lane::{ClientLane, ClientLaneParts, Ticket, WaitEnd};
 use crate::client::ClientShared;
 use crate::deadline::Deadline;
 use crate::error::RequestError;
-use crate::limits::{POLLS_BEFORE_CLOCK, REQUEST_DEADLINE};
+use crate::limits::REQUEST_DEADLINE;
 use crate::session::{ControlAnswer, Session};
 
 /// Longest wait for room in the control socket when a lane is closed: a server that reads nothing will drop it anyway.
@@ -57,8 +57,9 @@ impl OpenLane {
         session: &Arc<Session>,
         answer: ControlAnswer,
     ) -> Result<Self, RequestError> {
-        let ServerMessage::LaneOpened { lane: id, geometry, trusted, payload_bytes_max, workers_max, wait_mode, .. } =
-            answer.message
+        let ServerMessage::LaneOpened {
+            lane: id, geometry, trusted, payload_bytes_max, workers_max, wait_mode, ..
+        } = answer.message
         else {
             return Err(RequestError::Unexpected { what: "something else than a lane" });
         };
@@ -137,18 +138,10 @@ impl OpenLane {
         self.lane.mark_lost();
     }
 
-    /// Waits for the answer to `ticket`. A spinning wait that succeeds soon does not read the clock.
+    /// Waits for the answer to `ticket`. A wait that succeeds soon does not read the clock.
     #[inline]
     pub(crate) fn wait(&self, ticket: &Ticket, deadline: &mut Deadline) -> WaitEnd {
-        if self.wait_mode == WaitMode::Spin {
-            for _ in 0..POLLS_BEFORE_CLOCK {
-                if self.lane.is_answered(ticket) {
-                    return WaitEnd::Answered;
-                }
-                std::hint::spin_loop();
-            }
-        }
-        self.lane.wait(ticket, self.wait_mode, Some(deadline.end()))
+        self.lane.wait(ticket, self.wait_mode, deadline.remaining_or_limit())
     }
 }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use praas_protocol::{CallError, FunctionId, Phase};
-use praas_shm::client_lane::{Answer, Ticket, WaitEnd};
+use praas_shm::client_lane::{Answer, LoanBlock, Retracted, Ticket, WaitEnd};
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
@@ -110,7 +110,12 @@ impl Setback {
 }
 
 impl<'a> Pending<'a> {
-    pub(crate) fn unsent(process: &Arc<ProcessShared>, function: Function<'_>, kept: Kept<'a>, deadline: Deadline) -> Self {
+    pub(crate) fn unsent(
+        process: &Arc<ProcessShared>,
+        function: Function<'_>,
+        kept: Kept<'a>,
+        deadline: Deadline,
+    ) -> Self {
         Self {
             process: Arc::clone(process),
             function: function.id(),
@@ -274,13 +279,7 @@ impl<'a> Pending<'a> {
             Settled::Replied(reply) => Ok(reply),
             Settled::Failed(error) => Err(Setback::End(error)),
             Settled::Refused { phase, returned } => {
-                if let Some(block) = returned {
-                    let loan = Loan::new(Arc::clone(open), block);
-                    // A payload of our own is sent again from where it is; its block goes back to the lane.
-                    if matches!(self.kept, Kept::Lent) {
-                        self.kept = Kept::Loan(loan);
-                    }
-                }
+                self.keep_returned(open, returned);
                 Err(self.repeat_or(Obstacle::phase(phase)))
             }
         }
@@ -304,10 +303,22 @@ impl<'a> Pending<'a> {
         let Stage::Sent { open, ticket } = std::mem::replace(&mut self.stage, Stage::Finished) else {
             return Setback::Obstacle(Obstacle::lost());
         };
-        if open.lane().retract(ticket) {
-            self.repeat_or(Obstacle::lost())
-        } else {
-            Setback::End(CallError::ConnectionLost { may_have_run: true })
+        match open.lane().retract(ticket) {
+            Retracted::NeverRan { loan } => {
+                self.keep_returned(&open, loan);
+                self.repeat_or(Obstacle::lost())
+            }
+            Retracted::MayHaveRun => Setback::End(CallError::ConnectionLost { may_have_run: true }),
+        }
+    }
+
+    /// Takes care of a block that came back. A payload of our own is sent again from where it is, and its block goes back.
+    fn keep_returned(&mut self, open: &Arc<OpenLane>, returned: Option<LoanBlock>) {
+        if let Some(block) = returned {
+            let loan = Loan::new(Arc::clone(open), block);
+            if matches!(self.kept, Kept::Lent) {
+                self.kept = Kept::Loan(loan);
+            }
         }
     }
 
@@ -386,12 +397,7 @@ impl<'a> Pending<'a> {
     }
 
     /// Takes a seat for what is missing. The obstacle again when another attempt is due before sleeping.
-    fn sleep_before(
-        &mut self,
-        obstacle: Obstacle,
-        waker: &Waker,
-        first: bool,
-    ) -> Result<Option<Obstacle>, CallError> {
+    fn sleep_before(&mut self, obstacle: Obstacle, waker: &Waker, first: bool) -> Result<Option<Obstacle>, CallError> {
         if self.deadline.has_passed() {
             return Err(obstacle.error);
         }

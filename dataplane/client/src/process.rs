@@ -38,24 +38,25 @@ pub struct Process {
 
 /// What clones of a process and its calls share.
 pub(crate) struct ProcessShared {
-    pub(crate) client: Arc<ClientShared>,
     pub(crate) id: ProcessId,
     pub(crate) lane: ArcSwap<OpenLane>,
     pub(crate) opening: Mutex<bool>,
     pub(crate) opened: Condvar,
     pub(crate) driver: Arc<Driver>,
+    /// Last: a lane says goodbye over the connection that ends with its client.
+    pub(crate) client: Arc<ClientShared>,
 }
 
 impl Process {
     pub(crate) fn open(client: Arc<ClientShared>, id: ProcessId) -> Result<Self, RequestError> {
         let lane = OpenLane::open(&client, id, Instant::now() + REQUEST_DEADLINE)?;
         let shared = ProcessShared {
-            client,
             id,
             lane: ArcSwap::new(lane),
             opening: Mutex::new(false),
             opened: Condvar::new(),
             driver: Arc::default(),
+            client,
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -154,7 +155,11 @@ impl Process {
 
 impl fmt::Debug for Process {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Process").field("id", &self.shared.id).field("lane", &**self.shared.lane.load()).finish()
+        formatter
+            .debug_struct("Process")
+            .field("id", &self.shared.id)
+            .field("lane", &**self.shared.lane.load())
+            .finish()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use praas_protocol::{CallError, FunctionId};
-use praas_shm::client_lane::{LoanBlock, Payload as LanePayload, SubmitError, Ticket};
+use praas_shm::client_lane::{Bounded, LoanBlock, Payload as LanePayload, SubmitError, Ticket};
 
 use crate::loan::Loan;
 use crate::open_lane::OpenLane;
@@ -35,11 +35,8 @@ impl OpenLane {
         let kept = match kept {
             Kept::Loan(loan) => match loan.into_block(self) {
                 Ok(block) => return self.submit_block(function, block, deadline_ns),
-                Err(mut elsewhere) => match elsewhere.content() {
-                    // The lane was replaced: the content moves over, and the old block goes back.
-                    Some(content) => Kept::Owned(content),
-                    None => return (Kept::Loan(elsewhere), Err(Setback::End(Obstacle::lost().error))),
-                },
+                // The lane was replaced: the content moves over, and the old block goes back.
+                Err(elsewhere) => Kept::Owned(elsewhere.content()),
             },
             other => other,
         };
@@ -69,9 +66,9 @@ impl OpenLane {
     pub(crate) fn setback(&self, error: SubmitError) -> (Setback, Option<LoanBlock>) {
         match error {
             SubmitError::Full { what, used, limit, loan } => {
-                let error = CallError::Overloaded { what, used, limit };
+                let error = CallError::Overloaded { what: what.name(), used, limit };
                 // Room comes back when calls end. Abandoned ones may never: those nobody should wait for.
-                let comes_back = self.lane().in_flight() > self.lane().quarantined();
+                let comes_back = what != Bounded::Quarantine && self.lane().in_flight() > self.lane().quarantined();
                 let setback = if comes_back {
                     Setback::Obstacle(Obstacle { kind: ObstacleKind::Room, error })
                 } else {
@@ -83,7 +80,8 @@ impl OpenLane {
                 (Setback::End(CallError::PayloadTooLarge { limit_bytes, actual_bytes }), loan)
             }
             SubmitError::Unavailable { phase, loan } => (Setback::Obstacle(Obstacle::phase(phase)), loan),
-            // Lost, and whatever a later release of the lane adds: the lane is of no use to this call.
+            SubmitError::Lost { loan } => (Setback::Obstacle(Obstacle::lost()), loan),
+            // Whatever a later release of the lane adds: this lane is of no use to this call.
             _ => (Setback::Obstacle(Obstacle::lost()), None),
         }
     }

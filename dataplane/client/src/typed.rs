@@ -109,7 +109,8 @@ impl<Out: Decode> TypedReply<Out> {
         let bytes = self.reply.as_slice();
         let depth = NonZeroUsize::new(ARCHIVE_DEPTH_MAX);
         let mut context = Validator::new(ArchiveValidator::with_max_depth(bytes, depth), SharedValidator::new());
-        access_with_context::<Archived<Out>, _, Error>(bytes, &mut context).map_err(|error| undecodable::<Out>(bytes, &error))
+        access_with_context::<Archived<Out>, _, Error>(bytes, &mut context)
+            .map_err(|error| undecodable::<Out>(bytes, &error))
     }
 
     /// The output as a value of its own.
@@ -132,7 +133,11 @@ impl<Out: Decode> TypedReply<Out> {
 }
 
 fn undecodable<Out>(bytes: &[u8], error: &Error) -> CallError {
-    CallError::Undecodable { type_name: type_name::<Out>(), actual_bytes: bytes.len() as u64, reason: error.to_string() }
+    CallError::Undecodable {
+        type_name: type_name::<Out>(),
+        actual_bytes: bytes.len() as u64,
+        reason: error.to_string(),
+    }
 }
 
 /// Aligned as every slot of a lane is, so that an archive's padding is the same wherever it is written.

@@ -6,9 +6,9 @@
 //!
 //! Whatever a function does, short of ending the OS process, its call is answered exactly once and the next one runs.
 
+use praas_protocol::Outcome;
 use praas_protocol::control::LaneId;
 use praas_protocol::limits::LANES_PER_PROCESS_MAX;
-use praas_protocol::Outcome;
 use praas_shm::Scratch;
 use praas_shm::claim::Condemned;
 use praas_shm::running_call::RunningCall;

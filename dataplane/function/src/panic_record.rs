@@ -30,6 +30,8 @@ pub(crate) fn install_hook() {
 
 /// What `body` returns, or the message of its panic with its place in the source.
 pub(crate) fn catch<T>(body: impl FnOnce() -> T) -> Result<T, String> {
+    // A panic that an earlier body caught by itself left its words behind: they are not this caller's to read.
+    LAST_PANIC.with_borrow_mut(|last| *last = None);
     IS_RECORDING.set(true);
     // The body's state may be half changed after a panic; that is the function author's to know, as the SDK documents.
     let end = catch_unwind(AssertUnwindSafe(body));
@@ -94,5 +96,13 @@ mod tests {
         let message = catch(|| std::panic::panic_any(Grenade)).unwrap_err();
         assert!(message.ends_with("a panic without words"), "{message}");
         assert_eq!(catch(|| 5), Ok(5));
+    }
+
+    #[test]
+    fn words_of_a_panic_that_was_caught_inside_are_not_told_later() {
+        install_hook();
+        assert!(catch(|| catch_unwind(|| panic!("a secret")).is_err()).unwrap());
+        let message = catch(|| std::panic::resume_unwind(Box::new("plain"))).unwrap_err();
+        assert_eq!(message, "plain");
     }
 }

@@ -99,7 +99,7 @@ impl OutputEncoder {
     /// Makes `output` the answer of `call`.
     pub(crate) fn answer<Out: TypedOutput>(&mut self, call: &mut Call<'_>, output: &Out) -> FunctionResult {
         let limit_bytes = call.payload_bytes_max();
-        let room_bytes = self.last_bytes.max(REPLY_INLINE_BYTES).next_power_of_two().min(limit_bytes);
+        let room_bytes = expected_room_bytes(self.last_bytes).min(limit_bytes);
         let needed_bytes = self.attempt(call, output, room_bytes)?;
         if needed_bytes > limit_bytes {
             return Err(FunctionError::output_too_large(limit_bytes, needed_bytes));
@@ -129,6 +129,11 @@ impl OutputEncoder {
         serialize_using::<_, Error>(output, &mut serializer).map_err(|error| unencodable(&error.to_string()))?;
         Ok(serializer.into_writer().written_bytes)
     }
+}
+
+/// Room for an output, when the last one had `last_bytes`. Blocks of a lane are powers of two anyhow.
+fn expected_room_bytes(last_bytes: usize) -> usize {
+    if last_bytes <= REPLY_INLINE_BYTES { REPLY_INLINE_BYTES } else { last_bytes.next_power_of_two() }
 }
 
 fn unencodable(reason: &str) -> FunctionError {

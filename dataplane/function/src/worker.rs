@@ -2,7 +2,7 @@
 //!
 //! 1. One thread. The server is heard between calls only; it ends a worker that does not listen by killing it.
 //! 2. The control socket closing means that the server is gone: the worker ends at once, its calls unanswered (their
-//!    callers see the same server vanish).
+//!    callers see the same server vanish). One that polls for ever never looks: the kernel kills it with its parent.
 //! 3. A worker that finds its claim condemned ends at once: the server is killing it and has answered for it.
 //! 4. Nothing is claimed before `Ready` is sent, and nothing after the phase is `closed`.
 
@@ -98,7 +98,8 @@ impl Worker {
         mail.send(&WorkerMessage::Hello { version: CONTROL_VERSION, functions: table.names() })?;
         let Parcel { command, fds } =
             mail.next_within(SERVER_ANSWER_MAX)?.ok_or(WorkerError::Silence { expected: "start message" })?;
-        let WorkerCommand::Start { process, index, generation, wait_mode, payload_bytes_max, workers_max } = command else {
+        let WorkerCommand::Start { process, index, generation, wait_mode, payload_bytes_max, workers_max } = command
+        else {
             return Err(unexpected(&command));
         };
         if usize::from(index) >= WORKERS_MAX {
@@ -205,4 +206,43 @@ fn unexpected(command: &WorkerCommand) -> WorkerError {
 fn exactly<const N: usize>(fds: Vec<OwnedFd>) -> Result<[OwnedFd; N], WorkerError> {
     fds.try_into()
         .map_err(|fds: Vec<OwnedFd>| WorkerError::Protocol(format!("{} descriptors came instead of {N}", fds.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::{AsFd, BorrowedFd};
+
+    use praas_protocol::codec;
+    use praas_protocol::control::WaitMode;
+
+    use super::*;
+
+    /// What a worker says when its server starts it with this message.
+    fn refusal(command: &WorkerCommand, fds: &[BorrowedFd<'_>]) -> String {
+        let (server, worker) = MessageSocket::pair().unwrap();
+        // The worker reads it after its hello: a socket keeps messages.
+        server.send(&codec::encode(command).unwrap(), fds).unwrap();
+        Worker::start(worker, Application::new().function("echo", |_| ())).unwrap_err().to_string()
+    }
+
+    fn start(index: u8) -> WorkerCommand {
+        WorkerCommand::Start {
+            process: "hello/alice".parse().unwrap(),
+            index,
+            generation: 1,
+            wait_mode: WaitMode::Park,
+            payload_bytes_max: 1 << 20,
+            workers_max: 1,
+        }
+    }
+
+    #[test]
+    fn a_server_that_starts_a_worker_wrongly_is_refused_with_the_reason() {
+        let not_a_page = std::fs::File::open("/dev/null").unwrap();
+        let fd = not_a_page.as_fd();
+        assert!(refusal(&WorkerCommand::Exit, &[]).contains("Exit was not expected now"));
+        assert!(refusal(&start(0), &[fd]).contains("1 descriptors came instead of 2"));
+        assert!(refusal(&start(64), &[fd, fd]).contains("index 64"));
+        assert!(refusal(&start(0), &[fd, fd]).contains("could not be attached"));
+    }
 }

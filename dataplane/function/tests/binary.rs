@@ -1,4 +1,5 @@
-//! A function binary as an OS process: started by hand, started with a broken environment, and left by its server.
+//! A function binary as an OS process: started by hand, started with a broken environment, interrupted by the terminal,
+//! and left by its server.
 //!
 //! The binary is this test's own: a child runs it with arguments that select the one ignored test below.
 
@@ -66,7 +67,7 @@ fn without_the_servers_descriptors_it_says_so() {
 }
 
 #[test]
-fn it_greets_its_server_and_ends_when_the_server_is_gone() {
+fn it_greets_its_server_ignores_ctrl_c_and_ends_when_the_server_is_gone() {
     let (server, worker) = MessageSocket::pair().unwrap();
     let mut child = function_binary_command(true)
         .env(WORKER_VARIABLE, "1")
@@ -81,6 +82,9 @@ fn it_greets_its_server_and_ends_when_the_server_is_gone() {
         panic!("not a hello");
     };
     assert_eq!(functions, ["echo", "nothing"].map(|name| name.parse().unwrap()));
+    // It is the terminal's Ctrl-C, meant for the server alone: the worker ignores it, and ends in its own way below.
+    let pid = rustix::process::Pid::from_child(&child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
     drop(server);
     let status = end_of(&mut child);
     let mut said = String::new();

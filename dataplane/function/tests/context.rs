@@ -113,6 +113,15 @@ fn a_function_knows_who_calls_and_where_it_runs() {
     assert_eq!(harness.untrusted().invoke("who", b"").unwrap(), b"outsider false testing/harness 0");
     assert_eq!(third.invoke("who", b"").unwrap(), b"third true testing/harness 0");
     assert!(harness.caller("Not A Name", true).is_err());
+    harness.close(third).unwrap();
+    // More callers one after the other than a process has lanes at a time.
+    for index in 0..300 {
+        let name = format!("guest-{index}");
+        let guest = harness.caller(&name, index % 2 == 0).unwrap();
+        let expected = format!("{name} {} testing/harness 0", index % 2 == 0);
+        assert_eq!(guest.invoke("who", b"").unwrap(), expected.as_bytes());
+        harness.close(guest).unwrap();
+    }
 }
 
 #[test]

@@ -43,10 +43,9 @@ fn echoes_come_back_unchanged() {
     let mut random = Random(seed);
     let options = HarnessOptions { workers: 2, payload_bytes_max: PAYLOAD_BYTES_MAX, ..HarnessOptions::default() };
     let harness = Harness::with_options(options, || {
-        Application::new().function("echo", |call: &mut Call| call.reply(call.input())).function(
-            "echo-owned",
-            |call: &mut Call| call.input().to_vec(),
-        )
+        Application::new()
+            .function("echo", |call: &mut Call| call.reply(call.input()))
+            .function("echo-owned", |call: &mut Call| call.input().to_vec())
     })
     .unwrap();
     for round in 0..ROUNDS {

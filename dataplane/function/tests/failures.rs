@@ -1,9 +1,13 @@
 //! What goes wrong in a function, and that the next call does not notice.
 
+use std::time::{Duration, Instant};
+
 use praas_function::testing::{Harness, HarnessError, HarnessOptions};
 use praas_function::{Application, ApplicationError, Call, FunctionError, FunctionResult, WorkerError, codes};
 use praas_protocol::CallError;
 use praas_protocol::limits::ERROR_MESSAGE_BYTES_MAX;
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn application() -> Application {
     let mut calls = 0_u32;
@@ -24,6 +28,10 @@ fn application() -> Application {
         })
         .function("wordy-panic", |_: &mut Call| -> FunctionResult { panic!("{}", "é".repeat(5000)) })
         .function("odd-panic", |_: &mut Call| -> FunctionResult { std::panic::panic_any(7_u8) })
+        .function("large", |call: &mut Call| {
+            call.output(600 << 10)?.fill(1);
+            Ok(())
+        })
         .function("echo", |call: &mut Call| call.reply(call.input()))
 }
 
@@ -73,6 +81,44 @@ fn a_panic_is_told_with_its_place_and_the_next_call_works() {
 }
 
 #[test]
+fn a_reply_that_finds_no_room_is_lost_alone() {
+    let options = HarnessOptions { payload_bytes_max: 1 << 20, ..HarnessOptions::default() };
+    let harness = Harness::with_options(options, application).unwrap();
+    // The lane's room for replies is one payload of the largest size; an answer keeps its part until it is taken.
+    let payload = vec![1; 600 << 10];
+    for caller in [harness.trusted(), harness.untrusted()] {
+        for _ in 0..3 {
+            let kept = caller.begin("large", b"", None).unwrap();
+            let start = Instant::now();
+            while !kept.is_answered() {
+                assert!(start.elapsed() < PATIENCE, "no answer came");
+                std::thread::yield_now();
+            }
+            match caller.invoke("large", b"").unwrap_err() {
+                CallError::ReplyLost { free_bytes, actual_bytes } => {
+                    assert_eq!(actual_bytes, payload.len() as u64);
+                    assert!(free_bytes < actual_bytes, "{free_bytes}");
+                }
+                other => panic!("{other:?}"),
+            }
+            assert_eq!(caller.invoke("echo", b"small").unwrap(), b"small");
+            assert!(kept.wait().unwrap() == payload);
+            assert!(caller.invoke("large", b"").unwrap() == payload);
+        }
+    }
+}
+
+#[test]
+fn a_caller_that_outlives_its_process_is_told() {
+    let mut harness = harness();
+    let caller = harness.caller("survivor", true).unwrap();
+    assert_eq!(caller.invoke("echo", b"x").unwrap(), b"x");
+    drop(harness);
+    let error = caller.invoke("echo", b"x").unwrap_err();
+    assert!(matches!(error, CallError::ConnectionLost { may_have_run: false }), "{error:?}");
+}
+
+#[test]
 fn long_messages_are_cut_between_characters() {
     let harness = harness();
     let message = match harness.invoke("wordy", b"").unwrap_err() {
@@ -93,7 +139,11 @@ fn long_messages_are_cut_between_characters() {
 fn an_application_that_is_wrong_in_itself_does_not_start() {
     let error = Harness::new(|| Application::new().function("twice", |_| ()).function("twice", |_| ())).unwrap_err();
     match error {
-        HarnessError::Worker(WorkerError::Application(ApplicationError::Duplicate { name, first_place, second_place })) => {
+        HarnessError::Worker(WorkerError::Application(ApplicationError::Duplicate {
+            name,
+            first_place,
+            second_place,
+        })) => {
             assert_eq!(name, "twice");
             assert!(first_place.file().ends_with("failures.rs") && second_place.file().ends_with("failures.rs"));
         }

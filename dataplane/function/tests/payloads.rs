@@ -53,7 +53,8 @@ fn application() -> Application {
 }
 
 fn harness() -> Harness {
-    Harness::with_options(HarnessOptions { payload_bytes_max: LIMIT, ..HarnessOptions::default() }, application).unwrap()
+    Harness::with_options(HarnessOptions { payload_bytes_max: LIMIT, ..HarnessOptions::default() }, application)
+        .unwrap()
 }
 
 fn both(harness: &Harness) -> [&Caller; 2] {

@@ -126,7 +126,9 @@ fn an_archive_that_nests_too_deeply_is_refused_and_the_worker_lives() {
             let answer = caller.invoke("length", &chain_bytes(links));
             match answer {
                 Ok(bytes) => assert!(is_read && bytes == u32::try_from(links).unwrap().to_le_bytes(), "{links} links"),
-                Err(CallError::FunctionFailed { code: codes::UNDECODABLE_INPUT, .. }) => assert!(!is_read, "{links} links"),
+                Err(CallError::FunctionFailed { code: codes::UNDECODABLE_INPUT, .. }) => {
+                    assert!(!is_read, "{links} links")
+                }
                 Err(other) => panic!("{links} links: {other:?}"),
             }
         }

@@ -17,22 +17,22 @@ use praas_protocol::limits::{
 pub const CALL_MS_MAX_DEFAULT: u64 = 60_000;
 
 /// Largest value of a limit in milliseconds: a day. Whoever needs more means `none`.
-pub const LIMIT_MS_MAX: u64 = 24 * 3_600_000;
+pub(crate) const LIMIT_MS_MAX: u64 = 24 * 3_600_000;
 
 /// Smallest `call_ms_max`: below it the sampling of claims is coarser than the limit.
-pub const CALL_MS_MAX_MIN: u64 = 20;
+pub(crate) const CALL_MS_MAX_MIN: u64 = 20;
 
 /// Smallest `memory_bytes`: below it an executable does not even start.
-pub const MEMORY_BYTES_MIN: u64 = 8 << 20;
+pub(crate) const MEMORY_BYTES_MIN: u64 = 8 << 20;
 
 /// Smallest `open_files`: a worker holds three standard streams, socket, pipe, epoll and three for each lane.
-pub const OPEN_FILES_MIN: u64 = 64;
+pub(crate) const OPEN_FILES_MIN: u64 = 64;
 
 /// Open files of a worker unless configured: enough for the most lanes a process can have.
-pub const OPEN_FILES_DEFAULT: u64 = 2048;
+pub(crate) const OPEN_FILES_DEFAULT: u64 = 2048;
 
 /// Largest `output_bytes`.
-pub const OUTPUT_BYTES_MAX: u64 = 64 << 20;
+pub(crate) const OUTPUT_BYTES_MAX: u64 = 64 << 20;
 
 /// What an application's workers may reach of the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use praas_protocol::ProcessId;
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
-use praas_sys::data_directory::{SOCKET_FILE, TOKEN_FILE};
+const SOCKET_FILE: &str = "praas.sock"; const TOKEN_FILE: &str = "token";
 use praas_sys::FileLock;
 use praas_sys::private_directory::create_private_directory;
 
@@ -74,6 +74,12 @@ impl DataDirectory {
 
     pub(crate) fn keeper_log_path(&self) -> PathBuf {
         self.path.join("keeper.log")
+    }
+
+    /// What names of this server's cgroups begin with: the same for each server of this directory.
+    pub(crate) fn cgroup_prefix(&self) -> String {
+        let identity = fs::metadata(&self.path).map_or((0, 0), |found| (found.dev(), found.ino()));
+        format!("praas-{:x}-{:x}", identity.0, identity.1)
     }
 
     /// Where the workers of `process` run.

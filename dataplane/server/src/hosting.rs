@@ -74,7 +74,7 @@ pub(crate) enum JobResult {
 struct Site {
     data: Arc<DataDirectory>,
     spawner: Spawner,
-    cgroups: CgroupRoot,
+    cgroups: Arc<CgroupRoot>,
     strict: bool,
     keeper: KeeperPlan,
     log: Log,
@@ -93,7 +93,7 @@ pub(crate) struct Hosting {
 pub(crate) struct HostingPlan {
     pub(crate) data: Arc<DataDirectory>,
     pub(crate) spawner: Spawner,
-    pub(crate) cgroups: CgroupRoot,
+    pub(crate) cgroups: Arc<CgroupRoot>,
     pub(crate) strict: bool,
     pub(crate) keeper: KeeperPlan,
     pub(crate) log: Log,
@@ -171,33 +171,44 @@ impl Site {
 
     fn spawn(&self, job: SpawnJob) -> Result<Started, String> {
         let directory = self.data.create_run_path(&job.process).map_err(|error| format!("working directory: {error}"))?;
-        let limits = &job.application.limits;
-        let plan = worker_plan(&job.application, directory.clone(), job.user, self.strict);
         if let Some(user) = job.user {
-            praas_sys::sandbox::give_directory(&directory, user, user)
+            std::os::unix::fs::lchown(&directory, Some(user), Some(user))
                 .map_err(|error| format!("giving away the working directory: {error}"))?;
         }
-        let sandbox = plan.prepare().map_err(|error| error.to_string())?;
-        let name = format!("praas-{}-{}", std::process::id(), job.worker.0);
-        let cgroup = if limits.memory_bytes.is_some() || limits.processes.is_some() {
-            let limits = CgroupLimits { memory_bytes: limits.memory_bytes, pids: limits.processes, cpu_millicores: None };
-            // Without a cgroup the resource limits of the sandbox hold, as far as they go; its lack was reported at start.
-            self.cgroups.create(&name, &limits).ok().map(Arc::new)
-        } else {
-            None
-        };
+        let plan = worker_plan(&job.application, directory, job.user, self.strict);
+        // Prepared for each worker anew: the program may have been rebuilt since the last.
+        let sandbox = plan.prepare(Some(&self.cgroups)).map_err(|error| error.to_string())?;
         let request = SpawnRequest {
-            program: job.application.binary.clone(),
             arguments: job.application.arguments.iter().map(OsString::from).collect(),
             environment: environment(&job.application),
-            working_directory: directory,
             fds: vec![(job.socket, WORKER_SOCKET_FD), (job.pipe, WORKER_PIPE_FD)],
             sandbox,
-            cgroup: cgroup.clone(),
+            cgroup: self.cgroup(&job.application),
             output: Output::Capture,
         };
+        let cgroup = request.cgroup.clone();
         let spawned = self.spawner.spawn(request).map_err(|error| error.to_string())?;
         Ok(Started { spawned, cgroup })
+    }
+
+    /// A cgroup for a worker, where its application sets limits that the host can keep. What is lacking was reported at start.
+    fn cgroup(&self, application: &Application) -> Option<Arc<Cgroup>> {
+        let controllers = self.cgroups.controllers();
+        let limits = CgroupLimits {
+            memory_bytes: application.limits.memory_bytes.filter(|_| controllers.memory),
+            pids: application.limits.processes.filter(|_| controllers.pids),
+            cpu_millicores: None,
+        };
+        if limits == CgroupLimits::default() {
+            return None;
+        }
+        match self.cgroups.create(&limits) {
+            Ok(cgroup) => Some(Arc::new(cgroup)),
+            Err(error) => {
+                self.log.warning(format_args!("a worker of {} runs without its limits: {error}", application.name));
+                None
+            }
+        }
     }
 }
 

@@ -1,13 +1,46 @@
 //! The praas process server: a broker between clients and workers, and the keeper that outlives it.
+//!
+//! A server owns a data directory, starts workers of applications in sandboxes, joins clients to them by lanes of shared
+//! memory, and steps aside: no call passes through it. It watches its workers die, answers what they held, replaces them,
+//! and drains processes before it ends them. See [`Server::start`] and [`Application::load`].
+//!
+//! | room | what |
+//! |---|---|
+//! | `shard` | the loop; everything below adds its methods to it |
+//! | `clients`, `requests` | connections, tokens, what clients ask for |
+//! | `processes`, `lanes`, `drain` | the table of processes, brokering, graceful ends |
+//! | `workers`, `supervision`, `hosting` | starting and watching OS processes |
+//! | `keeper`, `keeping` | the process that outlives the server, and the server's side of it |
+//! | `application`, `manifest` | what is served |
 #![forbid(unsafe_code)]
 
 mod application;
 mod budget;
+mod clients;
+mod data_directory;
+mod drain;
+mod hosting;
+pub mod keeper;
+mod keeping;
+mod lanes;
 mod limits;
 mod log;
 mod manifest;
+mod metrics;
 mod output;
+mod peer;
+mod processes;
+mod requests;
+mod server;
+mod shard;
+mod sources;
+mod supervision;
+mod timers;
+mod watch;
+mod workers;
 
-pub use application::{Application, ApplicationLimits, FieldError, Network};
+pub use application::{Application, ApplicationLimits, CALL_MS_MAX_DEFAULT, FieldError, Network};
 pub use log::Level;
 pub use manifest::{ManifestError, Problem, parse_bytes};
+pub use metrics::Metrics;
+pub use server::{Server, ServerHandle, ServerOptions, StartError};

@@ -100,9 +100,6 @@ pub(crate) const KEEPER_CONNECTIONS_MAX: usize = 8;
 /// Default time that a keeper outlives a crashed server.
 pub(crate) const KEEPER_LINGER_DEFAULT: Duration = Duration::from_secs(600);
 
-/// File descriptors that the server asks for at start: lanes take four each, workers four.
-pub(crate) const OPEN_FILES_WANTED: u64 = 1 << 20;
-
 /// Bytes of a `praas.toml`; a manifest is written by hand.
 pub(crate) const MANIFEST_BYTES_MAX: u64 = 256 << 10;
 

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use praas_protocol::control::ControlError;
+use praas_protocol::control::{ControlError, LaneId};
 use praas_protocol::limits::CLAIM_SAMPLE_MS_MIN;
 use praas_sys::Exit;
 
@@ -81,7 +81,7 @@ impl Shard {
         let Some(worker) = self.workers.get(&key) else { return };
         let Some(process) = self.processes.get(worker.process) else { return };
         for claim in worker.page.claims() {
-            if let Some(memory) = process.lanes.get(&claim.lane).and_then(|lane| lane.memory.as_ref()) {
+            if let Some(memory) = process.lanes.get(&LaneId(claim.lane)).and_then(|lane| lane.memory.as_ref()) {
                 memory.answer_lost(&claim);
                 self.metrics.calls_recovered += 1;
             }

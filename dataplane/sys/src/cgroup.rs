@@ -412,10 +412,13 @@ impl Cgroup {
     #[must_use]
     pub fn memory_limit_hits(&self) -> Option<u64> {
         let place = self.find(Controller::Memory)?;
-        match place.version {
-            2 => number_after(place.directory.as_fd(), "memory.events", "max"),
-            _ => number_in(place.directory.as_fd(), "memory.failcnt"),
+        let directory = place.directory.as_fd();
+        if place.version == 2 {
+            return number_after(directory, "memory.events", "max");
         }
+        // Memory and memory plus swap have the same limit, so either counter may be the one that moves.
+        let with_swap = number_in(directory, "memory.memsw.failcnt").unwrap_or(0);
+        Some(number_in(directory, "memory.failcnt")?.saturating_add(with_swap))
     }
 
     /// Memory charged now.

@@ -17,6 +17,7 @@ mod clone;
 pub mod doorbell;
 pub mod file_lock;
 pub mod host;
+pub mod inherited;
 mod landlock;
 pub mod listener;
 pub mod message_socket;

@@ -39,7 +39,9 @@ pub(super) fn read(answer: &Answer, function: &str) -> Result<Vec<u8>, CallError
 /// Why nothing was submitted, as a client would tell it.
 pub(super) fn of_submit_error(error: &SubmitError) -> CallError {
     match error {
-        SubmitError::Full { what, used, limit, .. } => CallError::Overloaded { what, used: *used, limit: *limit },
+        SubmitError::Full { what, used, limit, .. } => {
+            CallError::Overloaded { what: what.name(), used: *used, limit: *limit }
+        }
         SubmitError::TooLarge { limit_bytes, actual_bytes, .. } => {
             CallError::PayloadTooLarge { limit_bytes: *limit_bytes, actual_bytes: *actual_bytes }
         }

@@ -4,7 +4,7 @@ use std::any::type_name;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use praas_protocol::control::WaitMode;
+use praas_protocol::control::{LaneId, WaitMode};
 use praas_protocol::limits::CALL_DEADLINE_NS_DEFAULT;
 use praas_protocol::{CallError, FunctionId};
 use praas_shm::client_lane::{ClientLane, Payload, Ticket, WaitEnd};
@@ -16,6 +16,9 @@ use rkyv::{Archive, Deserialize, Serialize};
 
 use super::answer;
 use crate::typed::{TypedInput, checked};
+
+/// How long a call is waited for by default, as by a client.
+const DEADLINE_DEFAULT: Duration = Duration::from_nanos(CALL_DEADLINE_NS_DEFAULT);
 
 /// A type that can be sent to a typed function: every `T` that derives `rkyv::Archive` and `rkyv::Serialize`.
 pub trait Encodable: for<'a> Serialize<HighSerializer<AlignedVec, ArenaHandle<'a>, Error>> {}
@@ -39,12 +42,16 @@ impl Caller {
         Self { lane, wait_mode }
     }
 
+    pub(crate) fn lane_id(&self) -> LaneId {
+        self.lane.id()
+    }
+
     /// What `function` answers to `payload`. It waits as long as a client does by default, 30 s.
     ///
     /// # Errors
     /// The [`CallError`] that a client would get.
     pub fn invoke(&self, function: &str, payload: &[u8]) -> Result<Vec<u8>, CallError> {
-        self.begin(function, payload, Some(Duration::from_nanos(CALL_DEADLINE_NS_DEFAULT)))?.wait()
+        self.begin(function, payload, Some(DEADLINE_DEFAULT))?.wait()
     }
 
     /// What the typed `function` answers to `input`.
@@ -65,7 +72,8 @@ impl Caller {
         let answer = self.invoke(function, &payload)?;
         let mut aligned = AlignedVec::<16>::with_capacity(answer.len());
         aligned.extend_from_slice(&answer);
-        let archived = checked::<Out::Archived>(&aligned).map_err(|error| undecodable(answer.len(), error.to_string()))?;
+        let archived =
+            checked::<Out::Archived>(&aligned).map_err(|error| undecodable(answer.len(), error.to_string()))?;
         rkyv::deserialize::<Out, Error>(archived).map_err(|error| undecodable(answer.len(), error.to_string()))
     }
 
@@ -73,18 +81,19 @@ impl Caller {
     ///
     /// # Errors
     /// The [`CallError`] that a client would get, when nothing was sent.
-    pub fn begin(
-        &self,
-        function: &str,
-        payload: &[u8],
-        deadline: Option<Duration>,
-    ) -> Result<Pending<'_>, CallError> {
+    pub fn begin(&self, function: &str, payload: &[u8], deadline: Option<Duration>) -> Result<Pending<'_>, CallError> {
         let deadline_ns = deadline.map_or(0, nanoseconds);
         let ticket = self
             .lane
             .submit(FunctionId::of(function), Payload::Bytes(payload), deadline_ns, 0)
             .map_err(|error| answer::of_submit_error(&error))?;
-        Ok(Pending { caller: self, function: function.to_owned(), ticket: Some(ticket), started: Instant::now(), deadline })
+        Ok(Pending {
+            caller: self,
+            function: function.to_owned(),
+            ticket: Some(ticket),
+            started: Instant::now(),
+            deadline,
+        })
     }
 }
 
@@ -110,19 +119,19 @@ impl Pending<'_> {
         self.ticket.as_ref().is_some_and(|ticket| self.caller.lane.is_answered(ticket))
     }
 
-    /// The answer, or [`CallError::DeadlineExceeded`] when the deadline passes first.
+    /// The answer, or [`CallError::DeadlineExceeded`] when the deadline passes first; without a deadline, after 30 s.
     ///
     /// # Errors
     /// The [`CallError`] that a client would get.
     pub fn wait(mut self) -> Result<Vec<u8>, CallError> {
         let Some(ticket) = self.ticket.take() else { return Err(CallError::Cancelled) };
         let lane = &self.caller.lane;
-        let end = self.deadline.and_then(|deadline| self.started.checked_add(deadline));
-        match lane.wait(&ticket, self.caller.wait_mode, end) {
+        let deadline = self.deadline.unwrap_or(DEADLINE_DEFAULT);
+        match lane.wait(&ticket, self.caller.wait_mode, deadline.saturating_sub(self.started.elapsed())) {
             WaitEnd::Answered => answer::read(&lane.take(ticket), &self.function),
             WaitEnd::DeadlinePassed => {
                 lane.abandon(ticket);
-                Err(CallError::DeadlineExceeded { deadline_ns: self.deadline.map_or(0, nanoseconds) })
+                Err(CallError::DeadlineExceeded { deadline_ns: nanoseconds(deadline) })
             }
             WaitEnd::Lost => {
                 lane.abandon(ticket);

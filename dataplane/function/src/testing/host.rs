@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use praas_protocol::codec;
 use praas_protocol::control::{LaneId, WorkerCommand, WorkerMessage};
-use praas_protocol::limits::{CELLS_DEFAULT, CONTROL_MESSAGE_BYTES_MAX, WORKERS_MAX};
+use praas_protocol::limits::{CELLS_DEFAULT, CONTROL_MESSAGE_BYTES_MAX, LANES_PER_PROCESS_MAX, WORKERS_MAX};
 use praas_protocol::{NameError, Phase, ProcessId};
 use praas_shm::client_lane::{ClientLane, ClientLaneParts};
 use praas_shm::control_page::ControlPage;
@@ -50,6 +50,9 @@ pub enum HarnessError {
         /// How many were asked for.
         workers: u8,
     },
+    /// The process has as many lanes as it can.
+    #[error("the process has {LANES_PER_PROCESS_MAX} lanes already: close a caller first")]
+    Lanes,
     /// A principal's name is not a name.
     #[error("the principal's name is refused: {0}")]
     Principal(#[from] NameError),
@@ -86,7 +89,13 @@ pub(super) struct Host {
     options: HarnessOptions,
     page: Arc<ControlPage>,
     workers: Vec<HostedWorker>,
-    lanes: Vec<(ServerLane, Arc<ClientLane>)>,
+    lanes: Vec<HostedLane>,
+    lane_last: u32,
+}
+
+struct HostedLane {
+    server: ServerLane,
+    client: Arc<ClientLane>,
 }
 
 impl Host {
@@ -95,7 +104,7 @@ impl Host {
             return Err(HarnessError::Workers { workers: options.workers });
         }
         let page = Arc::new(ControlPage::create(1, 1)?);
-        let mut host = Self { options, page, workers: Vec::new(), lanes: Vec::new() };
+        let mut host = Self { options, page, workers: Vec::new(), lanes: Vec::new(), lane_last: 0 };
         for index in 0..options.workers {
             host.start_worker(index, Arc::clone(application))?;
         }
@@ -125,13 +134,16 @@ impl Host {
 
     pub(super) fn open_lane(&mut self, principal: &str, trusted: bool) -> Result<Caller, HarnessError> {
         let principal = principal.parse()?;
-        let lane = LaneId(u32::try_from(self.lanes.len()).unwrap_or(u32::MAX).saturating_add(1));
+        let lane = self.next_lane()?;
         let geometry = layout::geometry_for(self.options.payload_bytes_max, CELLS_DEFAULT);
         let server_lane = ServerLane::create(lane, geometry)?;
         let bell = Doorbell::new().map_err(io::Error::from)?;
         let command = WorkerCommand::LaneAdd { lane, geometry, trusted, principal };
         for worker in &self.workers {
-            worker.tell(&command, &[server_lane.segment_fd(), server_lane.ledger_fd(), bell.listen.as_fd(), bell.ring.as_fd()])?;
+            worker.tell(
+                &command,
+                &[server_lane.segment_fd(), server_lane.ledger_fd(), bell.listen.as_fd(), bell.ring.as_fd()],
+            )?;
         }
         for worker in &self.workers {
             worker.await_lane(lane)?;
@@ -153,8 +165,37 @@ impl Host {
             }),
         })?;
         let client_lane = Arc::new(client_lane);
-        self.lanes.push((server_lane, Arc::clone(&client_lane)));
+        self.lanes.push(HostedLane { server: server_lane, client: Arc::clone(&client_lane) });
         Ok(Caller::new(client_lane, self.options.wait_mode))
+    }
+
+    /// Numbers are never given twice, and are unique among live lanes also modulo the count of lanes.
+    fn next_lane(&mut self) -> Result<LaneId, HarnessError> {
+        let slot_of = |number: u32| number as usize % LANES_PER_PROCESS_MAX;
+        for number in self.lane_last.saturating_add(1)..u32::MAX {
+            if self.lanes.len() >= LANES_PER_PROCESS_MAX {
+                break;
+            }
+            if self.lanes.iter().all(|lane| slot_of(lane.server.id().0) != slot_of(number)) {
+                self.lane_last = number;
+                return Ok(LaneId(number));
+            }
+        }
+        Err(HarnessError::Lanes)
+    }
+
+    pub(super) fn close_lane(&mut self, lane: LaneId) -> Result<(), HarnessError> {
+        for worker in &self.workers {
+            worker.tell(&WorkerCommand::LaneRemove { lane }, &[])?;
+        }
+        for worker in &self.workers {
+            match worker.hear()? {
+                WorkerMessage::LaneDetached { lane: detached } if detached == lane => {}
+                _ => return Err(unexpected("detached lane")),
+            }
+        }
+        self.lanes.retain(|one| one.server.id() != lane);
+        Ok(())
     }
 }
 
@@ -230,8 +271,8 @@ impl Drop for Host {
                 None => eprintln!("worker {index} of a test harness still runs a function and is left behind"),
             }
         }
-        for (_, lane) in &self.lanes {
-            lane.mark_lost();
+        for lane in &self.lanes {
+            lane.client.mark_lost();
         }
     }
 }
@@ -253,4 +294,60 @@ fn unexpected(expected: &str) -> HarnessError {
 /// The process that harnesses pretend to be.
 fn process_id() -> ProcessId {
     "testing/harness".parse().expect("a constant process id")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Call;
+
+    fn host() -> Host {
+        let application = || Application::new().function("echo", |call: &mut Call| call.reply(call.input()));
+        Host::start(HarnessOptions::default(), &(Arc::new(application) as Maker)).unwrap()
+    }
+
+    #[test]
+    fn a_worker_ends_when_the_servers_socket_closes() {
+        let mut host = host();
+        let mut worker = host.workers.pop().unwrap();
+        let (other, _kept) = MessageSocket::pair().unwrap();
+        drop(std::mem::replace(&mut worker.socket, other));
+        assert_eq!(worker.join().expect("the worker ended").unwrap().unwrap(), Ended::ServerGone);
+    }
+
+    #[test]
+    fn a_closed_process_takes_no_call_and_goes_on_when_it_is_active_again() {
+        let mut host = host();
+        let caller = host.open_lane("someone", true).unwrap();
+        for _ in 0..3 {
+            host.page.set_phase(Phase::Closed);
+            let call = caller.begin("echo", b"late", None).map(|call| {
+                std::thread::yield_now();
+                assert!(!call.is_answered(), "a closed process ran a call");
+                call.cancel();
+            });
+            assert!(call.is_ok() || matches!(call, Err(praas_protocol::CallError::Unavailable { .. })), "{call:?}");
+            host.page.set_phase(Phase::Active);
+            host.workers[0].tell(&WorkerCommand::Wake, &[]).unwrap();
+            assert_eq!(caller.invoke("echo", b"again").unwrap(), b"again");
+        }
+    }
+
+    #[test]
+    fn a_lane_that_cannot_be_attached_is_told_and_costs_nothing_else() {
+        let mut host = host();
+        let geometry = layout::geometry_for(1 << 20, 8);
+        let principal = "someone".parse().unwrap();
+        let command = WorkerCommand::LaneAdd { lane: LaneId(9), geometry, trusted: true, principal };
+        let bell = Doorbell::new().unwrap();
+        let wrong = host.page.fd().try_clone_to_owned().unwrap();
+        let too_few = [wrong.as_fd()];
+        let no_lane = [wrong.as_fd(), wrong.as_fd(), bell.listen.as_fd(), bell.ring.as_fd()];
+        for fds in [&too_few[..], &no_lane[..]] {
+            host.workers[0].tell(&command, fds).unwrap();
+            let answer = host.workers[0].hear().unwrap();
+            assert!(matches!(&answer, WorkerMessage::LaneAttached { error: Some(_), .. }), "{answer:?}");
+        }
+        assert_eq!(host.open_lane("someone", true).unwrap().invoke("echo", b"x").unwrap(), b"x");
+    }
 }

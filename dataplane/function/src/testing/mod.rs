@@ -119,6 +119,16 @@ impl Harness {
         self.host.open_lane(principal, trusted)
     }
 
+    /// Ends a caller's lane, as when a client leaves.
+    ///
+    /// # Errors
+    /// [`HarnessError`] when a worker does not confirm it.
+    pub fn close(&mut self, caller: Caller) -> Result<(), HarnessError> {
+        let lane = caller.lane_id();
+        drop(caller);
+        self.host.close_lane(lane)
+    }
+
     /// [`Caller::invoke`] of the trusted caller.
     ///
     /// # Errors
@@ -143,12 +153,7 @@ impl Harness {
     ///
     /// # Errors
     /// As there.
-    pub fn begin(
-        &self,
-        function: &str,
-        payload: &[u8],
-        deadline: Option<Duration>,
-    ) -> Result<Pending<'_>, CallError> {
+    pub fn begin(&self, function: &str, payload: &[u8], deadline: Option<Duration>) -> Result<Pending<'_>, CallError> {
         self.trusted.begin(function, payload, deadline)
     }
 }

@@ -13,12 +13,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token};
 use praas_protocol::codec;
 use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, CONTROL_MESSAGE_FDS_MAX};
+use praas_sys::{CgroupRoot, MessageSocket};
 use rustix::fs::FlockOperation;
 use rustix::net::{SocketAddrUnix, SocketFlags};
 use rustix::process::DumpableBehavior;
@@ -51,7 +53,7 @@ pub fn run() -> Result<(), KeeperError> {
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(|error| system("making the keeper non-dumpable")(error.into()))?;
     rustix::io::ioctl_fionbio(&listener, true).map_err(|error| system("preparing the socket")(error.into()))?;
-    crate::start::raise_open_files();
+    crate::server::raise_open_files();
     let mut keeper = Keeper::new(listener).map_err(system("creating the keeper's poll"))?;
     let outcome = keeper.serve().map_err(system("waiting for the server"));
     // Before the socket closes: whoever finds it closed may bind a new one under this name at once.
@@ -84,6 +86,7 @@ struct Keeper {
     /// Device and inode of the lock file, from the first hello: that of the server which started this keeper.
     lock: Option<(u64, u64)>,
     wards: BTreeMap<usize, Ward>,
+    cgroups: Option<Arc<CgroupRoot>>,
     held: BTreeMap<String, OwnedFd>,
     linger: Duration,
     alone_since: Instant,
@@ -101,6 +104,7 @@ impl Keeper {
             server: None,
             lock: None,
             wards: BTreeMap::new(),
+            cgroups: None,
             held: BTreeMap::new(),
             linger: Duration::ZERO,
             alone_since: Instant::now(),
@@ -197,7 +201,7 @@ impl Keeper {
             let token = self.next_token;
             self.next_token += 1;
             if self.watch(socket.as_fd(), token, Interest::READABLE | Interest::WRITABLE).is_ok() {
-                self.connections.insert(token, Connection { peer: Peer::new(socket.into()), take: None });
+                self.connections.insert(token, Connection { peer: Peer::new(MessageSocket::from(socket)), take: None });
                 self.ready.insert(token);
             }
         }
@@ -229,7 +233,12 @@ impl Keeper {
     fn obey(&mut self, token: usize, packet: Packet) -> Result<(), PeerError> {
         let message = codec::decode(packet.bytes).map_err(|_| PeerError::Protocol)?;
         match message {
-            ToKeeper::Hello { version, linger_ms } => self.greet(token, version, linger_ms, packet.fds),
+            ToKeeper::Hello { version, linger_ms, cgroup_prefix } => {
+                self.greet(token, version, packet.fds)?;
+                self.linger = Duration::from_millis(linger_ms);
+                self.cgroups = Some(CgroupRoot::probe(&cgroup_prefix));
+                Ok(())
+            }
             ToKeeper::Request { request, body } if self.server == Some(token) => {
                 self.carry_out(token, request, body, packet.fds)
             }
@@ -241,7 +250,7 @@ impl Keeper {
         self.connections.get_mut(&token).ok_or(PeerError::Closed)?.peer.send(message, fds)
     }
 
-    fn greet(&mut self, token: usize, version: u32, linger_ms: u64, fds: Vec<OwnedFd>) -> Result<(), PeerError> {
+    fn greet(&mut self, token: usize, version: u32, fds: Vec<OwnedFd>) -> Result<(), PeerError> {
         let reason = match fds.first() {
             _ if version != KEEPER_VERSION => format!("the keeper speaks version {KEEPER_VERSION}, the server {version}"),
             Some(fd) => match self.check_lock(fd) {
@@ -257,7 +266,6 @@ impl Keeper {
         if let Some(former) = self.server.replace(token).filter(|&former| former != token) {
             self.connections.remove(&former);
         }
-        self.linger = Duration::from_millis(linger_ms);
         let count = |count| u32::try_from(count).unwrap_or(u32::MAX);
         let welcome = FromKeeper::Welcome { held: count(self.held.len()), workers: count(self.orphans().count()) };
         self.say(token, &welcome, &[])
@@ -328,7 +336,9 @@ impl Keeper {
         let token = self.next_token;
         self.next_token += 1;
         self.watch(pipe.as_fd(), token, Interest::READABLE).map_err(|error| format!("cannot watch the pipe: {error}"))?;
-        self.wards.insert(token, Ward::new(pipe, pidfd, cgroup.map(PathBuf::from), connection));
+        // A cgroup that cannot be opened is gone, with everything in it.
+        let cgroup = cgroup.zip(self.cgroups.as_ref()).and_then(|(name, cgroups)| cgroups.open(&name).ok());
+        self.wards.insert(token, Ward::new(pipe, pidfd, cgroup, connection));
         // Its end may have come before the watch.
         self.ready.insert(token);
         Ok(())

@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -49,11 +49,17 @@ pub enum KeeperEvent {
 
 /// Where a keeper is found, and how one is started.
 #[derive(Debug, Clone)]
-pub(crate) struct KeeperPlan {
-    pub(crate) command: Vec<OsString>,
-    pub(crate) socket: std::path::PathBuf,
-    pub(crate) log: std::path::PathBuf,
-    pub(crate) linger: Duration,
+pub struct KeeperPlan {
+    /// Program and arguments that run [`super::run`].
+    pub command: Vec<OsString>,
+    /// Path of the keeper's socket.
+    pub socket: PathBuf,
+    /// File for the keeper's standard error.
+    pub log: PathBuf,
+    /// What names of the server's cgroups begin with.
+    pub cgroup_prefix: String,
+    /// How long the keeper outlives a server that crashed.
+    pub linger: Duration,
 }
 
 /// A connection to the keeper.
@@ -66,12 +72,16 @@ pub struct KeeperLink {
 }
 
 impl KeeperLink {
-    /// Connects to the keeper that an earlier server left; `None` when there is none.
-    pub(crate) fn connect(plan: &KeeperPlan, lock: BorrowedFd<'_>) -> Result<Option<Self>, KeeperError> {
+    /// Connects to the keeper that an earlier server left; `None` when there is none. `lock` must hold the lock of the data
+    /// directory.
+    ///
+    /// # Errors
+    /// [`KeeperError`] when there is one that does not accept this server.
+    pub fn connect(plan: &KeeperPlan, lock: BorrowedFd<'_>) -> Result<Option<Self>, KeeperError> {
         // Nobody listens, or the listener is just exiting: both mean that a keeper is to be started.
         let Ok(socket) = MessageSocket::connect(&plan.socket) else { return Ok(None) };
         let mut link = Self { peer: Peer::new(socket), next_request: 1, child: None };
-        match link.greet(plan.linger, lock) {
+        match link.greet(plan, lock) {
             Ok(()) => Ok(Some(link)),
             Err(KeeperError::Closed) => Ok(None),
             Err(error) => Err(error),
@@ -79,7 +89,10 @@ impl KeeperLink {
     }
 
     /// Starts a keeper and connects to it. Blocks until it answers.
-    pub(crate) fn start(plan: &KeeperPlan, lock: BorrowedFd<'_>) -> Result<Self, KeeperError> {
+    ///
+    /// # Errors
+    /// [`KeeperError`] when it cannot be started or does not answer.
+    pub fn start(plan: &KeeperPlan, lock: BorrowedFd<'_>) -> Result<Self, KeeperError> {
         let system = |what| move |source: io::Error| KeeperError::System { what, source };
         let listener = bind(&plan.socket).map_err(system("binding the keeper's socket"))?;
         let log = fs::File::create(&plan.log).map_err(system("creating the keeper's log"))?;
@@ -98,13 +111,14 @@ impl KeeperLink {
         let socket = MessageSocket::connect(&plan.socket)
             .map_err(|error| system("connecting to the keeper")(io::Error::other(error.to_string())))?;
         let mut link = Self { peer: Peer::new(socket), next_request: 1, child: Some(child) };
-        link.greet(plan.linger, lock)?;
+        link.greet(plan, lock)?;
         Ok(link)
     }
 
-    fn greet(&mut self, linger: Duration, lock: BorrowedFd<'_>) -> Result<(), KeeperError> {
-        let linger_ms = u64::try_from(linger.as_millis()).unwrap_or(u64::MAX);
-        let hello = ToKeeper::Hello { version: KEEPER_VERSION, linger_ms };
+    fn greet(&mut self, plan: &KeeperPlan, lock: BorrowedFd<'_>) -> Result<(), KeeperError> {
+        let linger_ms = u64::try_from(plan.linger.as_millis()).unwrap_or(u64::MAX);
+        let cgroup_prefix = plan.cgroup_prefix.clone();
+        let hello = ToKeeper::Hello { version: KEEPER_VERSION, linger_ms, cgroup_prefix };
         self.peer.send(&hello, &[lock]).map_err(closed)?;
         match self.await_message("the hello", Instant::now() + KEEPER_ANSWER_MAX)?.0 {
             FromKeeper::Welcome { .. } => Ok(()),
@@ -226,8 +240,14 @@ impl KeeperLink {
         }
     }
 
+    /// Process number of the keeper, if this server started it.
+    #[must_use]
+    pub fn keeper_pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// Reaps a keeper that has died.
-    pub(crate) fn reap(mut self) {
+    pub fn reap(mut self) {
         if let Some(child) = &mut self.child {
             // It closed its socket, so it is dead or broken; a broken one must not hold the socket's name.
             let _ = child.kill();

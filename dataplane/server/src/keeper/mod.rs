@@ -3,13 +3,13 @@
 //! Three parts: [`protocol`] is what the two say, [`holder`] is the process itself (`praas keeper`), [`link`] is the
 //! server's side of the connection.
 
-pub(crate) mod holder;
+mod holder;
 pub(crate) mod link;
-pub(crate) mod protocol;
+mod protocol;
 mod wards;
 
 pub use holder::run;
-pub use link::{HeldDescriptor, KeeperEvent, KeeperLink};
+pub use link::{HeldDescriptor, KeeperEvent, KeeperLink, KeeperPlan};
 
 /// Why the keeper cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -17,6 +17,8 @@ pub(crate) enum ToKeeper {
         version: u32,
         /// How long the keeper outlives a server that crashed.
         linger_ms: u64,
+        /// What names of the server's cgroups begin with.
+        cgroup_prefix: String,
     },
     /// A numbered request.
     Request {
@@ -44,7 +46,7 @@ pub(crate) enum KeeperRequest {
     Take,
     /// Watch a worker. Descriptors: read end of its pipe, its pidfd. Answered by `Done`.
     WorkerAdd {
-        /// Cgroup directory of the worker, to be killed as a whole.
+        /// Name of the worker's cgroup, to be killed as a whole.
         cgroup: Option<String>,
     },
     /// The server shuts down cleanly: forget everything and exit. Answered by `Done`.

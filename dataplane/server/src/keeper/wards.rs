@@ -4,8 +4,9 @@
 //! the same, and an unread pipe wakes nobody once it is full.
 
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::time::Duration;
 
+use praas_sys::Cgroup;
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::Signal;
 
@@ -14,13 +15,13 @@ use rustix::process::Signal;
 pub(super) struct Ward {
     pub(super) pipe: OwnedFd,
     pidfd: OwnedFd,
-    cgroup: Option<PathBuf>,
+    cgroup: Option<Cgroup>,
     /// Connection of the server that it belongs to.
     pub(super) connection: usize,
 }
 
 impl Ward {
-    pub(super) fn new(pipe: OwnedFd, pidfd: OwnedFd, cgroup: Option<PathBuf>, connection: usize) -> Self {
+    pub(super) fn new(pipe: OwnedFd, pidfd: OwnedFd, cgroup: Option<Cgroup>, connection: usize) -> Self {
         Self { pipe, pidfd, cgroup, connection }
     }
 
@@ -38,18 +39,8 @@ impl Ward {
         // An error means that it ended by itself.
         let _ = rustix::process::pidfd_send_signal(&self.pidfd, Signal::KILL);
         if let Some(cgroup) = &self.cgroup {
-            kill_cgroup(cgroup);
+            // Whoever is left is killed at the next look.
+            let _ = cgroup.kill_all(Duration::ZERO);
         }
-    }
-}
-
-/// Kills everything in a cgroup: by its `cgroup.kill` (version 2), else one by one.
-fn kill_cgroup(cgroup: &std::path::Path) {
-    if std::fs::write(cgroup.join("cgroup.kill"), "1").is_ok() {
-        return;
-    }
-    let members = std::fs::read_to_string(cgroup.join("cgroup.procs")).unwrap_or_default();
-    for pid in members.lines().filter_map(|line| line.trim().parse().ok()).filter_map(rustix::process::Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
 }

@@ -1,0 +1,97 @@
+//! The commands, one file each. A command is a function of a [`Context`] and its own arguments; it writes results to the
+//! context's output and returns how it failed.
+
+pub mod check;
+pub mod completions;
+pub mod demo;
+pub mod doctor;
+pub mod invoke;
+pub mod new;
+pub mod process;
+pub mod serve;
+
+use std::path::{Path, PathBuf};
+
+use praas_client::{Client, ConnectOptions};
+use praas_sys::data_directory;
+
+use crate::arguments::{Command, CommonArguments};
+use crate::failure::{Failure, ServerFailure};
+use crate::output::Output;
+
+/// Name of a manifest within its directory.
+pub const MANIFEST_FILE: &str = "praas.toml";
+
+/// What all commands share: where results go and which server is meant.
+#[derive(Debug)]
+pub struct Context {
+    output: Output,
+    data_directory: Option<PathBuf>,
+}
+
+impl Context {
+    /// From what every command takes.
+    #[must_use]
+    pub fn new(common: CommonArguments) -> Self {
+        // A variable that is set to nothing names no directory.
+        let data_directory = common.data.filter(|path| !path.as_os_str().is_empty());
+        Self { output: Output::new(common.json), data_directory }
+    }
+
+    /// Where results go.
+    #[must_use]
+    pub fn output(&self) -> Output {
+        self.output
+    }
+
+    /// The data directory that was named, or this user's own one.
+    ///
+    /// # Errors
+    /// [`Failure::Connect`] when none can be chosen safely.
+    pub fn data_directory(&self) -> Result<PathBuf, Failure> {
+        match &self.data_directory {
+            Some(path) => Ok(path.clone()),
+            None => data_directory::default_path().map_err(|error| Failure::Connect(error.into())),
+        }
+    }
+
+    /// A client of the server.
+    ///
+    /// # Errors
+    /// [`Failure::Connect`] when no server answers or it refuses.
+    pub fn client(&self) -> Result<Client, Failure> {
+        self.client_with(ConnectOptions::new())
+    }
+
+    /// A client of the server with options of its own.
+    ///
+    /// # Errors
+    /// As [`Self::client`].
+    pub fn client_with(&self, options: ConnectOptions) -> Result<Client, Failure> {
+        Ok(Client::connect(options.data_directory(self.data_directory()?))?)
+    }
+}
+
+/// Carries a command out.
+///
+/// # Errors
+/// [`Failure`], which the caller reports.
+pub fn carry_out(command: Command, context: &Context) -> Result<(), Failure> {
+    match command {
+        Command::Demo(arguments) => demo::demo(context, &arguments),
+        Command::New(arguments) => new::new(context, &arguments),
+        Command::Check(arguments) => check::check(context, &arguments),
+        Command::Serve(arguments) => serve::serve(context, &arguments),
+        Command::Process(command) => process::process(context, command),
+        Command::Invoke(arguments) => invoke::invoke(context, &arguments),
+        Command::Doctor => doctor::doctor(context),
+        Command::Completions(arguments) => completions::completions(&arguments),
+        Command::Keeper => praas_server::keeper::run().map_err(|error| ServerFailure::from(error).into()),
+        Command::DemoWorker => crate::demo::application::application().run(),
+    }
+}
+
+/// The manifest that a path means: itself, or the one in it.
+pub(crate) fn manifest_path(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(MANIFEST_FILE) } else { path.to_owned() }
+}

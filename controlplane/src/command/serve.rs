@@ -1,0 +1,197 @@
+//! `praas serve`: the server of this host, until a signal ends it.
+
+use std::ffi::OsString;
+use std::io::{self, Read};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use praas_protocol::Name;
+use praas_server::{Application, Level, Server, ServerOptions};
+use praas_sys::data_directory::SOCKET_FILE;
+use praas_sys::{Pidfd, Signal, SignalQueue};
+use serde_json::{Value, json};
+
+use crate::command::check::warning;
+use crate::command::{Context, manifest_path};
+use crate::duration;
+use crate::failure::{Failure, ServerFailure};
+use crate::table::Columns;
+
+/// This very program, also when its file was replaced since it started.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+const LONG_ABOUT: &str = "\
+Runs the server of this host: it starts processes of the applications it is given, watches over them, and joins clients to \
+them. It stays in the foreground. SIGTERM or Ctrl-C lets running calls finish and ends everything; a second one does not \
+wait for calls.";
+
+const EXAMPLES: &str = "\
+Examples:
+  praas serve                          the application of ./praas.toml
+  praas serve hello shop/praas.toml    two applications
+  praas serve --watch                  processes restart when their program was rebuilt
+  praas serve --data /srv/praas        clients then need --data /srv/praas, or PRAAS_DATA";
+
+/// Arguments of `praas serve`.
+#[derive(Debug, Args)]
+#[command(long_about = LONG_ABOUT, after_help = EXAMPLES)]
+pub struct ServeArguments {
+    /// praas.toml files, or directories that hold one
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub paths: Vec<PathBuf>,
+    /// Restart the processes of an application when its program was rebuilt
+    #[arg(long)]
+    pub watch: bool,
+    /// Refuse to run where workers cannot be confined fully; `praas doctor` tells
+    #[arg(long)]
+    pub require_sandbox: bool,
+    /// Memory that all lanes and processes may take together, such as 4GiB; the host's memory unless given
+    #[arg(long, value_name = "BYTES", value_parser = memory_bytes)]
+    pub memory_budget: Option<u64>,
+    /// Least important lines to log on standard error
+    #[arg(long, value_name = "LEVEL", default_value = "info")]
+    pub log: LogLevel,
+    /// Time that the keeper holds memory for after a crash of the server
+    #[arg(long, value_name = "TIME", value_parser = linger, hide = true)]
+    pub keeper_linger: Option<Duration>,
+    /// End with standard input and remove the data directory: for a server that belongs to another program
+    #[arg(long, hide = true)]
+    pub temporary: bool,
+}
+
+/// Least important lines to log.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum LogLevel {
+    /// What needs a person
+    Error,
+    /// What went wrong and was dealt with
+    Warning,
+    /// What happened
+    Info,
+}
+
+fn memory_bytes(text: &str) -> Result<u64, &'static str> {
+    praas_server::parse_bytes(text).filter(|&bytes| bytes > 0).ok_or("write a number of bytes, such as 512MiB or 4GiB")
+}
+
+fn linger(text: &str) -> Result<Duration, duration::DurationError> {
+    if text == "0" { Ok(Duration::ZERO) } else { duration::parse(text) }
+}
+
+/// Runs a server until a signal ends it.
+///
+/// # Errors
+/// [`Failure::Manifest`] or [`Failure::Server`].
+pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failure> {
+    let applications = load(&arguments.paths)?;
+    let data_directory = context.data_directory()?;
+    // Before any thread starts: all of them are to leave these signals to the queue.
+    let signals = SignalQueue::termination().map_err(Failure::host("taking signals over"))?;
+    let removal = arguments.temporary.then(|| RemovedAtEnd(data_directory.clone()));
+    let options = options(arguments, data_directory, applications.clone());
+    let server = Server::start(options).map_err(ServerFailure::from)?;
+    if arguments.temporary {
+        end_with_standard_input()?;
+    }
+    announce(context, server.data_directory().join(SOCKET_FILE), &applications)?;
+    server.run(signals).map_err(ServerFailure::Ended)?;
+    drop(removal);
+    context.output().value(&json!({ "event": "ended" }))?;
+    context.output().line("ended; nothing is left running")
+}
+
+fn options(arguments: &ServeArguments, data_directory: PathBuf, applications: Vec<Application>) -> ServerOptions {
+    let keeper_command = vec![OsString::from(THIS_PROGRAM), OsString::from("keeper")];
+    let mut options = ServerOptions::new(data_directory, keeper_command);
+    options.applications = applications;
+    options.watch = arguments.watch;
+    options.require_sandbox = arguments.require_sandbox;
+    options.memory_bytes_max = arguments.memory_budget;
+    options.keeper_linger = arguments.keeper_linger.unwrap_or(options.keeper_linger);
+    options.log_level = match arguments.log {
+        LogLevel::Error => Level::Error,
+        LogLevel::Warning => Level::Warning,
+        LogLevel::Info => Level::Info,
+    };
+    options
+}
+
+fn load(paths: &[PathBuf]) -> Result<Vec<Application>, Failure> {
+    let mut loaded: Vec<(PathBuf, Application)> = Vec::new();
+    for path in paths {
+        let path = manifest_path(path);
+        let application = Application::load(&path)?;
+        if let Some((first, _)) = loaded.iter().find(|(_, other)| other.name == application.name) {
+            let (name, first) = (application.name.to_string(), first.clone());
+            return Err(Failure::SameApplication { name, first, second: path });
+        }
+        loaded.push((path, application));
+    }
+    Ok(loaded.into_iter().map(|(_, application)| application).collect())
+}
+
+fn announce(context: &Context, socket: PathBuf, applications: &[Application]) -> Result<(), Failure> {
+    let output = context.output();
+    let listed: Vec<Value> = applications.iter().map(as_json).collect();
+    output.value(&json!({ "event": "serving", "socket": socket.display().to_string(), "applications": listed }))?;
+    let mut columns = Columns::new(&["APPLICATION", "WORKERS", "PROGRAM"]);
+    for application in applications {
+        let workers = match (application.workers_min, application.workers_max) {
+            (min, max) if min == max => min.to_string(),
+            (min, max) => format!("{min} to {max}"),
+        };
+        columns.row(vec![application.name.to_string(), workers, application.binary.display().to_string()]);
+    }
+    output.line(format_args!("serving on {}; Ctrl-C ends it\n\n{}\n", socket.display(), columns.render("  ")))?;
+    for warning in applications.iter().filter_map(warning) {
+        output.line(format_args!("warning: {warning}"))?;
+    }
+    match applications.first() {
+        Some(first) => output.line(how_to_call(first)),
+        None => Ok(()),
+    }
+}
+
+fn as_json(application: &Application) -> Value {
+    json!({
+        "name": application.name,
+        "binary": application.binary.display().to_string(),
+        "workers_min": application.workers_min,
+        "workers_max": application.workers_max,
+        "functions": application.functions,
+        "warning": warning(application),
+    })
+}
+
+fn how_to_call(application: &Application) -> String {
+    let name = application.name;
+    let function = application.functions.as_ref().and_then(|functions| functions.first()).map(Name::as_str);
+    let function = function.unwrap_or("FUNCTION");
+    format!(
+        "In another terminal:\n  praas process create {name}/alice\n  praas invoke {name}/alice {function} PAYLOAD\n"
+    )
+}
+
+/// The data directory of a temporary server, gone with it however it ends.
+struct RemovedAtEnd(PathBuf);
+
+impl Drop for RemovedAtEnd {
+    fn drop(&mut self) {
+        // Whoever started this server looks after it too.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Sends this process a SIGTERM when standard input ends: the program that this server belongs to closed it, or died.
+fn end_with_standard_input() -> Result<(), Failure> {
+    let this = Pidfd::this_process().map_err(|error| Failure::host("opening this process")(io::Error::other(error)))?;
+    let wait = move || {
+        let mut byte = [0];
+        // Nobody writes there; a byte is as good as the end.
+        let _ = io::stdin().lock().read(&mut byte);
+        let _ = this.send_signal(Signal::TERM);
+    };
+    let thread = std::thread::Builder::new().name("praas-stdin".into());
+    thread.spawn(wait).map(drop).map_err(Failure::host("starting a thread"))
+}

@@ -1,0 +1,57 @@
+//! Every limit of the command line, with its unit and its reason. Those of the demo application are in
+//! [`demo::limits`](crate::demo::limits).
+
+use std::time::Duration;
+
+/// Calls that one `praas invoke --repeat` makes at most: an hour and more of the slowest useful function.
+pub const REPEATS_MAX: u64 = 1_000_000_000;
+
+/// Calls between two looks at the clock and the progress bar while repeating; their stamps take 800 KB.
+pub const REPEATS_PER_ROUND: u64 = 100_000;
+
+/// Time of repeated calls after which a progress bar is worth its flicker.
+pub const PROGRESS_AFTER: Duration = Duration::from_secs(1);
+
+/// Longest deadline that can be asked for: a day, the longest that an application can allow a call.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// Time that one read of followed output waits before it looks again; it bounds nothing that a person notices.
+pub const FOLLOW_WAIT: Duration = Duration::from_secs(1);
+
+/// Output printed by one `praas process logs` that does not follow: the most that a server keeps of a process.
+pub const OUTPUT_BYTES_SHOWN_MAX: u64 = 64 << 20;
+
+/// Files and directories named by one `praas serve` or `praas check`.
+pub const MANIFESTS_MAX: usize = 256;
+
+/// Time for the demo's own server to say that it serves: seconds on a loaded machine, never on a broken one.
+pub const DEMO_START_MAX: Duration = Duration::from_secs(30);
+
+/// Time for the demo's own server to drain, after which it is killed: its only process has no long calls.
+pub const DEMO_STOP_MAX: Duration = Duration::from_secs(15);
+
+/// Time that one call of the demo may take: a full batch takes some 50 ms.
+pub const DEMO_CALL_MAX: Duration = Duration::from_secs(30);
+
+/// What the demo's own server says on standard error, kept for the case that it fails.
+pub const DEMO_LOG_BYTES_MAX: usize = 16 * 1024;
+
+/// Batches of the demo that are on their way at a time: one being indexed, one waiting, one being made.
+pub const DEMO_BATCHES_IN_FLIGHT: usize = 3;
+
+/// Queries that the demo shows with their results.
+pub const DEMO_QUERIES_SHOWN: usize = 3;
+
+/// Queries that the demo measures in turn.
+pub const DEMO_QUERIES_MEASURED: usize = 8;
+
+/// Hits shown with each query.
+pub const DEMO_HITS_SHOWN: u32 = 3;
+
+/// Hits asked for by measured searches: a page of results.
+pub const DEMO_HITS_MEASURED: u32 = 10;
+
+/// Rounds in which figures and floors alternate, so that what disturbs the machine meets all of them.
+pub const DEMO_ROUNDS: u32 = 5;
+
+const _: () = assert!(DEMO_QUERIES_SHOWN <= DEMO_QUERIES_MEASURED);

@@ -1,0 +1,109 @@
+//! What clients ask for, checked against their tokens and carried out.
+//!
+//! Rights and scope come first, existence after: a token learns nothing about processes outside its scope.
+
+use praas_protocol::codec;
+use praas_protocol::control::{ClientRequest, ControlError, ServerMessage};
+use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, LIST_PAGE_PROCESSES};
+use praas_protocol::ProcessId;
+use praas_protocol::token::{Claims, Rights, Scope};
+
+use crate::drain::Purpose;
+use crate::lanes::LaneWish;
+use crate::processes::{Asker, Follower, output_answer};
+use crate::shard::Shard;
+
+/// Bytes that a page of processes may take, with room for what surrounds it.
+const PAGE_BYTES_MAX: usize = CONTROL_MESSAGE_BYTES_MAX - 1024;
+
+/// Processes looked at for one page: those outside the token's scope cost a look each.
+const PAGE_LOOKS_MAX: usize = 4096;
+
+impl Shard {
+    /// Carries a request out, or starts to; whoever finishes it answers.
+    pub(crate) fn carry_out(&mut self, asker: Asker, body: ClientRequest) -> Result<(), ControlError> {
+        let claims = self.clients.get(asker.client).and_then(|client| client.claims.clone());
+        let claims = claims.ok_or(ControlError::Protocol { reason: "no hello was said".into() })?;
+        match body {
+            ClientRequest::ProcessCreate { process } => {
+                allow(&claims, Rights::MANAGE, "manage", &process)?;
+                self.create_process(process, asker)
+            }
+            ClientRequest::ProcessStop { process } => {
+                allow(&claims, Rights::MANAGE, "manage", &process)?;
+                self.end_process(self.processes.key_of(&process)?, Purpose::Stop, asker)
+            }
+            ClientRequest::ProcessRestart { process } => {
+                allow(&claims, Rights::MANAGE, "manage", &process)?;
+                self.end_process(self.processes.key_of(&process)?, Purpose::Restart, asker)
+            }
+            ClientRequest::ProcessOutput { process, from, follow } => {
+                allow(&claims, Rights::MANAGE, "manage", &process)?;
+                self.show_output(process, Follower { asker, from }, follow)
+            }
+            ClientRequest::LaneOpen { process, payload_bytes_max, calls_in_flight } => {
+                allow(&claims, Rights::INVOKE, "invoke", &process)?;
+                self.open_lane(LaneWish { process, payload_bytes_max, calls_in_flight }, asker)
+            }
+            ClientRequest::ProcessList { after } => self.list_processes(&claims, after, asker),
+            ClientRequest::ApplicationList => {
+                let visible = |name: &praas_protocol::Name| match &claims.scope {
+                    Scope::Any => true,
+                    Scope::Application(application) => application == name,
+                    Scope::Process(process) => process.application == *name,
+                };
+                let applications = self.applications.keys().copied().filter(visible).collect();
+                self.answer(asker, &ServerMessage::Applications { request: asker.request, applications }, &[]);
+                Ok(())
+            }
+        }
+    }
+
+    fn list_processes(&mut self, claims: &Claims, after: Option<ProcessId>, asker: Asker) -> Result<(), ControlError> {
+        if !claims.rights.contains(Rights::MANAGE) {
+            return Err(unauthorized("manage", "the list of processes"));
+        }
+        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
+        let mut processes = Vec::new();
+        let (mut bytes, mut looks, mut more) = (0, 0, false);
+        for (id, key) in self.processes.by_id.range((from, std::ops::Bound::Unbounded)) {
+            looks += 1;
+            if !claims.scope.covers(id) {
+                continue;
+            }
+            let Some(status) = self.status_of(*key) else { continue };
+            bytes += codec::encode(&status).map_or(PAGE_BYTES_MAX, |bytes| bytes.len());
+            if bytes >= PAGE_BYTES_MAX || processes.len() >= LIST_PAGE_PROCESSES || looks > PAGE_LOOKS_MAX {
+                more = true;
+                break;
+            }
+            processes.push(status);
+        }
+        self.answer(asker, &ServerMessage::Processes { request: asker.request, processes, more }, &[]);
+        Ok(())
+    }
+
+    fn show_output(&mut self, id: ProcessId, follower: Follower, follow: bool) -> Result<(), ControlError> {
+        let key = self.processes.key_of(&id)?;
+        let process = self.processes.get_mut(key).ok_or(ControlError::UnknownProcess { process: id })?;
+        if follow && follower.from >= process.output.end() {
+            process.followers.push(follower);
+            return Ok(());
+        }
+        let answer = output_answer(process, follower);
+        self.answer(follower.asker, &answer, &[]);
+        Ok(())
+    }
+}
+
+fn allow(claims: &Claims, rights: Rights, right: &str, process: &ProcessId) -> Result<(), ControlError> {
+    if claims.rights.contains(rights) && claims.scope.covers(process) {
+        Ok(())
+    } else {
+        Err(unauthorized(right, &process.to_string()))
+    }
+}
+
+fn unauthorized(right: &str, what: &str) -> ControlError {
+    ControlError::Unauthorized { right: right.into(), what: what.into() }
+}

@@ -1,0 +1,225 @@
+//! The loop: one thread that waits for all sources and serves each a bounded turn.
+//!
+//! 1. Events are collected first, then dispatched: a source served in this turn cannot starve one that became ready with it.
+//! 2. Every turn has a work limit; what is left over is served in the next, after a look at the timers.
+//! 3. Nothing here blocks: what may block is a job of [`crate::hosting`].
+//!
+//! The rooms are files of their own: clients, requests, lanes, processes, workers, supervision, drain, keeping, watch. Each
+//! adds its methods to [`Shard`], which is nothing but what they share.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll};
+use praas_protocol::Name;
+use praas_protocol::token::Secret;
+use praas_sys::{Listener, SignalQueue};
+
+use crate::application::Application;
+use crate::budget::Budget;
+use crate::clients::Clients;
+use crate::data_directory::DataDirectory;
+use crate::drain::Purpose;
+use crate::hosting::{Hosting, JobResult};
+use crate::keeping::Keeping;
+use crate::limits::{POLL_EVENTS_MAX, TIMERS_TURN_MAX, TURN_SOURCES_MAX};
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::processes::{Processes, Stage};
+use crate::server::Order;
+use crate::sources::{ReadyQueue, Source};
+use crate::timers::{Timer, Timers};
+use crate::watch::Watch;
+use crate::workers::{Worker, WorkerKey};
+
+/// Results and orders taken in one turn.
+const MAIL_TURN_MAX: usize = 256;
+
+/// Everything that one loop serves.
+pub(crate) struct Shard {
+    pub(crate) poll: Poll,
+    pub(crate) ready: ReadyQueue,
+    pub(crate) timers: Timers,
+    pub(crate) log: Log,
+    pub(crate) metrics: Metrics,
+    pub(crate) data: Arc<DataDirectory>,
+    pub(crate) secret: Secret,
+    pub(crate) incarnation: u64,
+    pub(crate) applications: BTreeMap<Name, Arc<Application>>,
+    pub(crate) budget: Budget,
+    pub(crate) listener: Listener,
+    /// Given up to answer one client when no descriptors are left.
+    pub(crate) spare: Option<OwnedFd>,
+    pub(crate) open_files: u64,
+    pub(crate) clients: Clients,
+    pub(crate) processes: Processes,
+    pub(crate) workers: BTreeMap<WorkerKey, Worker>,
+    pub(crate) next_worker: usize,
+    pub(crate) next_lane: u32,
+    pub(crate) gives_users: bool,
+    pub(crate) hosting: Hosting,
+    pub(crate) keeping: Keeping,
+    pub(crate) watched: Watch,
+    pub(crate) claims_watched: bool,
+    pub(crate) idle_watched: bool,
+    pub(crate) shutting_down: bool,
+    pub(crate) orders: Receiver<Order>,
+    pub(crate) results: Receiver<JobResult>,
+    pub(crate) signals: Option<SignalQueue>,
+    pub(crate) packet_buffer: Vec<u8>,
+    pub(crate) output_buffer: Vec<u8>,
+}
+
+/// A descriptor to be given up when none are left.
+pub(crate) fn spare_descriptor() -> Option<OwnedFd> {
+    std::fs::File::open("/dev/null").ok().map(OwnedFd::from)
+}
+
+impl Shard {
+    /// Serves until a shutdown is complete.
+    pub(crate) fn run(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(POLL_EVENTS_MAX);
+        while !self.is_over() {
+            let wait = if self.ready.len() > 0 { Some(Duration::ZERO) } else { self.timers.wait(Instant::now()) };
+            match self.poll.poll(&mut events, wait) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            }
+            let start = Instant::now();
+            for source in events.iter().filter_map(|event| Source::of(event.token())) {
+                self.ready.add(source);
+            }
+            for _ in 0..self.ready.len().min(TURN_SOURCES_MAX) {
+                let Some(source) = self.ready.take() else { break };
+                self.serve(source);
+            }
+            self.fire_timers();
+            let turn_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            self.metrics.turn_us_max = self.metrics.turn_us_max.max(turn_us);
+            self.metrics.turn_backlog_max = self.metrics.turn_backlog_max.max(self.ready.len() as u64);
+        }
+        self.dismiss_keeper();
+        Ok(())
+    }
+
+    fn is_over(&self) -> bool {
+        let ended = |process: &crate::processes::Process| matches!(process.stage, Stage::Ended);
+        self.shutting_down && self.workers.is_empty() && self.processes.entries.values().all(ended)
+    }
+
+    fn serve(&mut self, source: Source) {
+        match source {
+            Source::Listener => self.accept_clients(),
+            Source::Mail => self.read_mail(),
+            Source::Keeper => self.hear_keeper(),
+            Source::Signals => self.hear_signals(),
+            Source::Client(key) => self.converse_with_client(key),
+            Source::WorkerSocket(key) => self.converse_with_worker(key),
+            Source::WorkerExit(key) => self.look_at_worker_exit(key),
+            Source::WorkerOutput(key, stream) => self.read_output(key, stream),
+        }
+    }
+
+    fn fire_timers(&mut self) {
+        let now = Instant::now();
+        for _ in 0..TIMERS_TURN_MAX {
+            let Some(timer) = self.timers.take_due(now) else { return };
+            match timer {
+                Timer::ClientHello(key) => self.client_hello_due(key),
+                Timer::ClientStall(key) => self.client_stall_due(key),
+                Timer::WorkerReady(key) => self.worker_ready_due(key),
+                Timer::WorkerExit(key) => self.worker_exit_due(key),
+                Timer::WorkerStall(key) => self.worker_stall_due(key),
+                Timer::WorkerOutput(key, stream) => self.resume_output(key, stream),
+                Timer::Replace(key) => self.replace_workers(key),
+                Timer::Drain(key) => self.look_at_drain(key),
+                Timer::Claims => self.look_at_claims(),
+                Timer::Idle => self.look_for_idle_workers(),
+                Timer::Watch => self.look_at_binaries(),
+                Timer::Accept => self.ready.add(Source::Listener),
+                Timer::Keeper => self.replace_keeper(None),
+            }
+        }
+    }
+
+    /// Results of jobs and orders of the handle.
+    fn read_mail(&mut self) {
+        for _ in 0..MAIL_TURN_MAX {
+            if let Ok(result) = self.results.try_recv() {
+                match result {
+                    JobResult::Spawned { worker, result } => self.worker_spawned(worker, result),
+                    JobResult::Removed { key } => self.process_removed(key),
+                    JobResult::Keeper(result) => self.keeper_started(result),
+                }
+            } else if let Ok(order) = self.orders.try_recv() {
+                self.obey(order);
+            } else {
+                return;
+            }
+        }
+        self.ready.add(Source::Mail);
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Shutdown => self.shut_down(),
+            Order::Metrics(answer) => {
+                let _ = answer.send(self.metrics);
+            }
+            Order::Signals(signals) => {
+                if let Err(error) = self.watch(signals.as_fd(), Source::Signals, Interest::READABLE) {
+                    self.log.error(format_args!("signals cannot be watched: {error}"));
+                }
+                self.signals = Some(signals);
+                self.ready.add(Source::Signals);
+            }
+            Order::Keep { name, fd, done } => self.keep_descriptor(name, fd, Some(done)),
+            Order::Kept { name, answer } => {
+                let fd = self.keeping.held(&name).and_then(|fd| fd.try_clone().ok());
+                let _ = answer.send(fd);
+            }
+        }
+    }
+
+    fn hear_signals(&mut self) {
+        while let Some(Ok(Some(signal))) = self.signals.as_ref().map(SignalQueue::next) {
+            if self.shutting_down {
+                self.log.warning(format_args!("a second signal ({signal:?}): running calls are ended"));
+                let keys: Vec<_> = self.processes.entries.keys().copied().collect();
+                keys.into_iter().for_each(|key| self.kill_workers(key, "the server was told twice to end"));
+            } else {
+                self.log.info(format_args!("signal {signal:?}: the server drains its processes and ends"));
+                self.shut_down();
+            }
+        }
+    }
+
+    /// Drains every process; the loop ends when the last has ended.
+    fn shut_down(&mut self) {
+        self.shutting_down = true;
+        let keys: Vec<_> = self.processes.entries.keys().copied().collect();
+        for key in keys {
+            match self.processes.get_mut(key).map(|process| &mut process.stage) {
+                Some(Stage::Draining(drain)) => drain.purpose = Purpose::Stop,
+                Some(Stage::Active(_) | Stage::Creating(_)) => self.begin_drain(key, Purpose::Stop, Vec::new()),
+                _ => {}
+            }
+        }
+    }
+
+    /// Has the loop woken by `fd`.
+    pub(crate) fn watch(&self, fd: BorrowedFd<'_>, source: Source, interest: Interest) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&fd.as_raw_fd()), source.token(), interest)
+    }
+
+    /// Ends that. To be called before a descriptor closes, because others may hold duplicates of it.
+    pub(crate) fn unwatch(&self, fd: &impl AsFd) {
+        // Fails when it was never watched.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd.as_fd().as_raw_fd()));
+    }
+}
