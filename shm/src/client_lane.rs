@@ -495,6 +495,7 @@ impl ClientLane {
         deadline_ns: u64,
         root: u128,
     ) -> Result<Ticket, SubmitError> {
+        let copied = matches!(payload, Payload::Bytes(_));
         let (inline, block) = match payload {
             Payload::Bytes(bytes) if bytes.len() <= REQUEST_INLINE_BYTES => (bytes, None),
             Payload::Bytes(bytes) => {
@@ -504,12 +505,26 @@ impl ClientLane {
             }
             Payload::Loan(loan) => (&[][..], Some(loan)),
         };
-        let ticket = self.publish(inline, block, |entry| {
+        let published = self.publish(inline, block, |entry| {
             entry.function.store(function.0, Ordering::Relaxed);
             entry.deadline_ns.store(deadline_ns, Ordering::Relaxed);
             store_root(&entry.root, root);
-        })?;
-        self.after_publish(ticket)
+        });
+        let submitted = published.and_then(|ticket| self.after_publish(ticket));
+        if copied { submitted.map_err(|error| self.without_loan(error)) } else { submitted }
+    }
+
+    /// Takes the block out of an error whose caller gave none.
+    #[cold]
+    fn without_loan(&self, mut error: SubmitError) -> SubmitError {
+        let (SubmitError::Full { loan, .. }
+        | SubmitError::TooLarge { loan, .. }
+        | SubmitError::Unavailable { loan, .. }
+        | SubmitError::Lost { loan }) = &mut error;
+        if let Some(loan) = loan.take() {
+            self.return_loan(loan);
+        }
+        error
     }
 
     #[inline]

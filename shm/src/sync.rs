@@ -31,7 +31,7 @@ mod host {
         // instruction orders all earlier stores before all later loads, as `mfence` does in a third of its time; without
         // `nomem` the compiler keeps memory accesses on their sides.
         unsafe {
-            std::arch::asm!("lock or dword ptr [rsp], 0")
+            std::arch::asm!("lock or dword ptr [rsp], 0");
         };
         #[cfg(not(target_arch = "x86_64"))]
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
@@ -43,7 +43,7 @@ mod host {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a hint; it cannot fault.
         unsafe {
-            std::arch::asm!("prefetchw [{}]", in(reg) std::ptr::from_ref(place), options(nostack, preserves_flags, readonly))
+            std::arch::asm!("prefetchw [{}]", in(reg) std::ptr::from_ref(place), options(nostack, preserves_flags, readonly));
         };
         #[cfg(not(target_arch = "x86_64"))]
         let _ = place;

@@ -64,6 +64,9 @@ impl<'call> Context<'call> {
 
     /// `Ok` while the caller waits; an error to return at once when it does not. One load: ask often.
     ///
+    /// Which error is a matter of a moment: the caller counts its time from the call, the worker from when it took it.
+    /// The caller, gone, gets neither.
+    ///
     /// # Errors
     /// [`FunctionError::cancelled`] or [`FunctionError::deadline_exceeded`].
     pub fn ensure_wanted(&self) -> FunctionResult {

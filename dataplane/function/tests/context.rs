@@ -17,30 +17,35 @@ const SAW_CANCEL: u32 = 2;
 const SAW_DEADLINE: u32 = 3;
 const GAVE_UP: u32 = 4;
 
-/// An application whose function `wait` runs until nobody waits for it, and says in `state` how it went.
+/// An application whose function `wait` runs until nobody waits for it and, when it is called with the word `late`, until
+/// its time is over; it says in `state` how it went.
 fn waiter(state: &Arc<AtomicU32>) -> impl Fn() -> Application + Send + Sync + 'static {
     let state = Arc::clone(state);
     move || {
         let state = Arc::clone(&state);
-        Application::new().function("echo", |call: &mut Call| call.reply(call.input())).function(
-            "wait",
-            move |call: &mut Call| -> FunctionResult {
-                state.store(RUNNING, Ordering::Release);
-                let start = Instant::now();
-                while start.elapsed() < PATIENCE {
-                    if let Err(error) = call.context().ensure_wanted() {
-                        assert!(call.context().is_cancelled());
-                        let saw = if error.to_string().contains("deadline") { SAW_DEADLINE } else { SAW_CANCEL };
-                        state.store(saw, Ordering::Release);
-                        return Err(error);
-                    }
-                    std::thread::yield_now();
-                }
-                state.store(GAVE_UP, Ordering::Release);
-                Ok(())
-            },
-        )
+        Application::new()
+            .function("echo", |call: &mut Call| call.reply(call.input()))
+            .function("wait", move |call: &mut Call| wait_for_end(call, &state))
     }
+}
+
+fn wait_for_end(call: &mut Call, state: &AtomicU32) -> FunctionResult {
+    let context = call.context();
+    let outlasts_deadline = call.input() == b"late";
+    state.store(RUNNING, Ordering::Release);
+    let start = Instant::now();
+    while start.elapsed() < PATIENCE {
+        let has_time = outlasts_deadline && context.time_remaining() != Some(Duration::ZERO);
+        if context.is_cancelled() && !has_time {
+            let error = context.ensure_wanted().unwrap_err();
+            let saw = if error.to_string().contains("deadline") { SAW_DEADLINE } else { SAW_CANCEL };
+            state.store(saw, Ordering::Release);
+            return Err(error);
+        }
+        std::thread::yield_now();
+    }
+    state.store(GAVE_UP, Ordering::Release);
+    Ok(())
 }
 
 fn await_state(state: &AtomicU32, wanted: u32) {
@@ -69,7 +74,7 @@ fn a_running_function_sees_its_caller_cancel() {
 fn a_running_function_sees_its_callers_deadline_pass() {
     let state = Arc::new(AtomicU32::new(0));
     let harness = Harness::new(waiter(&state)).unwrap();
-    let call = harness.begin("wait", b"", Some(Duration::from_millis(100))).unwrap();
+    let call = harness.begin("wait", b"late", Some(Duration::from_millis(100))).unwrap();
     let error = call.wait().unwrap_err();
     assert!(matches!(error, CallError::DeadlineExceeded { .. }), "{error:?}");
     await_state(&state, SAW_DEADLINE);

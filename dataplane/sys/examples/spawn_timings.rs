@@ -5,7 +5,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use praas_sys::{CgroupLimits, CgroupRoot, Confinement, Output, Sandbox, SandboxPlan, SpawnRequest, Spawner, WorkerUser};
+use praas_sys::{
+    CgroupLimits, CgroupRoot, Confinement, Output, Sandbox, SandboxPlan, SpawnRequest, Spawner, WorkerUser,
+};
 
 const ROUNDS: usize = 200;
 const PROGRAM: &str = "/bin/true";
@@ -47,7 +49,11 @@ fn measure(directory: &std::path::Path) -> Result<(), Box<dyn std::error::Error>
     println!("{:<24} {:>7}", "std::process (floor)", floor.0.as_micros());
     for (name, sandbox, with_cgroup) in cases {
         let cgroup = if with_cgroup && root.is_available() {
-            Some(Arc::new(root.create(&CgroupLimits { memory_bytes: Some(1 << 30), pids: Some(64), cpu_millicores: None })?))
+            Some(Arc::new(root.create(&CgroupLimits {
+                memory_bytes: Some(1 << 30),
+                pids: Some(64),
+                cpu_millicores: None,
+            })?))
         } else {
             None
         };

@@ -27,13 +27,17 @@ use hierarchy::{Controller, Hierarchy};
 const NAME_ATTEMPTS_MAX: usize = 4096;
 /// Rounds of reading and killing members on version 1; each kills all it finds, so only a fork storm needs several.
 const KILL_ROUNDS_MAX: usize = 1000;
+/// Swap on top of a version 1 memory limit: just more than the kernel charges at once (64 pages of up to 16 KiB), so that
+/// the memory counter, the only one that counts its refusals, is the one that is hit.
+const SWAP_BYTES: u64 = 1024 * 1024;
 /// How long the last owner of a root waits for busy cgroups to become removable.
 const FINAL_REMOVAL: Duration = Duration::from_secs(1);
 
 /// Limits of one cgroup. `None` leaves what the parent allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CgroupLimits {
-    /// Memory, in bytes, including pages of shared segments that its members touched first; swap is not allowed on top.
+    /// Memory, in bytes, including pages of shared segments that its members touched first; at most 1 MiB of swap is
+    /// allowed on top.
     pub memory_bytes: Option<u64>,
     /// Processes and threads.
     pub pids: Option<u64>,
@@ -275,8 +279,11 @@ impl Drop for CgroupRoot {
 impl Place {
     fn make(hierarchy: &Hierarchy, name: &str) -> Result<Self, CgroupError> {
         let path = hierarchy.base.join(name);
-        mkdirat(CWD, &path, Mode::from_raw_mode(0o755))
-            .map_err(|errno| CgroupError::Call { what: "create", path: path.clone(), errno })?;
+        mkdirat(CWD, &path, Mode::from_raw_mode(0o755)).map_err(|errno| CgroupError::Call {
+            what: "create",
+            path: path.clone(),
+            errno,
+        })?;
         Self::open(hierarchy, name).inspect_err(|_| {
             let _ = unlinkat(CWD, &path, AtFlags::REMOVEDIR);
         })
@@ -288,15 +295,17 @@ impl Place {
         let directory =
             open(&path, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
         let entrance = if hierarchy.version == 2 { "cgroup.procs" } else { "tasks" };
-        let entrance =
-            openat(&directory, entrance, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        let entrance = openat(&directory, entrance, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
         let controllers = hierarchy.controllers.clone();
         Ok(Self { path, directory, version: hierarchy.version, controllers, entrance })
     }
 
     fn set(&self, file: &str, text: &str) -> Result<(), CgroupError> {
-        write_text(self.directory.as_fd(), file, text)
-            .map_err(|errno| CgroupError::Call { what: "write", path: self.path.join(file), errno })
+        write_text(self.directory.as_fd(), file, text).map_err(|errno| CgroupError::Call {
+            what: "write",
+            path: self.path.join(file),
+            errno,
+        })
     }
 }
 
@@ -323,6 +332,7 @@ impl Cgroup {
 
     fn limit_memory(&self, bytes: u64) -> Result<(), CgroupError> {
         let place = self.place(Controller::Memory)?;
+        let with_swap = bytes.saturating_add(SWAP_BYTES).to_string();
         let bytes = bytes.to_string();
         // The swap file is absent where the kernel does not account swap; memory alone is limited then.
         if place.version == 2 {
@@ -332,10 +342,10 @@ impl Cgroup {
         } else {
             // Lowering must go in this order, raising in the other: memory may never exceed memory plus swap.
             if place.set("memory.limit_in_bytes", &bytes).is_err() {
-                let _ = place.set("memory.memsw.limit_in_bytes", &bytes);
+                let _ = place.set("memory.memsw.limit_in_bytes", &with_swap);
                 place.set("memory.limit_in_bytes", &bytes)?;
             }
-            let _ = place.set("memory.memsw.limit_in_bytes", &bytes);
+            let _ = place.set("memory.memsw.limit_in_bytes", &with_swap);
         }
         Ok(())
     }
@@ -416,9 +426,7 @@ impl Cgroup {
         if place.version == 2 {
             return number_after(directory, "memory.events", "max");
         }
-        // Memory and memory plus swap have the same limit, so either counter may be the one that moves.
-        let with_swap = number_in(directory, "memory.memsw.failcnt").unwrap_or(0);
-        Some(number_in(directory, "memory.failcnt")?.saturating_add(with_swap))
+        number_in(directory, "memory.failcnt")
     }
 
     /// Memory charged now.
@@ -446,10 +454,7 @@ impl Cgroup {
 
     /// Files to which a child writes `0` to enter; the version 2 one only if it was not born inside.
     pub(crate) fn entrances(&self, born_inside: bool) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.places
-            .iter()
-            .filter(move |place| place.version == 1 || !born_inside)
-            .map(|place| place.entrance.as_fd())
+        self.places.iter().filter(move |place| place.version == 1 || !born_inside).map(|place| place.entrance.as_fd())
     }
 }
 

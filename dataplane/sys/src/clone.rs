@@ -44,12 +44,7 @@ impl ChildStack {
         let flags = MapFlags::PRIVATE | MapFlags::STACK;
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches nothing that exists.
         let base = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                GUARD_BYTES + STACK_BYTES,
-                ProtFlags::READ | ProtFlags::WRITE,
-                flags,
-            )
+            mmap_anonymous(std::ptr::null_mut(), GUARD_BYTES + STACK_BYTES, ProtFlags::READ | ProtFlags::WRITE, flags)
         }?;
         let base = NonNull::new(base).ok_or(Errno::NOMEM)?;
         let stack = Self { base };
@@ -257,9 +252,8 @@ struct BlockedSignals {
 impl BlockedSignals {
     fn all() -> Self {
         // SAFETY: signal sets are plain integers; both are set before they are read.
-        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) = unsafe {
-            (crate::process_self::zeroed(), crate::process_self::zeroed())
-        };
+        let (mut all, mut before): (libc::sigset_t, libc::sigset_t) =
+            unsafe { (crate::process_self::zeroed(), crate::process_self::zeroed()) };
         // SAFETY: both sets are live locals; blocking signals on the own thread cannot fail with valid arguments.
         unsafe {
             libc::sigfillset(&raw mut all);

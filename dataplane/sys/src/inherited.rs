@@ -25,7 +25,10 @@ pub fn take(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: `number` is not -1 (checked above); the borrow ends within this function, and a closed number gives EBADF.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     if fcntl_getfd(borrowed)?.contains(FdFlags::CLOEXEC) {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, format!("descriptor {number} is not an inherited one")));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            format!("descriptor {number} is not an inherited one"),
+        ));
     }
     fcntl_setfd(borrowed, FdFlags::CLOEXEC)?;
     // SAFETY: the number is open and was inherited, not opened here (module invariant), so nothing else in this program

@@ -1,7 +1,7 @@
 //! Which files a worker may open: its program, the system's libraries, its working directory, and what the plan adds.
 //!
 //! Paths are opened once, when the sandbox is prepared; each spawn makes a fresh ruleset from those descriptors, because the
-//! child adds its own `/proc/self` to it, which is known only there. What Landlock cannot refuse (stat, readlink,
+//! child adds its own `/proc/self` to it, which is known only there (programs that it starts see theirs refused). What Landlock cannot refuse (stat, readlink,
 //! connecting to a socket file on older kernels) is left to file permissions and the worker's own user.
 
 use std::os::fd::OwnedFd;
@@ -62,7 +62,8 @@ impl FileRules {
     ) -> Result<Self, RulesError> {
         let read = BitFlags::from(AccessFs::ReadFile) | AccessFs::ReadDir;
         let execute = AccessFs::from_read(NEWEST);
-        let everything = AccessFs::from_all(NEWEST) & !BitFlags::from(AccessFs::MakeChar) & !BitFlags::from(AccessFs::MakeBlock);
+        let everything =
+            AccessFs::from_all(NEWEST) & !BitFlags::from(AccessFs::MakeChar) & !BitFlags::from(AccessFs::MakeBlock);
         let write_device = BitFlags::from(AccessFs::ReadFile) | AccessFs::WriteFile;
         let mut rules = Vec::new();
         let mut present = |paths: &[&str], access: BitFlags<AccessFs>| {

@@ -143,10 +143,7 @@ pub(crate) fn failed(call: &'static str) -> impl Fn(Errno) -> SocketError {
 
 pub(crate) fn address(path: &Path) -> Result<SocketAddrUnix, SocketError> {
     SocketAddrUnix::new(path).map_err(|errno| match errno {
-        Errno::NAMETOOLONG => SocketError::PathTooLong {
-            path: path.to_owned(),
-            bytes: path.as_os_str().len(),
-        },
+        Errno::NAMETOOLONG => SocketError::PathTooLong { path: path.to_owned(), bytes: path.as_os_str().len() },
         errno => SocketError::Call { call: "sockaddr_un", errno },
     })
 }
@@ -188,12 +185,7 @@ impl MessageSocket {
     }
 
     /// Sends one message, waiting at most `wait` for room.
-    pub fn send_deadline(
-        &self,
-        bytes: &[u8],
-        fds: &[BorrowedFd<'_>],
-        wait: Duration,
-    ) -> Result<Sending, SocketError> {
+    pub fn send_deadline(&self, bytes: &[u8], fds: &[BorrowedFd<'_>], wait: Duration) -> Result<Sending, SocketError> {
         let end = Instant::now().checked_add(wait);
         loop {
             if self.try_send(bytes, fds)? == Sending::Sent {
@@ -264,20 +256,14 @@ impl MessageSocket {
         }
     }
 
-    fn recv_with(
-        &self,
-        buffer: &mut [u8],
-        fds_max: usize,
-        flags: RecvFlags,
-    ) -> Result<Option<Received>, SocketError> {
+    fn recv_with(&self, buffer: &mut [u8], fds_max: usize, flags: RecvFlags) -> Result<Option<Received>, SocketError> {
         let limit = fds_max.min(MESSAGE_FDS_MAX);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MESSAGE_FDS_MAX))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let buffer_bytes = buffer.len();
         let flags = flags | RecvFlags::CMSG_CLOEXEC;
-        let message = match retry_on_intr(|| {
-            recvmsg(&self.socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)
-        }) {
+        let message = match retry_on_intr(|| recvmsg(&self.socket, &mut [IoSliceMut::new(buffer)], &mut control, flags))
+        {
             Ok(message) => message,
             Err(Errno::AGAIN) => return Ok(None),
             Err(Errno::CONNRESET | Errno::NOTCONN) => return Err(SocketError::Closed),

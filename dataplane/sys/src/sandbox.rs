@@ -165,11 +165,7 @@ impl SandboxPlan {
     /// No confinement except `no_new_privs`, resource limits and exact descriptors: for our own programs.
     #[must_use]
     pub fn unconfined(program: impl Into<PathBuf>, working_directory: impl Into<PathBuf>) -> Self {
-        Self {
-            network: Network::Host,
-            confinement: Confinement::NONE,
-            ..Self::new(program, working_directory)
-        }
+        Self { network: Network::Host, confinement: Confinement::NONE, ..Self::new(program, working_directory) }
     }
 
     /// Opens, compiles and finds out all that spawning needs. `cgroups` is where the workers' cgroups will be made; it is
@@ -255,15 +251,17 @@ impl SandboxPlan {
             (None, lacking("the kernel takes no system call filters".to_owned()))
         } else {
             match seccomp::filter(self.network) {
-                Ok(filter) => (Some(filter), Grant::Granted),
-                Err(error) => (None, lacking(error.to_string())),
+                Some(filter) => (Some(filter), Grant::Granted),
+                None => (None, lacking("there is no filter for this architecture".to_owned())),
             }
         };
         report.record(Feature::Seccomp, grant);
         let network = match (self.network, &filter) {
             (Network::Host, _) => Grant::NotAsked,
             (Network::None, Some(_)) => Grant::Granted,
-            (Network::None, None) => lacking("the network is closed by the system call filter, which is off".to_owned()),
+            (Network::None, None) => {
+                lacking("the network is closed by the system call filter, which is off".to_owned())
+            }
         };
         report.record(Feature::NetworkNone, network);
         filter

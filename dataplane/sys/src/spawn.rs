@@ -147,7 +147,8 @@ struct Workshop {
 impl Workshop {
     fn new() -> Result<Self, SpawnError> {
         let failed = |what| move |errno| SpawnError::Prepare { what, errno };
-        let null = open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(failed("open /dev/null"))?;
+        let null =
+            open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty()).map_err(failed("open /dev/null"))?;
         let (read, write) = pipe_with(PipeFlags::CLOEXEC).map_err(failed("make a pipe"))?;
         Ok(Self {
             stack: ChildStack::new().map_err(failed("map a stack"))?,

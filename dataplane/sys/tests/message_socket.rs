@@ -157,10 +157,7 @@ fn a_listener_is_private_and_replaced_only_under_the_lock() {
     drop(next);
     assert!(!path.exists());
     std::fs::write(&path, "precious").expect("write");
-    assert!(matches!(
-        Listener::bind(&path, StaleSocket::ReplaceHolding(&lock)),
-        Err(SocketError::AddressInUse { .. })
-    ));
+    assert!(matches!(Listener::bind(&path, StaleSocket::ReplaceHolding(&lock)), Err(SocketError::AddressInUse { .. })));
     let long = scratch.path().join("x".repeat(120));
     assert!(matches!(Listener::bind(&long, StaleSocket::Refuse), Err(SocketError::PathTooLong { .. })));
 }

@@ -77,19 +77,13 @@ fn a_failure_in_the_child_names_the_step() {
     let plan = SandboxPlan { program: program.clone(), ..shell_plan(&scratch) };
     let sandbox = plan.prepare(None).expect("prepare");
     let refused = spawner.spawn(script(&sandbox, "")).expect_err("not executable");
-    assert!(
-        matches!(refused, SpawnError::Child { step: Step::Execute, errno: Errno::ACCESS, .. }),
-        "{refused}"
-    );
+    assert!(matches!(refused, SpawnError::Child { step: Step::Execute, errno: Errno::ACCESS, .. }), "{refused}");
     assert!(refused.to_string().contains("make the program executable"), "{refused}");
     let mut permissions = std::fs::metadata(&program).expect("stat").permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
     std::fs::set_permissions(&program, permissions).expect("chmod");
     let refused = spawner.spawn(script(&sandbox, "")).expect_err("no program");
-    assert!(
-        matches!(refused, SpawnError::Child { step: Step::Execute, errno: Errno::NOEXEC, .. }),
-        "{refused}"
-    );
+    assert!(matches!(refused, SpawnError::Child { step: Step::Execute, errno: Errno::NOEXEC, .. }), "{refused}");
     assert!(plan_for("/no/such/program", &scratch).prepare(None).is_err());
     let mut twice = script(&sandbox, "");
     let (one, other) = MessageSocket::pair().expect("pair");
@@ -117,11 +111,12 @@ fn an_asynchronous_spawn_answers_through_its_callback() {
         assert_eq!(finish(outcome.expect("spawned")).exit, Exit::Code(number));
     }
     // A callback that panics must not take the thread, and with it every worker, down.
-    spawner.spawn_then(script(&sandbox, "exit 0"), |outcome| {
-        finish(outcome.expect("spawned"));
-        panic!("expected: a caller's mistake");
-    })
-    .expect("queued");
+    spawner
+        .spawn_then(script(&sandbox, "exit 0"), |outcome| {
+            finish(outcome.expect("spawned"));
+            panic!("expected: a caller's mistake");
+        })
+        .expect("queued");
     assert_eq!(finish(spawner.spawn(script(&sandbox, "exit 5")).expect("spawn")).exit, Exit::Code(5));
 }
 

@@ -77,7 +77,9 @@ impl Step {
             (Self::Execute, Errno::TXTBSY) => "the program is being written; try again when the build has finished",
             (Self::Cgroup, _) => "the cgroup may be gone, or at its limit of processes",
             (Self::WorkingDirectory, _) => "the working directory must exist and be open to the worker's user",
-            (Self::User, _) => "only a server that is root, with CAP_SETUID and CAP_SETGID, gives workers their own user",
+            (Self::User, _) => {
+                "only a server that is root, with CAP_SETUID and CAP_SETGID, gives workers their own user"
+            }
             (Self::Descriptors, Errno::NOSYS | Errno::INVAL) => "a kernel of 5.11 or later is needed",
             (Self::Descriptors, _) => "raise the open-files limit of the server",
             (Self::ParentGone, _) => "the server ended meanwhile",

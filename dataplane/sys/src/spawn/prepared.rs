@@ -61,11 +61,7 @@ impl Prepared {
         let argv = pointers(&self.arguments);
         let envp = pointers(&self.environment);
         let fds: Vec<(i32, i32)> = self.sources.iter().map(|(fd, target)| (fd.as_raw_fd(), *target)).collect();
-        let filter = sandbox.filter.as_ref().map(|program| libc::sock_fprog {
-            len: u16::try_from(program.len()).unwrap_or(u16::MAX),
-            // The kernel only reads it; both types are the C struct `sock_filter`.
-            filter: program.as_ptr().cast_mut().cast(),
-        });
+        let filter = sandbox.filter.as_ref().map(|program| program.as_raw());
         let new_user = sandbox.namespaces & libc::CLONE_NEWUSER != 0;
         let (uid, gid) = own_ids();
         let (users, groups) = (format!("{uid} {uid} 1"), format!("{gid} {gid} 1"));

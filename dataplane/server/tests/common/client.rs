@@ -1,0 +1,195 @@
+//! A client of the tests: the control messages and a lane, by hand.
+
+#![allow(dead_code, reason = "each test binary uses a part")]
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use praas_protocol::codec::{decode, encode};
+use praas_protocol::control::{
+    CONTROL_VERSION, ClientMessage, ClientRequest, ControlError, LaneId, ProcessStatus, ServerMessage, WaitMode,
+};
+use praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX;
+use praas_protocol::{FunctionId, Outcome, ProcessId};
+use praas_shm::client_lane::{ClientLane, ClientLaneParts, Payload, Ticket, WaitEnd};
+use praas_sys::MessageSocket;
+
+use crate::common::PATIENCE;
+
+/// A connection.
+pub(crate) struct Client {
+    socket: Arc<MessageSocket>,
+    next: u64,
+    early: HashMap<u64, (ServerMessage, Vec<OwnedFd>)>,
+}
+
+/// A lane to a process.
+pub(crate) struct Lane {
+    pub(crate) lane: Arc<ClientLane>,
+    pub(crate) id: LaneId,
+}
+
+impl Client {
+    /// Connects with the local token.
+    pub(crate) fn connect(directory: &Path) -> Self {
+        let token = std::fs::read_to_string(directory.join("token")).unwrap();
+        Self::with_token(directory, token)
+    }
+
+    pub(crate) fn with_token(directory: &Path, token: String) -> Self {
+        let socket = Arc::new(MessageSocket::connect(&directory.join("praas.sock")).unwrap());
+        let mut client = Self { socket, next: 0, early: HashMap::new() };
+        client.send(&ClientMessage::Hello { version: CONTROL_VERSION, token });
+        assert!(matches!(client.await_answer(0).0, ServerMessage::Welcome { .. }));
+        client
+    }
+
+    fn send(&self, message: &ClientMessage) {
+        self.socket.send(&encode(message).unwrap(), &[]).unwrap();
+    }
+
+    /// Sends a request; its number.
+    pub(crate) fn ask(&mut self, body: ClientRequest) -> u64 {
+        self.next += 1;
+        self.send(&ClientMessage::Request { request: self.next, body });
+        self.next
+    }
+
+    pub(crate) fn await_answer(&mut self, number: u64) -> (ServerMessage, Vec<OwnedFd>) {
+        let mut buffer = vec![0; CONTROL_MESSAGE_BYTES_MAX];
+        loop {
+            if let Some(answer) = self.early.remove(&number) {
+                return answer;
+            }
+            let received = self.socket.recv_deadline(&mut buffer, 8, PATIENCE).unwrap().expect("an answer in time");
+            let message: ServerMessage = decode(&buffer[..received.bytes]).unwrap();
+            let request = match &message {
+                ServerMessage::Welcome { .. } => 0,
+                ServerMessage::Done { request }
+                | ServerMessage::Failed { request, .. }
+                | ServerMessage::Processes { request, .. }
+                | ServerMessage::Applications { request, .. }
+                | ServerMessage::Output { request, .. }
+                | ServerMessage::LaneOpened { request, .. } => *request,
+            };
+            self.early.insert(request, (message, received.fds));
+        }
+    }
+
+    fn done(&mut self, body: ClientRequest) -> Result<(), ControlError> {
+        let number = self.ask(body);
+        match self.await_answer(number).0 {
+            ServerMessage::Done { .. } => Ok(()),
+            ServerMessage::Failed { error, .. } => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn create(&mut self, process: ProcessId) -> Result<(), ControlError> {
+        self.done(ClientRequest::ProcessCreate { process })
+    }
+
+    pub(crate) fn stop(&mut self, process: ProcessId) -> Result<(), ControlError> {
+        self.done(ClientRequest::ProcessStop { process })
+    }
+
+    pub(crate) fn restart(&mut self, process: ProcessId) -> Result<(), ControlError> {
+        self.done(ClientRequest::ProcessRestart { process })
+    }
+
+    pub(crate) fn list(&mut self) -> Vec<ProcessStatus> {
+        let number = self.ask(ClientRequest::ProcessList { after: None });
+        match self.await_answer(number).0 {
+            ServerMessage::Processes { processes, .. } => processes,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn status(&mut self, process: ProcessId) -> ProcessStatus {
+        self.list().into_iter().find(|status| status.process == process).expect("the process is listed")
+    }
+
+    /// All output kept, and whether the process has ended.
+    pub(crate) fn output(&mut self, process: ProcessId, from: u64, follow: bool) -> (u64, Vec<u8>, bool) {
+        let number = self.ask(ClientRequest::ProcessOutput { process, from, follow });
+        match self.await_answer(number).0 {
+            ServerMessage::Output { position, bytes, ended, .. } => (position, bytes, ended),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    pub(crate) fn open(&mut self, process: ProcessId, payload_bytes_max: u32) -> Result<Lane, ControlError> {
+        let number = self.ask(ClientRequest::LaneOpen {
+            process,
+            payload_bytes_max: Some(payload_bytes_max),
+            calls_in_flight: Some(16),
+        });
+        let (message, fds) = self.await_answer(number);
+        let (lane, geometry, trusted, payload_bytes_max, workers_max) = match message {
+            ServerMessage::LaneOpened { lane, geometry, trusted, payload_bytes_max, workers_max, .. } => {
+                (lane, geometry, trusted, payload_bytes_max, workers_max)
+            }
+            ServerMessage::Failed { error, .. } => return Err(error),
+            other => panic!("{other:?}"),
+        };
+        let [segment, control, doorbell] = <[OwnedFd; 3]>::try_from(fds).expect("three descriptors");
+        let socket = Arc::clone(&self.socket);
+        let ring = encode(&ClientMessage::Ring { lane, process }).unwrap();
+        let parts = ClientLaneParts {
+            lane,
+            geometry,
+            trusted,
+            payload_bytes_max,
+            workers_max,
+            segment,
+            control,
+            doorbell,
+            ring_server: Box::new(move || drop(socket.try_send(&ring, &[]))),
+        };
+        Ok(Lane { lane: Arc::new(ClientLane::attach(parts).unwrap()), id: lane })
+    }
+
+    pub(crate) fn close(&self, process: ProcessId, lane: LaneId) {
+        self.send(&ClientMessage::LaneClose { lane, process });
+    }
+}
+
+impl Lane {
+    pub(crate) fn submit(&self, function: &str, payload: &[u8]) -> Ticket {
+        self.lane.submit(FunctionId::of(function), Payload::Bytes(payload), 0, 0).unwrap()
+    }
+
+    /// Waits for the answer.
+    pub(crate) fn answer(&self, ticket: Ticket) -> (Outcome, u32, Vec<u8>) {
+        assert_eq!(self.lane.wait(&ticket, WaitMode::Park, PATIENCE), WaitEnd::Answered, "no answer in time");
+        let answer = self.lane.take(ticket);
+        let payload = answer.payload.map_or_else(Vec::new, |payload| {
+            let mut bytes = vec![0; payload.len()];
+            payload.copy_to(&mut bytes);
+            bytes
+        });
+        (Outcome::from_code(answer.outcome_code).unwrap(), answer.detail, payload)
+    }
+
+    pub(crate) fn call(&self, function: &str, payload: &[u8]) -> (Outcome, Vec<u8>) {
+        let ticket = self.submit(function, payload);
+        let (outcome, _, bytes) = self.answer(ticket);
+        (outcome, bytes)
+    }
+
+    /// Calls until the call is not refused: what a client library does while a process restarts.
+    pub(crate) fn insist(&self, function: &str, payload: &[u8]) -> (Outcome, Vec<u8>) {
+        let end = std::time::Instant::now() + PATIENCE;
+        loop {
+            match self.call(function, payload) {
+                (Outcome::Unavailable, _) if std::time::Instant::now() < end => {
+                    std::thread::sleep(Duration::from_millis(2));
+                }
+                other => return other,
+            }
+        }
+    }
+}
