@@ -64,13 +64,11 @@ impl Attendance {
         self.spinning.fetch_or(worker.bit(), Ordering::Relaxed);
     }
 
-    /// Worker: no longer polls. The caller fences and looks once more.
-    pub(crate) fn stop_spinning(&self, worker: WorkerTag) {
+    fn stop_spinning(&self, worker: WorkerTag) {
         self.spinning.fetch_and(!worker.bit(), Ordering::Relaxed);
     }
 
-    /// Worker: is about to sleep. The caller fences and looks once more before it does.
-    pub(crate) fn start_parking(&self, worker: WorkerTag) {
+    fn start_parking(&self, worker: WorkerTag) {
         self.parked.fetch_or(worker.bit(), Ordering::Relaxed);
         self.spinning.fetch_and(!worker.bit(), Ordering::Relaxed);
     }
@@ -90,6 +88,25 @@ impl Attendance {
         self.spinning.fetch_and(!worker.bit(), Ordering::SeqCst);
         self.parked.fetch_and(!worker.bit(), Ordering::SeqCst);
     }
+}
+
+/// Worker: is about to sleep, and listens to these lanes' doorbells. It looks at everything once more before it does.
+pub(crate) fn before_sleep<'a>(lanes: impl Iterator<Item = &'a Attendance>, worker: WorkerTag) {
+    for lane in lanes {
+        lane.start_parking(worker);
+    }
+    // Pairs with the fence in `after_publish`.
+    full_fence();
+}
+
+/// Worker: turns to a call, and no longer polls these lanes. It looks at all its lanes once more before it does.
+#[inline]
+pub(crate) fn before_call<'a>(polled: impl Iterator<Item = &'a Attendance>, worker: WorkerTag) {
+    for lane in polled {
+        lane.stop_spinning(worker);
+    }
+    // Pairs with the fences in `after_publish` and, for another worker, in `before_sleep`.
+    full_fence();
 }
 
 #[cfg(any(test, loom))]

@@ -171,12 +171,14 @@ impl Cell {
         false
     }
 
-    /// Server: whether this generation still waits for its answer. To be asked before [`Cell::answer`] by whoever cannot
-    /// know that the holder of the request did not answer it.
-    #[inline]
-    pub(crate) fn expects(&self, generation: u32) -> bool {
+    /// Server: answers instead of a worker. One that is dead may have died between its answer and the end of its
+    /// claim: then that answer, which the client may be reading, stays as it is.
+    pub(crate) fn answer_instead(&self, generation: u32, fill: impl FnOnce(&Self)) -> Result<Wake, Stale> {
         let (current, state) = parts(self.word.load(Ordering::Acquire));
-        current == generation && matches!(state, PENDING..=ABANDONED)
+        if current != generation || !matches!(state, PENDING..=ABANDONED) {
+            return Err(Stale);
+        }
+        self.answer(generation, fill)
     }
 
     /// Worker: whether the caller has given up on this generation.

@@ -18,6 +18,7 @@ use std::os::fd::OwnedFd;
 use praas_protocol::Outcome;
 use praas_protocol::control::{LaneId, WaitMode};
 
+use crate::attendance;
 use crate::control_page::ControlView;
 use crate::fault::{self, Step};
 use crate::phase_word;
@@ -25,7 +26,7 @@ use crate::request::{OutOfBounds, Place, RequestCopy};
 use crate::running_call::{RUNNING_RECORD, RunningCall};
 use crate::segment::{AttachError, Segment};
 use crate::spin::{self, SPIN_BUDGET, SpinHistory, SpinLoop};
-use crate::sync::{Ordering, full_fence};
+use crate::sync::Ordering;
 use crate::tag::WorkerTag;
 use crate::ticks;
 use crate::worker_lane::{AnswerPayload, WorkerLane, WorkerLaneParts};
@@ -237,14 +238,9 @@ impl WorkerEnd {
 
     /// Invariant 4: before this worker turns to its call.
     fn pass_on_the_rest(&mut self) {
-        if self.spinning {
-            self.spinning = false;
-            for lane in &self.lanes {
-                lane.memory.attendance().stop_spinning(self.tag);
-            }
-        }
+        let polled = if std::mem::take(&mut self.spinning) { &self.lanes[..] } else { &[] };
+        attendance::before_call(polled.iter().map(|lane| lane.memory.attendance()), self.tag);
         fault::point(Step::WorkerStoppedSpinning);
-        full_fence();
         for lane in &mut self.lanes {
             if lane.has_work() && lane.memory.attendance().others_parked(self.tag) {
                 lane.ring_doorbell();
@@ -309,12 +305,9 @@ impl WorkerEnd {
 
     fn sleep(&mut self, park: &mut dyn FnMut() -> bool) -> bool {
         self.spinning = false;
-        for lane in &self.lanes {
-            lane.memory.attendance().start_parking(self.tag);
-        }
         self.words().parked.store(1, Ordering::Relaxed);
+        attendance::before_sleep(self.lanes.iter().map(|lane| lane.memory.attendance()), self.tag);
         fault::point(Step::WorkerMarkedParked);
-        full_fence();
         let mail = !self.something_came() && park();
         fault::point(Step::WorkerWoken);
         self.words().parked.store(0, Ordering::Relaxed);

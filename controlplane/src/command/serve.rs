@@ -88,9 +88,10 @@ pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failur
     let data_directory = context.data_directory()?;
     // Before any thread starts: all of them are to leave these signals to the queue.
     let signals = SignalQueue::termination().map_err(Failure::host("taking signals over"))?;
-    let removal = arguments.temporary.then(|| RemovedAtEnd(data_directory.clone()));
     let options = options(arguments, data_directory, applications.clone());
     let server = Server::start(options).map_err(ServerFailure::from)?;
+    // Only now is it known that the directory is this server's own.
+    let removal = arguments.temporary.then(|| RemovedAtEnd(server.data_directory().to_owned()));
     if arguments.temporary {
         end_with_standard_input()?;
     }

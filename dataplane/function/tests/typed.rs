@@ -127,7 +127,7 @@ fn an_archive_that_nests_too_deeply_is_refused_and_the_worker_lives() {
             match answer {
                 Ok(bytes) => assert!(is_read && bytes == u32::try_from(links).unwrap().to_le_bytes(), "{links} links"),
                 Err(CallError::FunctionFailed { code: codes::UNDECODABLE_INPUT, .. }) => {
-                    assert!(!is_read, "{links} links")
+                    assert!(!is_read, "{links} links");
                 }
                 Err(other) => panic!("{links} links: {other:?}"),
             }

@@ -67,7 +67,7 @@ impl Lane {
             trusted: self.trusted,
             principal: self.principal,
         };
-        peer.send(&add, &[memory.segment_fd(), memory.ledger_fd(), self.bell.listen.as_fd()])
+        peer.send(&add, &[memory.segment_fd(), memory.ledger_fd(), self.bell.listen.as_fd(), self.bell.ring.as_fd()])
     }
 }
 

@@ -16,7 +16,7 @@ use praas_protocol::token::{Claims, Rights, Scope, Secret};
 use praas_server::{Application, Level, Server, ServerHandle, ServerOptions};
 use praas_sys::{MessageSocket, SocketError};
 
-const DIRECTORY: &str = "PRAAS_TEST_DIRECTORY";
+const DIRECTORY: &str = "TEST_DIRECTORY";
 
 /// Descriptors of a server that is to run out of them; the spawner wants numbers above 64.
 const FEW: u64 = 110;

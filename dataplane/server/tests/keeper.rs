@@ -14,8 +14,8 @@ use praas_server::{Level, Server, ServerHandle, ServerOptions};
 use praas_sys::{FileLock, MessageSocket, Pidfd};
 use tempfile::TempDir;
 
-const DIRECTORY: &str = "PRAAS_TEST_DIRECTORY";
-const LINGER_MS: &str = "PRAAS_TEST_LINGER_MS";
+const DIRECTORY: &str = "TEST_DIRECTORY";
+const LINGER_MS: &str = "TEST_LINGER_MS";
 const SCRATCH: &[u8] = b"what must survive";
 
 /// Not a test of its own: what this binary does when a test runs it again.

@@ -31,16 +31,17 @@ fn serve() {
     println!("worker {} starts", std::process::id());
     praas_function::Application::new()
         .function("echo", |call: &mut Call<'_>| call.reply(call.input()))
-        .function("pid", |_: &mut Call<'_>| std::process::id().to_string())
         .function("exit", |_: &mut Call<'_>| -> Vec<u8> { std::process::exit(3) })
         .function("abort", |_: &mut Call<'_>| -> Vec<u8> { std::process::abort() })
         .function("stuck", |_: &mut Call<'_>| -> Vec<u8> {
+            println!("stuck now");
             loop {
                 std::hint::black_box(0);
             }
         })
         .function("sleep", |call: &mut Call<'_>| {
             let ms = std::str::from_utf8(call.input()).unwrap().parse().unwrap();
+            println!("sleeping now");
             std::thread::sleep(Duration::from_millis(ms));
             "slept"
         })
@@ -82,6 +83,11 @@ fn application() -> Application {
 
 fn alice() -> ProcessId {
     "hello/alice".parse().unwrap()
+}
+
+/// Waits until a worker of alice has written `words`: a call runs for certain when it says so.
+fn await_output(client: &mut Client, words: &str) {
+    eventually(words, || String::from_utf8_lossy(&client.output(alice(), 0, false).1).contains(words));
 }
 
 /// A server of one application, and what must be as before when it has ended.
@@ -148,7 +154,7 @@ fn calls_are_answered_and_nothing_is_left() {
     let (_, directory) = lane.call("directory", b"");
     assert!(String::from_utf8(directory).unwrap().ends_with("run/hello/alice"));
     let (_, environment) = lane.call("environment", b"");
-    assert_eq!(String::from_utf8(environment).unwrap(), format!("PRAAS_TEST_ROLE {}", "PRAAS_WORKER"));
+    assert_eq!(String::from_utf8(environment).unwrap(), "PRAAS_WORKER TEST_ROLE");
 
     let status = client.status(alice());
     assert_eq!((status.state, status.workers, status.lanes), (ProcessState::Active, 1, 1));
@@ -177,12 +183,11 @@ fn a_dead_worker_costs_its_own_call_and_is_replaced() {
     let status = client.status(alice());
     assert_eq!(status.worker_restarts, 2);
     assert!(status.last_exit.is_some());
-    let (_, pid) = lane.call("pid", b"");
-    let _ = pid;
     kill(client.status(alice()).worker_pids[0]);
     assert_eq!(lane.insist("echo", b"again"), (Outcome::Ok, b"again".to_vec()));
     let metrics = stage.server().metrics().unwrap();
-    assert_eq!((metrics.workers_lost, metrics.calls_recovered), (3, 2));
+    // A worker that dies just behind its answer may show a claim as well.
+    assert!(metrics.workers_lost == 3 && metrics.calls_recovered >= 2, "{metrics:?}");
     drop((lane, client));
     stage.end();
 }
@@ -211,15 +216,13 @@ fn a_stopped_process_finishes_its_call_and_refuses_the_others() {
     client.create(alice()).unwrap();
     let lane = client.open(alice(), 4096).unwrap();
     let running = lane.submit("sleep", b"300");
-    // The one worker has taken it when it parks no more; the next waits behind it.
+    await_output(&mut client, "sleeping now");
     let waiting = lane.submit("echo", b"never ran");
-    eventually("the call runs", || client.status(alice()).workers == 1 && lane.lane.in_flight() == 2);
     let stopped = client.ask(praas_protocol::control::ClientRequest::ProcessStop { process: alice() });
     let (outcome, detail, _) = lane.answer(waiting);
     assert_eq!(outcome, Outcome::Unavailable);
     assert!(detail == Phase::Draining as u32 || detail == Phase::Closed as u32);
-    let outcome = lane.answer(running).0;
-    assert!(matches!(outcome, Outcome::Ok | Outcome::Unavailable), "{outcome:?}");
+    assert_eq!(lane.answer(running).0, Outcome::Ok);
     assert!(matches!(client.await_answer(stopped).0, praas_protocol::control::ServerMessage::Done { .. }));
     // Published after everything: still refused, never lost.
     assert_eq!(lane.call("echo", b"too late").0, Outcome::Unavailable);
@@ -259,9 +262,7 @@ fn a_drain_that_takes_too_long_kills() {
     let lane = client.open(alice(), 4096).unwrap();
     let stuck = lane.submit("stuck", b"");
     let pid = client.status(alice()).worker_pids[0];
-    eventually("the worker runs the call", || {
-        std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") R"))
-    });
+    await_output(&mut client, "stuck now");
     client.stop(alice()).unwrap();
     assert_eq!(lane.answer(stuck).0, Outcome::WorkerLost);
     assert!(!is_running(pid));
@@ -278,11 +279,13 @@ fn workers_are_added_up_to_the_maximum_when_calls_wait() {
     client.create(alice()).unwrap();
     let lane = client.open(alice(), 4096).unwrap();
     assert_eq!(client.status(alice()).workers, 1);
-    let tickets: Vec<_> = (0..6).map(|_| lane.submit("sleep", b"400")).collect();
-    eventually("a second worker serves", || client.status(alice()).workers >= 2);
-    for ticket in tickets {
-        assert_eq!(lane.answer(ticket).0, Outcome::Ok);
-    }
+    std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..6).map(|_| scope.spawn(|| lane.call("sleep", b"700").0)).collect();
+        eventually("a second worker serves", || client.status(alice()).workers >= 2);
+        for call in calls {
+            assert_eq!(call.join().unwrap(), Outcome::Ok);
+        }
+    });
     assert!(client.status(alice()).workers <= 3);
     drop((lane, client));
     stage.end();

@@ -44,7 +44,7 @@ fn measure(directory: &std::path::Path) -> Result<(), Box<dyn std::error::Error>
     let floor = median(|| {
         let start = Instant::now();
         let status = std::process::Command::new(PROGRAM).status();
-        Ok::<_, std::io::Error>(status.map(|_| (start.elapsed(), start.elapsed()))?)
+        status.map(|_| (start.elapsed(), start.elapsed()))
     })?;
     println!("{:<24} {:>7}", "std::process (floor)", floor.0.as_micros());
     for (name, sandbox, with_cgroup) in cases {

@@ -269,3 +269,42 @@ impl Drop for BlockedSignals {
         unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, std::ptr::null_mut()) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::{CgroupLimits, CgroupRoot, Exit, Output, SandboxPlan, SpawnRequest, Spawner};
+
+    /// Where a container's filter forbids `clone3`, the older call serves, and the cgroup is entered through its file. No
+    /// other test of this program starts children, so the switch disturbs nobody.
+    #[test]
+    fn without_clone3_workers_start_by_the_older_call() {
+        CLONE3_MISSING.store(true, Ordering::Relaxed);
+        let root = CgroupRoot::probe(&format!("praas-unit-{}", std::process::id()));
+        let cgroup = match root.create(&CgroupLimits::default()) {
+            Ok(cgroup) => Some(Arc::new(cgroup)),
+            Err(error) => {
+                println!("skipped: the part with a cgroup: {error}");
+                None
+            }
+        };
+        let sandbox = SandboxPlan::new("/bin/sh", std::env::temp_dir()).prepare(Some(&root)).unwrap();
+        let spawner = Spawner::start().unwrap();
+        let request = SpawnRequest {
+            arguments: vec!["-c".into(), "exit 9".into()],
+            environment: Vec::new(),
+            fds: Vec::new(),
+            sandbox,
+            cgroup: cgroup.clone(),
+            output: Output::Discard,
+        };
+        let spawned = spawner.spawn(request).unwrap();
+        assert_eq!(spawned.pidfd.wait_deadline(Duration::from_secs(30)).unwrap(), Some(Exit::Code(9)));
+        if let Some(cgroup) = cgroup {
+            assert!(cgroup.cpu_time_ns().is_some_and(|time| time > 0), "it ran inside");
+        }
+    }
+}

@@ -5,8 +5,9 @@
 //! Two cases need other care: numbers of the x32 ABI would walk past the list, and `clone3` hides its flags in memory
 //! where a filter cannot look, so it answers ENOSYS and the C library uses `clone`, whose flags are checked.
 //!
-//! The filter is a binary search over call numbers, built here. A list of comparisons, as the usual compilers emit, costs
-//! each spawn several times more: the kernel runs a filter once for every call number when it is installed.
+//! The filter is a binary search over call numbers, built here: the kernel runs a new filter once for every call number, so
+//! a list of 75 comparisons, as filter compilers emit, takes 307 µs to install where a tree takes about 90 and a
+//! filter of one instruction 64. That is paid by every spawn.
 
 mod program;
 mod refused;

@@ -160,16 +160,18 @@ impl Workshop {
 
     fn serve(mut self, queue: &Receiver<Job>) {
         while let Ok(Job { request, done }) = queue.recv() {
-            let outcome = self.spawn(request);
+            let outcome = self.spawn(&request);
+            // The descriptors that were handed over close here, before anybody acts on the outcome.
+            drop(request);
             // A caller's panic must not end this thread: that would kill every worker.
             let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || done(outcome)));
         }
     }
 
-    fn spawn(&mut self, request: SpawnRequest) -> Result<Spawned, SpawnError> {
-        let prepared = prepared::Prepared::new(&request, self.null.as_fd())?;
+    fn spawn(&mut self, request: &SpawnRequest) -> Result<Spawned, SpawnError> {
+        let prepared = prepared::Prepared::new(request, self.null.as_fd())?;
         let liveness = (self.liveness_read.as_fd(), self.liveness_write.as_fd());
-        let (cloned, failure) = prepared.clone_child(&request, liveness, &mut self.stack)?;
+        let (cloned, failure) = prepared.clone_child(request, liveness, &mut self.stack)?;
         let Cloned { pid, pidfd } = cloned;
         let pidfd = Pidfd::from(pidfd);
         if let Some((step, errno)) = failure {

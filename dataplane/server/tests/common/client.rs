@@ -14,7 +14,7 @@ use praas_protocol::control::{
 };
 use praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX;
 use praas_protocol::{FunctionId, Outcome, ProcessId};
-use praas_shm::client_lane::{ClientLane, ClientLaneParts, Payload, Ticket, WaitEnd};
+use praas_shm::client_lane::{ClientLane, ClientLaneParts, Payload, SubmitError, Ticket, WaitEnd};
 use praas_sys::MessageSocket;
 
 use crate::common::PATIENCE;
@@ -174,10 +174,16 @@ impl Lane {
         (Outcome::from_code(answer.outcome_code).unwrap(), answer.detail, payload)
     }
 
+    /// Calls; a process that is closed refuses already here.
     pub(crate) fn call(&self, function: &str, payload: &[u8]) -> (Outcome, Vec<u8>) {
-        let ticket = self.submit(function, payload);
-        let (outcome, _, bytes) = self.answer(ticket);
-        (outcome, bytes)
+        match self.lane.submit(FunctionId::of(function), Payload::Bytes(payload), 0, 0) {
+            Ok(ticket) => {
+                let (outcome, _, bytes) = self.answer(ticket);
+                (outcome, bytes)
+            }
+            Err(SubmitError::Unavailable { .. }) => (Outcome::Unavailable, Vec::new()),
+            Err(error) => panic!("{error}"),
+        }
     }
 
     /// Calls until the call is not refused: what a client library does while a process restarts.

@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Names the role of a test binary that was started by a test.
-pub(crate) const ROLE: &str = "PRAAS_TEST_ROLE";
+pub(crate) const ROLE: &str = "TEST_ROLE";
 
 /// Longest time that anything in these tests may take on a loaded machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,174 @@
+//! The latency table: the demo's two kinds of call beside what this machine can do at best, in alternating rounds of one
+//! run, timed by the same code.
+
+use praas_benches::floors::{
+    Batch, Config, FloorError, MessageQueue, PingPong, Placement, Samples, UnixSocket, Waiting, allowed_cpus, timed,
+};
+use praas_benches::interleave::{Measured, Series, SeriesError, Turn, interleave};
+use praas_client::Process;
+use serde::Serialize;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::interruption::Interruption;
+use crate::demo::application::{NOOP, SEARCH};
+use crate::demo::messages::{SearchQuery, SearchResult};
+use crate::failure::Failure;
+use crate::latency::LatencyFigures;
+use crate::limits::{DEMO_HITS_MEASURED, DEMO_ROUNDS};
+
+/// Bytes of a no-op's payload and of its answer, as the floors send.
+const NOOP_BYTES: usize = 64;
+
+/// Rows of the table, each with its figures or the reason why it has none.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct LatencyTable {
+    /// Calls of the demo, then floors.
+    pub(super) latency: Vec<LatencyRow>,
+}
+
+/// One row.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct LatencyRow {
+    /// A name for programs.
+    pub(super) id: &'static str,
+    /// A name for people.
+    pub(super) name: &'static str,
+    /// Whether this is the machine's, not praas'.
+    pub(super) floor: bool,
+    /// What was measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) figures: Option<LatencyFigures>,
+    /// Why nothing was.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) skipped: Option<String>,
+}
+
+impl LatencyTable {
+    /// The median of a row.
+    pub(super) fn p50_ns(&self, id: &str) -> Option<f64> {
+        self.latency.iter().find(|row| row.id == id)?.figures.map(|figures| figures.p50_ns)
+    }
+}
+
+/// What is measured, and how much of it in each round.
+struct Plan<'a> {
+    id: &'static str,
+    name: &'static str,
+    floor: bool,
+    batch: Batch,
+    series: Result<Box<dyn Series + 'a>, String>,
+}
+
+/// Measures everything.
+pub(super) fn measure(
+    process: &Process,
+    queries: &[String],
+    interruption: &Interruption,
+) -> Result<LatencyTable, Failure> {
+    let mut plans = calls(process, queries, interruption);
+    plans.extend(floors(interruption)?);
+    let mut turns: Vec<Turn<'_>> = Vec::new();
+    for plan in &mut plans {
+        if let Ok(series) = &mut plan.series {
+            turns.push(Turn::new(series.as_mut(), plan.batch));
+        }
+    }
+    let bar = progress_bar();
+    let outcomes = interleave(DEMO_ROUNDS, &mut turns, |round| bar.set_position(u64::from(round)));
+    bar.finish_and_clear();
+    interruption.check()?;
+    drop(turns);
+    let mut measured = outcomes?.into_iter();
+    let mut row = |plan: Plan<'_>| {
+        let (figures, skipped) = match plan.series {
+            Ok(_) => (measured.next().map(|outcome| LatencyFigures::from(&outcome.samples)), None),
+            Err(reason) => (None, Some(reason)),
+        };
+        LatencyRow { id: plan.id, name: plan.name, floor: plan.floor, figures, skipped }
+    };
+    Ok(LatencyTable { latency: plans.into_iter().map(&mut row).collect() })
+}
+
+fn calls<'a>(process: &'a Process, queries: &[String], interruption: &'a Interruption) -> Vec<Plan<'a>> {
+    let payload = [0x5a; NOOP_BYTES];
+    let noop = move |batch| timed(batch, || process.invoke(NOOP, &payload).map(drop)).map_err(SeriesError::from);
+    let queries: Vec<SearchQuery> = queries
+        .iter()
+        .map(|text| SearchQuery { text: text.clone(), limit: DEMO_HITS_MEASURED })
+        .collect();
+    let mut turn = 0;
+    let search = move |batch| {
+        timed(batch, || {
+            turn += 1;
+            process.invoke_typed::<_, SearchResult>(SEARCH, &queries[turn % queries.len()]).map(drop)
+        })
+        .map_err(SeriesError::from)
+    };
+    let plan = |id, name, samples, series: Box<dyn Series + 'a>| {
+        let batch = Batch { warm_up: samples / 20, samples };
+        Plan { id, name, floor: false, batch, series: Ok(watched(series, interruption)) }
+    };
+    vec![
+        plan("noop", "no-op call, 64 bytes there and back", 20_000, Box::new(Measured::new("noop", noop))),
+        plan("search", "search call, up to 10 hits", 4_000, Box::new(Measured::new("search", search))),
+    ]
+}
+
+/// The floors, each between two processes that run where the scheduler puts them, as the demo's own two do.
+fn floors(interruption: &Interruption) -> Result<Vec<Plan<'_>>, Failure> {
+    let config = Config::new(Placement::Free);
+    let spins = allowed_cpus()?.len() > 1;
+    let spinning = match spins {
+        true => opened(PingPong::open(Waiting::Spin, &config)),
+        false => Err("two sides cannot spin on one core".to_owned()),
+    };
+    let plan = |id, name, samples, series: Result<Box<dyn Series>, String>| Plan {
+        id,
+        name,
+        floor: true,
+        batch: Batch { warm_up: samples / 20, samples },
+        series: series.map(|series| watched(series, interruption)),
+    };
+    Ok(vec![
+        plan("shared_memory", "shared memory, both sides spin", 20_000, spinning),
+        plan("futex", "shared memory, both sides sleep (futex)", 3_000, opened(PingPong::open(Waiting::Park, &config))),
+        plan("message_queue", "POSIX message queue", 3_000, opened(MessageQueue::open(&config))),
+        plan("unix_socket", "Unix socket", 3_000, opened(UnixSocket::open(&config))),
+    ])
+}
+
+/// A floor that a host does not have is a row without figures, not a failure.
+fn opened<S: Series + 'static>(floor: Result<S, FloorError>) -> Result<Box<dyn Series>, String> {
+    floor.map(|floor| Box::new(floor) as Box<dyn Series>).map_err(|error| error.to_string())
+}
+
+/// A series whose every round first looks whether the demo was interrupted.
+struct Watched<'a> {
+    series: Box<dyn Series + 'a>,
+    interruption: &'a Interruption,
+}
+
+fn watched<'a>(series: Box<dyn Series + 'a>, interruption: &'a Interruption) -> Box<dyn Series + 'a> {
+    Box::new(Watched { series, interruption })
+}
+
+impl Series for Watched<'_> {
+    fn label(&self) -> String {
+        self.series.label()
+    }
+
+    fn round(&mut self, batch: Batch) -> Result<Samples, SeriesError> {
+        self.interruption.check()?;
+        self.series.round(batch)
+    }
+}
+
+/// A bar on standard error, where that is a terminal; drawn between rounds only.
+fn progress_bar() -> ProgressBar {
+    let bar = ProgressBar::new(u64::from(DEMO_ROUNDS));
+    let style = ProgressStyle::with_template("   measuring {bar:40} round {pos} of {len}");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.tick();
+    bar
+}
