@@ -116,7 +116,13 @@ impl Outcome {
     /// Without rounds, which [`interleave`] never returns.
     #[must_use]
     pub fn median_of_rounds(&self, figure: impl Fn(&RoundFigures) -> f64) -> f64 {
-        median(self.rounds.iter().map(figure).collect())
+        median(self.of_rounds(figure))
+    }
+
+    /// A figure of each round, in the order measured.
+    #[must_use]
+    pub fn of_rounds(&self, figure: impl Fn(&RoundFigures) -> f64) -> Vec<f64> {
+        self.rounds.iter().map(figure).collect()
     }
 }
 
@@ -209,7 +215,7 @@ impl Comparison {
 }
 
 /// The median; of an even number, the mean of the middle two.
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { f64::midpoint(values[middle - 1], values[middle]) }

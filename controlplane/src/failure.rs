@@ -96,7 +96,9 @@ pub enum Failure {
         source: io::Error,
     },
     /// The payload is larger than the process takes.
-    #[error("the payload has more than the {limit_bytes} bytes that the process takes; send less, or raise payload_bytes_max in praas.toml")]
+    #[error(
+        "the payload has more than the {limit_bytes} bytes that the process takes; send less, or raise payload_bytes_max in praas.toml"
+    )]
     PayloadTooLarge {
         /// The limit.
         limit_bytes: u64,
@@ -346,10 +348,7 @@ mod tests {
         let path = PathBuf::from("/run/x");
         let cases = [
             (Failure::Usage { message: String::new() }, EXIT_CODE_USAGE),
-            (
-                ConnectError::NoServer { path, source: io::Error::from(ErrorKind::NotFound) }.into(),
-                EXIT_CODE_NO_SERVER,
-            ),
+            (ConnectError::NoServer { path, source: io::Error::from(ErrorKind::NotFound) }.into(), EXIT_CODE_NO_SERVER),
             (CallError::FunctionFailed { code: 7, message: "no".into() }.into(), EXIT_CODE_FUNCTION),
             (CallError::DeadlineExceeded { deadline_ns: 1 }.into(), EXIT_CODE_DEADLINE),
             (Failure::Interrupted, EXIT_CODE_INTERRUPTED),

@@ -10,8 +10,11 @@
 //! | `claim` | release against condemn | one of them succeeds; what the server acts on is of that call |
 //!
 //! A lost wake-up is a deadlock, which loom reports: sleeping has no timeout here. Waiting for a word without sleep yields,
-//! which adds no ordering. `LOOM_MAX_PREEMPTIONS` replaces the bound that a model names; all bounds here are the largest
-//! with which its model ends within half a minute.
+//! which adds no ordering. Bytes of payloads are unsynchronised cells ([`Bytes`]), as blocks are in production: loom fails
+//! a model in which two accesses to them are not ordered by the protocol's own words.
+//!
+//! Bounds of preemptions are the largest with which all models together end within a minute on one core;
+//! `PRAAS_LOOM_EXTRA_PREEMPTIONS` raises them all.
 //!
 //! Each of these was broken on purpose and caught, by the model in brackets:
 //! CAUGHT
@@ -22,9 +25,35 @@ mod claim;
 mod drain;
 mod ring;
 
+use loom::cell::UnsafeCell;
+
 /// Runs `body` in every schedule with at most `preemptions` of them.
 fn check(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {
+    let extra = std::env::var("PRAAS_LOOM_EXTRA_PREEMPTIONS").map_or(0, |extra| extra.parse().expect("a number"));
     let mut builder = loom::model::Builder::new();
-    builder.preemption_bound = builder.preemption_bound.or(Some(preemptions));
+    builder.preemption_bound = Some(preemptions + extra);
     builder.check(body);
+}
+
+/// Bytes of a payload: written by one side and read by the other, ordered by nothing of their own.
+#[derive(Debug)]
+struct Bytes(UnsafeCell<u64>);
+
+// SAFETY: loom fails a model in which two accesses race.
+unsafe impl Sync for Bytes {}
+
+impl Bytes {
+    fn new() -> Self {
+        Self(UnsafeCell::new(0))
+    }
+
+    fn set(&self, value: u64) {
+        // SAFETY: loom checks that no other access is concurrent.
+        self.0.with_mut(|bytes| unsafe { *bytes = value });
+    }
+
+    fn get(&self) -> u64 {
+        // SAFETY: loom checks that no write is concurrent.
+        self.0.with(|bytes| unsafe { *bytes })
+    }
 }

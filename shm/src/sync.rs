@@ -11,6 +11,7 @@ pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 #[cfg(not(loom))]
 pub(crate) use host::{full_fence, pause, prefetch_for_write, sleep_low_half, sleep_word, wake_low_half, wake_word};
 #[cfg(loom)]
+#[cfg_attr(not(test), allow(unused_imports, reason = "the models pause where the ends poll"))]
 pub(crate) use model::{full_fence, pause, prefetch_for_write, sleep_low_half, sleep_word, wake_low_half, wake_word};
 
 #[cfg(not(loom))]

@@ -140,7 +140,7 @@ impl Pinned {
     }
 
     /// Keeps the thread pinned for the rest of its life.
-    pub(super) fn for_good(mut self) {
+    pub(crate) fn for_good(mut self) {
         self.previous = None;
     }
 }

@@ -123,12 +123,7 @@ fn read_at_most(source: impl Read, path: &Path, limit_bytes: u64) -> Result<Vec<
     Ok(bytes)
 }
 
-fn call_once(
-    context: &Context,
-    arguments: &InvokeArguments,
-    process: &Process,
-    payload: &[u8],
-) -> Result<(), Failure> {
+fn call_once(context: &Context, arguments: &InvokeArguments, process: &Process, payload: &[u8]) -> Result<(), Failure> {
     let start = Instant::now();
     let reply = process.invoke(arguments.function.as_str(), payload)?;
     let took_ns = start.elapsed().as_nanos();

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 
 use praas_protocol::ProcessId;
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
-const SOCKET_FILE: &str = "praas.sock"; const TOKEN_FILE: &str = "token";
+use praas_sys::data_directory::{SOCKET_FILE, TOKEN_FILE};
 use praas_sys::FileLock;
 use praas_sys::private_directory::create_private_directory;
 

@@ -11,6 +11,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use praas_protocol::control::{ControlError, ProcessState};
 use praas_protocol::{Outcome, Phase};
 
 use crate::limits::{DRAIN_LOOK_PERIOD, WORKER_EXIT_MAX};
@@ -69,16 +70,38 @@ impl Shard {
         let Some(process) = self.processes.get_mut(key) else { return };
         self.log.info(format_args!("process {} drains", process.id));
         let until = Instant::now() + Duration::from_millis(process.application.limits.drain_ms);
-        match std::mem::replace(&mut process.stage, Stage::Ended) {
-            // Who waited for an earlier restart is served by this one; who waited for the creation by the end.
-            Stage::Active(waiting) | Stage::Creating(waiting) => askers.extend(waiting),
-            _ => {}
-        }
+        let id = process.id;
+        let disappointed = match std::mem::replace(&mut process.stage, Stage::Ended) {
+            // Who waits for the workers of an earlier restart is served by those of this one.
+            Stage::Active(waiting) if purpose == Purpose::Restart => {
+                askers.extend(waiting);
+                Vec::new()
+            }
+            Stage::Active(waiting) | Stage::Creating(waiting) => waiting,
+            _ => Vec::new(),
+        };
         process.stage = Stage::Draining(Drain { purpose, askers, step: Step::Finishing { until } });
         process.control.set_phase(Phase::Draining);
+        for asker in disappointed {
+            self.answer_failed(asker, ControlError::WrongState { process: id, state: ProcessState::Draining });
+        }
         self.wake_workers(key);
         self.refuse_others(key);
         self.look_at_drain(key);
+    }
+
+    /// Turns a restart under way into a stop; who asked for the restart is told.
+    pub(crate) fn stop_instead(&mut self, key: ProcessKey, stopper: Option<Asker>) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let id = process.id;
+        let Stage::Draining(drain) = &mut process.stage else { return };
+        let disappointed =
+            if drain.is_restart() { std::mem::take(&mut drain.askers) } else { Vec::new() };
+        drain.purpose = Purpose::Stop;
+        drain.askers.extend(stopper);
+        for asker in disappointed {
+            self.answer_failed(asker, ControlError::WrongState { process: id, state: ProcessState::Draining });
+        }
     }
 
     /// Roots of the calls that the workers of a process run.
@@ -111,13 +134,14 @@ impl Shard {
                 self.kill_callers(key);
             }
             if overdue || !self.has_claims(key) {
-                self.close(key, now);
+                self.close(key, until.max(now + WORKER_EXIT_MAX));
             } else {
                 self.refuse_others(key);
             }
         }
         if let Some(Step::Closing { word, until }) = self.drain_step(key) {
             if now >= until {
+                self.kill_callers(key);
                 self.kill_workers(key, "it did not take note of the end of its process");
             }
             if now >= until || self.workers_of(key).all(|(_, worker)| worker.has_noted(word)) {
@@ -147,11 +171,10 @@ impl Shard {
         }
     }
 
-    fn close(&mut self, key: ProcessKey, now: Instant) {
+    /// Ends claiming. What a worker claimed just before may run until the time given.
+    fn close(&mut self, key: ProcessKey, until: Instant) {
         let Some(process) = self.processes.get_mut(key) else { return };
         let word = process.control.set_phase(Phase::Closed);
-        // What a worker claimed just before may still run for as long as a drain may take.
-        let until = now + WORKER_EXIT_MAX;
         self.set_step(key, Step::Closing { word, until });
         self.wake_workers(key);
     }

@@ -43,4 +43,4 @@ pub use application::{Application, ApplicationLimits, CALL_MS_MAX_DEFAULT, Field
 pub use log::Level;
 pub use manifest::{ManifestError, Problem, parse_bytes};
 pub use metrics::Metrics;
-pub use server::{Server, ServerHandle, ServerOptions, StartError};
+pub use server::{SandboxLack, Server, ServerHandle, ServerOptions, ServerStopper, StartError};

@@ -306,11 +306,7 @@ impl Shard {
         let (id, state) = (process.id, process.state());
         match (&mut process.stage, purpose) {
             (Stage::Draining(drain), _) if drain.purpose == purpose => drain.askers.push(asker),
-            // A stop overrides a restart under way; who asked for that is told when it comes to it.
-            (Stage::Draining(drain), Purpose::Stop) => {
-                drain.purpose = Purpose::Stop;
-                drain.askers.push(asker);
-            }
+            (Stage::Draining(_), Purpose::Stop) => self.stop_instead(key, Some(asker)),
             (Stage::Removing(askers), Purpose::Stop) => askers.push(asker),
             (Stage::Active(_), _) | (Stage::Creating(_), Purpose::Stop) => self.begin_drain(key, purpose, vec![asker]),
             _ => return Err(ControlError::WrongState { process: id, state }),

@@ -149,9 +149,41 @@ pub struct Server;
 #[derive(Debug)]
 pub struct ServerHandle {
     data_directory: PathBuf,
+    sandbox_lacks: Vec<SandboxLack>,
+    stopper: ServerStopper,
+    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+/// Ends a running server from any thread.
+#[derive(Debug, Clone)]
+pub struct ServerStopper {
     orders: Sender<Order>,
     waker: Arc<Waker>,
-    thread: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl ServerStopper {
+    /// Has the server drain all its processes and end. Returns at once; [`ServerHandle::run`] returns when it has ended.
+    pub fn stop(&self) {
+        self.order(Order::Shutdown);
+    }
+
+    fn order(&self, order: Order) {
+        if self.orders.send(order).is_ok() {
+            // Fails only when the loop is gone.
+            let _ = self.waker.wake();
+        }
+    }
+}
+
+/// A confinement of workers that this host does not grant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SandboxLack {
+    /// What is lacking.
+    pub feature: String,
+    /// Why.
+    pub why: String,
+    /// What a person can do.
+    pub advice: String,
 }
 
 impl Server {
@@ -164,8 +196,8 @@ impl Server {
         let (orders, received) = channel();
         let run = move || {
             let mut shard = match prepare(&options, received) {
-                Ok((shard, waker)) => {
-                    let _ = started.send(Ok((shard.data.path().to_owned(), waker)));
+                Ok(Prepared { shard, waker, sandbox_lacks }) => {
+                    let _ = started.send(Ok((shard.data.path().to_owned(), waker, sandbox_lacks)));
                     shard
                 }
                 Err(error) => {
@@ -180,8 +212,9 @@ impl Server {
             .spawn(run)
             .map_err(|error| StartError::host("starting the server's thread", &error))?;
         match outcome.recv() {
-            Ok(Ok((data_directory, waker))) => {
-                Ok(ServerHandle { data_directory, orders, waker, thread: Some(thread) })
+            Ok(Ok((data_directory, waker, sandbox_lacks))) => {
+                let stopper = ServerStopper { orders, waker };
+                Ok(ServerHandle { data_directory, sandbox_lacks, stopper, thread: Some(thread) })
             }
             Ok(Err(error)) => {
                 let _ = thread.join();
@@ -197,6 +230,24 @@ impl ServerHandle {
     #[must_use]
     pub fn data_directory(&self) -> &Path {
         &self.data_directory
+    }
+
+    /// Path of the socket that clients connect to.
+    #[must_use]
+    pub fn socket_path(&self) -> PathBuf {
+        self.data_directory.join(praas_sys::data_directory::SOCKET_FILE)
+    }
+
+    /// What this host lacks to confine workers fully.
+    #[must_use]
+    pub fn sandbox_lacks(&self) -> &[SandboxLack] {
+        &self.sandbox_lacks
+    }
+
+    /// Something that ends the server from another thread.
+    #[must_use]
+    pub fn stopper(&self) -> ServerStopper {
+        self.stopper.clone()
     }
 
     /// Drains all processes and ends the server. Returns when nothing of it is left.
@@ -244,10 +295,7 @@ impl ServerHandle {
     }
 
     fn order(&self, order: Order) {
-        if self.orders.send(order).is_ok() {
-            // Fails only when the loop is gone.
-            let _ = self.waker.wake();
-        }
+        self.stopper.order(order);
     }
 
     fn join(&mut self) -> std::io::Result<()> {
@@ -277,7 +325,14 @@ pub(crate) fn raise_open_files() -> u64 {
     }
 }
 
-fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Result<(Shard, Arc<Waker>), StartError> {
+/// A server that is ready to run.
+struct Prepared {
+    shard: Shard,
+    waker: Arc<Waker>,
+    sandbox_lacks: Vec<SandboxLack>,
+}
+
+fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Result<Prepared, StartError> {
     let log = Log { most: options.log_level };
     let applications = check_applications(&options.applications)?;
     let open_files = raise_open_files();
@@ -287,7 +342,7 @@ fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Result<(Shard, A
     let secret = data.secret()?;
     let gives_users = rustix::process::geteuid().is_root();
     let cgroups = CgroupRoot::probe(&data.cgroup_prefix());
-    check_sandbox(options, &data, gives_users, &cgroups, log)?;
+    let sandbox_lacks = check_sandbox(options, &data, gives_users, &cgroups, log)?;
     let keeper = KeeperPlan {
         command: options.keeper_command.clone(),
         socket: data.keeper_socket_path(),
@@ -360,7 +415,7 @@ fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Result<(Shard, A
     if options.watch {
         shard.timers.after(Duration::ZERO, Timer::Watch);
     }
-    Ok((shard, waker))
+    Ok(Prepared { shard, waker, sandbox_lacks })
 }
 
 fn check_applications(
@@ -386,22 +441,28 @@ fn check_sandbox(
     gives_users: bool,
     cgroups: &CgroupRoot,
     log: Log,
-) -> Result<(), StartError> {
+) -> Result<Vec<SandboxLack>, StartError> {
     let user = gives_users.then_some(WORKER_UID_FIRST);
-    let program = options.applications.first().filter(|application| application.binary.exists());
-    let Some(application) = program else { return Ok(()) };
+    let program = options.applications.iter().find(|application| application.binary.exists());
+    let Some(application) = program else { return Ok(Vec::new()) };
     let plan = worker_plan(application, data.path().to_owned(), user, options.require_sandbox);
     match plan.prepare(Some(cgroups)) {
         Ok(sandbox) => {
-            for (feature, why, advice) in sandbox.report().lacking() {
+            let lacks = sandbox.report().lacking().map(|(feature, why, advice)| SandboxLack {
+                feature: feature.to_string(),
+                why: why.to_owned(),
+                advice: advice.to_owned(),
+            });
+            let lacks: Vec<_> = lacks.collect();
+            for SandboxLack { feature, why, advice } in &lacks {
                 log.warning(format_args!("workers run without {feature}: {why}; {advice}"));
             }
-            Ok(())
+            Ok(lacks)
         }
         Err(error) if options.require_sandbox => Err(StartError::Sandbox { reason: error.to_string() }),
         Err(error) => {
             log.warning(format_args!("the sandbox cannot be prepared: {error}"));
-            Ok(())
+            Ok(Vec::new())
         }
     }
 }

@@ -204,8 +204,8 @@ impl Shard {
         self.shutting_down = true;
         let keys: Vec<_> = self.processes.entries.keys().copied().collect();
         for key in keys {
-            match self.processes.get_mut(key).map(|process| &mut process.stage) {
-                Some(Stage::Draining(drain)) => drain.purpose = Purpose::Stop,
+            match self.processes.get(key).map(|process| &process.stage) {
+                Some(Stage::Draining(_)) => self.stop_instead(key, None),
                 Some(Stage::Active(_) | Stage::Creating(_)) => self.begin_drain(key, Purpose::Stop, Vec::new()),
                 _ => {}
             }

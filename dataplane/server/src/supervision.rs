@@ -212,7 +212,7 @@ impl Shard {
         let mut overdue = Vec::new();
         for (key, worker) in &mut self.workers {
             let limit = self.processes.get(worker.process).and_then(|process| process.application.call_time_max());
-            let Some(limit) = limit.filter(|_| worker.is_ready()) else { continue };
+            let Some(limit) = limit.filter(|_| worker.stage >= WorkerStage::Ready) else { continue };
             next = next.min(limit / LOOKS_PER_LIMIT);
             if worker.page.is_parked() && worker.sightings.is_empty() {
                 continue;

@@ -21,7 +21,7 @@ use praas_sys::{Cgroup, MessageSocket, Pidfd};
 use crate::hosting::{Job, SpawnJob, Started};
 use crate::limits::{PEER_PACKETS_TURN_MAX, WORKER_EXIT_MAX};
 use crate::peer::{Packet, Peer, PeerError};
-use crate::processes::ProcessKey;
+use crate::processes::{Process, ProcessKey};
 use crate::shard::Shard;
 use crate::sources::Source;
 use crate::timers::Timer;
@@ -280,17 +280,26 @@ impl Shard {
         }
         let started = worker.stage >= WorkerStage::Attaching;
         worker.stage = WorkerStage::Leaving;
-        worker.end_reason.get_or_insert_with(|| "it was told to end".into());
-        // One that has not said hello is not listening for commands yet, and holds nothing.
+                // One that has not said hello is not listening for commands yet, and holds nothing.
         if !started || worker.command(&WorkerCommand::Exit, &[]).is_err() {
             worker.kill("it was told to end".into());
         }
         self.timers.after(WORKER_EXIT_MAX, Timer::WorkerExit(key));
     }
 
-    /// Timer: a worker that was told to end and has not.
+    /// Timer: a worker that was told to end, or has closed its socket, and lives on.
     pub(crate) fn worker_exit_due(&mut self, key: WorkerKey) {
-        self.end_worker(key, "it did not end when told to".into());
+        let Some(worker) = self.workers.get(&key) else { return };
+        let may_finish = worker.stage == WorkerStage::Leaving
+            && self.processes.get(worker.process).is_some_and(Process::wants_workers);
+        if may_finish && worker.page.claims().next().is_some() {
+            // An idle worker that took a call just before it was told; `call_ms_max` still bounds that.
+            self.timers.after(WORKER_EXIT_MAX, Timer::WorkerExit(key));
+        } else if worker.stage == WorkerStage::Leaving {
+            self.end_worker(key, "it did not end when told to".into());
+        } else {
+            self.end_worker(key, "it closed its control socket and lived on".into());
+        }
     }
 
     /// Timer: a worker that should be ready by now.
@@ -354,7 +363,12 @@ impl Shard {
             let received = worker.peer.flush().and_then(|()| worker.peer.receive(&mut buffer));
             let outcome = match received {
                 Ok(Some(packet)) => self.hear_worker(key, packet),
-                Ok(None) | Err(PeerError::Closed) => break,
+                Ok(None) => break,
+                Err(PeerError::Closed) => {
+                    // Its pidfd says how it ended, if it does.
+                    self.timers.after(WORKER_EXIT_MAX, Timer::WorkerExit(key));
+                    break;
+                }
                 Err(error) => Err(error.to_string()),
             };
             if let Err(reason) = outcome {

@@ -4,7 +4,8 @@
 mod client;
 mod common;
 
-use std::path::Path;
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -17,13 +18,24 @@ use praas_protocol::{Outcome, Phase, ProcessId};
 use praas_server::{Application, Level, Server, ServerHandle, ServerOptions};
 use tempfile::TempDir;
 
+const DIRECTORY: &str = "TEST_DIRECTORY";
+
 /// Not a test of its own: what this binary does when a server of a test runs it.
 #[test]
 fn role() {
     if common::is_keeper_socket(&std::io::stdin()) {
         praas_server::keeper::run().unwrap();
-    } else if std::env::var(ROLE).as_deref() == Ok("worker") {
-        serve();
+        return;
+    }
+    match std::env::var(ROLE).as_deref() {
+        Ok("worker") => serve(),
+        Ok("server") => {
+            let directory = PathBuf::from(std::env::var_os(DIRECTORY).unwrap());
+            let _server = Server::start(options(&directory, application())).unwrap();
+            println!("\nplaying");
+            std::thread::sleep(common::PATIENCE * 2);
+        }
+        _ => {}
     }
 }
 
@@ -58,6 +70,11 @@ fn serve() {
             names.sort();
             names.join(" ")
         })
+        .function("fork", |call: &mut Call<'_>| {
+            let seconds = std::str::from_utf8(call.input()).unwrap();
+            let child = std::process::Command::new("/bin/sleep").arg(seconds).spawn();
+            child.map_or_else(|error| error.to_string(), |_| "forked".to_owned())
+        })
         .function("eat", |_: &mut Call<'_>| {
             let bytes = vec![1_u8; 512 << 20];
             std::hint::black_box(&bytes).len().to_string()
@@ -79,6 +96,14 @@ fn application() -> Application {
     application.limits.drain_ms = 20_000;
     application.wait = praas_protocol::control::WaitMode::Park;
     application
+}
+
+fn options(directory: &Path, application: Application) -> ServerOptions {
+    let mut options = ServerOptions::new(directory, own_command());
+    options.keeper_linger = Duration::ZERO;
+    options.log_level = Level::Error;
+    options.applications = vec![application];
+    options
 }
 
 fn alice() -> ProcessId {
@@ -103,10 +128,7 @@ impl Stage {
         let alone = alone();
         let directory = private_directory();
         let descriptors = open_descriptors();
-        let mut options = ServerOptions::new(directory.path(), own_command());
-        options.keeper_linger = Duration::ZERO;
-        options.log_level = Level::Error;
-        options.applications = vec![application];
+        let mut options = options(directory.path(), application);
         change(&mut options);
         let server = Some(Server::start(options).unwrap());
         Self { _alone: alone, directory, server, descriptors }
@@ -444,6 +466,108 @@ fn a_rebuilt_binary_restarts_its_processes() {
         status.workers == 1 && status.worker_pids != before
     });
     assert_eq!(lane.insist("echo", b"new").0, Outcome::Ok);
+    drop((lane, client));
+    stage.end();
+}
+
+#[test]
+fn a_killed_server_takes_its_workers_with_it_and_the_next_one_starts_clean() {
+    let alone = alone();
+    let directory = private_directory();
+    let path = directory.path();
+    let mut played = common::start_role("server", &[(DIRECTORY, path.to_str().unwrap())]);
+    let lines = std::io::BufReader::new(played.stdout.take().unwrap()).lines();
+    assert!(lines.map_while(Result::ok).any(|line| line.starts_with("playing")));
+    let mut client = Client::connect(path);
+    client.create(alice()).unwrap();
+    let lane = client.open(alice(), 4096).unwrap();
+    let stuck = lane.submit("stuck", b"");
+    await_output(&mut client, "stuck now");
+    let worker = client.status(alice()).worker_pids[0];
+    assert!(is_running(worker));
+    played.kill().unwrap();
+    played.wait().unwrap();
+    eventually("the worker is dead", || !is_running(worker));
+    assert!(!lane.lane.is_answered(&stuck), "nobody is left to answer");
+    assert!(path.join("run/hello/alice").exists());
+
+    let next = Server::start(options(path, application())).unwrap();
+    assert!(!path.join("run").exists(), "what the dead server left is swept");
+    let mut client = Client::connect(path);
+    assert!(client.list().is_empty());
+    client.create(alice()).unwrap();
+    let lane = client.open(alice(), 4096).unwrap();
+    assert_eq!(lane.call("echo", b"anew"), (Outcome::Ok, b"anew".to_vec()));
+    next.shutdown().unwrap();
+    drop(alone);
+}
+
+#[test]
+fn children_of_a_worker_do_not_outlive_it() {
+    let stage = Stage::new(application(), |_| ());
+    let lacks = stage.server().sandbox_lacks().to_vec();
+    let mut client = stage.client();
+    client.create(alice()).unwrap();
+    let lane = client.open(alice(), 4096).unwrap();
+    // A time that no other process sleeps, to find it by.
+    let seconds = format!("{}.5", 100_000 + std::process::id());
+    let answer = lane.call("fork", seconds.as_bytes());
+    let sleepers = || {
+        let commands = std::fs::read_dir("/proc").unwrap().flatten();
+        let commands = commands.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+        commands.filter(|command| String::from_utf8_lossy(command).contains(&seconds)).count()
+    };
+    if answer.1 == b"forked" {
+        eventually("the child runs", || sleepers() == 1);
+        kill(client.status(alice()).worker_pids[0]);
+        assert_eq!(lane.insist("echo", b"on").0, Outcome::Ok);
+        if lacks.iter().any(|lack| lack.feature.to_lowercase().contains("pid")) {
+            println!("skipped: without PID namespaces a child may outlive its worker: {lacks:?}");
+        } else {
+            eventually("the child is dead", || sleepers() == 0);
+        }
+    } else {
+        println!("skipped: the worker may start no program here: {answer:?}");
+    }
+    drop((lane, client));
+    stage.end();
+}
+
+#[test]
+fn a_program_that_talks_nonsense_is_ended_with_the_reason() {
+    let mut application = Application::new("hello".parse().unwrap(), "/bin/sh".into());
+    application.arguments = vec!["-c".into(), "echo junk >&3; sleep 1000".into()];
+    let stage = Stage::new(application, |_| ());
+    let error = stage.client().create(alice()).unwrap_err().to_string();
+    assert!(error.contains("not a control message"), "{error}");
+    stage.end();
+}
+
+#[test]
+fn a_stop_overrides_a_restart_and_shutdown_overrides_all() {
+    use praas_protocol::control::{ClientRequest, ServerMessage};
+    let stage = Stage::new(application(), |_| ());
+    let mut client = stage.client();
+    client.create(alice()).unwrap();
+    let lane = client.open(alice(), 4096).unwrap();
+    let running = lane.submit("sleep", b"200");
+    await_output(&mut client, "sleeping now");
+    let restart = client.ask(ClientRequest::ProcessRestart { process: alice() });
+    let stop = client.ask(ClientRequest::ProcessStop { process: alice() });
+    let restarted = client.await_answer(restart).0;
+    assert!(
+        matches!(restarted, ServerMessage::Failed { error: ControlError::WrongState { .. }, .. }),
+        "{restarted:?}"
+    );
+    assert!(matches!(client.await_answer(stop).0, ServerMessage::Done { .. }));
+    assert_eq!(lane.answer(running).0, Outcome::Ok);
+
+    client.create(alice()).unwrap();
+    let lane = client.open(alice(), 4096).unwrap();
+    let running = lane.submit("sleep", b"200");
+    await_output(&mut client, "sleeping now");
+    stage.server().stopper().stop();
+    assert_eq!(lane.answer(running).0, Outcome::Ok);
     drop((lane, client));
     stage.end();
 }

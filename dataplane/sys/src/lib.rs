@@ -14,6 +14,7 @@ pub mod affinity;
 pub mod cgroup;
 mod child;
 mod clone;
+pub mod data_directory;
 pub mod doorbell;
 pub mod file_lock;
 pub mod host;

@@ -73,10 +73,8 @@ pub(super) fn index(
 }
 
 fn indexed(summary: IndexSummary, batches: u64, took: Duration, skipped: &Skipped) -> Indexed {
-    let figure = |(reason, figure): (crate::demo::corpus::SkipReason, &crate::demo::corpus::SkipFigure)| SkippedFigure {
-        reason: reason.to_string(),
-        entries: figure.entries,
-        example: figure.example.clone(),
+    let figure = |(reason, figure): (crate::demo::corpus::SkipReason, &crate::demo::corpus::SkipFigure)| {
+        SkippedFigure { reason: reason.to_string(), entries: figure.entries, example: figure.example.clone() }
     };
     Indexed {
         documents: summary.documents,

@@ -93,10 +93,8 @@ pub(super) fn measure(
 fn calls<'a>(process: &'a Process, queries: &[String], interruption: &'a Interruption) -> Vec<Plan<'a>> {
     let payload = [0x5a; NOOP_BYTES];
     let noop = move |batch| timed(batch, || process.invoke(NOOP, &payload).map(drop)).map_err(SeriesError::from);
-    let queries: Vec<SearchQuery> = queries
-        .iter()
-        .map(|text| SearchQuery { text: text.clone(), limit: DEMO_HITS_MEASURED })
-        .collect();
+    let queries: Vec<SearchQuery> =
+        queries.iter().map(|text| SearchQuery { text: text.clone(), limit: DEMO_HITS_MEASURED }).collect();
     let mut turn = 0;
     let search = move |batch| {
         timed(batch, || {

@@ -114,9 +114,9 @@ fn create_process(server: &OwnServer) -> Result<(Process, f64), Failure> {
         .call_deadline(DEMO_CALL_MAX)
         .lifecycle_deadline(DEMO_START_MAX);
     let client = Client::connect(options)?;
-    let id: ProcessId = format!("{APPLICATION}/{PROCESS}").parse().map_err(|error: praas_client::NameError| {
-        Failure::Usage { message: error.to_string() }
-    })?;
+    let id: ProcessId = format!("{APPLICATION}/{PROCESS}")
+        .parse()
+        .map_err(|error: praas_client::NameError| Failure::Usage { message: error.to_string() })?;
     let start = Instant::now();
     client.create(id)?;
     let took_ms = start.elapsed().as_secs_f64() * 1e3;

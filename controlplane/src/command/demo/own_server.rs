@@ -50,9 +50,8 @@ impl OwnServer {
         let manifest = directory.path().join(MANIFEST_FILE);
         std::fs::write(&manifest, manifest_text()?).map_err(Failure::file("writing", &manifest))?;
         let start = Instant::now();
-        let mut child = command(directory.path(), &manifest)
-            .spawn()
-            .map_err(Failure::host("starting the demo's own server"))?;
+        let mut child =
+            command(directory.path(), &manifest).spawn().map_err(Failure::host("starting the demo's own server"))?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let pid = child.id();
         let log = stderr.map(|stderr| std::thread::spawn(move || keep_end(stderr)));
@@ -87,7 +86,9 @@ impl OwnServer {
         // The server removes its data; what it could not, and the manifest, are ours.
         let removed = std::fs::remove_dir_all(self.directory.path());
         match status? {
-            _ if !ended => Err(Failure::DemoServer { what: format!("did not end within {DEMO_STOP_MAX:?} and was killed"), log }),
+            _ if !ended => {
+                Err(Failure::DemoServer { what: format!("did not end within {DEMO_STOP_MAX:?} and was killed"), log })
+            }
             status if !status.success() => Err(Failure::DemoServer { what: format!("ended badly ({status})"), log }),
             _ => removed.map_err(Failure::file("removing", self.directory.path())),
         }

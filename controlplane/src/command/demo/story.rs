@@ -63,13 +63,16 @@ impl Story {
 
     pub(super) fn searched(&self, searches: &[Searched]) -> Result<(), Failure> {
         if searches.is_empty() {
-            return self.output.line("4. No word of these files makes a good query; the searches below find nothing.\n");
+            return self
+                .output
+                .line("4. No word of these files makes a good query; the searches below find nothing.\n");
         }
         self.output.line("4. Its function `search` finds words in that index, which never left the process:\n")?;
         for search in searches {
             let documents = if search.documents == 1 { "file" } else { "files" };
             let took = readable_ns(f64::from(u32::try_from(search.took_ns).unwrap_or(u32::MAX)));
-            self.output.line(format_args!("   “{}”: {} {documents}, answered in {took}", search.query, search.documents))?;
+            self.output
+                .line(format_args!("   “{}”: {} {documents}, answered in {took}", search.query, search.documents))?;
             for hit in &search.hits {
                 self.output.line(format_args!("      {}:{}: {}", hit.path, hit.line_number, shortened(&hit.line)))?;
             }
@@ -120,9 +123,9 @@ impl Story {
 /// A no-op beside the floors, where both were measured.
 fn comparison(table: &LatencyTable) -> Option<String> {
     let noop = table.p50_ns("noop")?;
-    let barest = table.p50_ns("shared_memory").map(|floor| {
-        format!("A no-op call takes {:.1} times the barest exchange through shared memory", noop / floor)
-    });
+    let barest = table
+        .p50_ns("shared_memory")
+        .map(|floor| format!("A no-op call takes {:.1} times the barest exchange through shared memory", noop / floor));
     let queue = table.p50_ns("message_queue").map(|queue| match queue / noop {
         times if times >= 1.0 => format!("is {times:.0} times faster than a POSIX message queue"),
         times => format!("is {:.1} times slower than a POSIX message queue", 1.0 / times),

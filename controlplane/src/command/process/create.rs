@@ -20,5 +20,7 @@ pub fn create(context: &Context, arguments: &ProcessArguments) -> Result<(), Fai
     let took_ms = start.elapsed().as_secs_f64() * 1e3;
     let output = context.output();
     output.value(&json!({ "process": process.to_string(), "state": "active", "took_ms": took_ms }))?;
-    output.line(format_args!("{process} takes calls ({took_ms:.1} ms); call it: praas invoke {process} FUNCTION [PAYLOAD]"))
+    output.line(format_args!(
+        "{process} takes calls ({took_ms:.1} ms); call it: praas invoke {process} FUNCTION [PAYLOAD]"
+    ))
 }

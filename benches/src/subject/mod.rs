@@ -1,0 +1,38 @@
+//! What the bars measure: the real thing. A server with its keeper in processes of their own, sandboxed workers that it
+//! started, lanes that it brokered, and the client library in this process.
+//!
+//! | room | what |
+//! |---|---|
+//! | `role` | what this program becomes when it is started as worker, server, keeper or steady caller |
+//! | `functions` | the functions of the measured applications |
+//! | `running_server` | a server on a data directory of its own, and clients of it |
+//! | `lane` | a process of one worker with a lane to it, placed, and asleep between rounds |
+//! | `steady`, `allocations`, `trap` | a caller that may neither call the system nor allocate |
+//! | `footprint` | what idle processes take of the machine |
+//!
+//! All run this very program again: its `main` calls [`serve_role_if_asked`] before anything else. Nothing outlives the
+//! [`RunningServer`], however this process ends: the server ends with its standard input.
+
+#[allow(unsafe_code)] // `GlobalAlloc` is an unsafe trait.
+mod allocations;
+mod error;
+mod footprint;
+mod functions;
+mod lane;
+mod role;
+mod running_server;
+mod steady;
+#[allow(unsafe_code)] // The handler of the trap's signal is set by the C library.
+mod trap;
+
+pub use allocations::CountingAllocator;
+pub use error::SubjectError;
+pub use footprint::{CpuTime, Footprint, descendants_of};
+pub use functions::{ACCEPT, ANSWER_IN_KIND, NOOP, SUM};
+pub use lane::{Lane, LanePlan, Trust, call_noop, check};
+pub use role::serve_role_if_asked;
+pub use running_server::RunningServer;
+pub use steady::{Steadiness, steady_calls};
+
+/// Bytes of a no-op's payload and of its answer: what travels inline both ways.
+pub const NOOP_BYTES: usize = 64;

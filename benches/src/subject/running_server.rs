@@ -1,0 +1,182 @@
+//! A server in a process of its own, on a temporary data directory, serving one application for each way of waiting.
+//!
+//! The server's process ends when its standard input does, so it cannot outlive the one that measures; it removes its
+//! data directory itself.
+
+use std::env;
+use std::error::Error;
+use std::ffi::OsString;
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use praas_client::{Client, ConnectOptions, ProcessId, WaitMode};
+use praas_protocol::token::{Claims, Rights, Scope, Secret};
+use praas_server::{Application, Level, Server, ServerOptions};
+use praas_sys::{Pidfd, Signal, SignalQueue};
+
+use super::role::{KEEPER_ARGUMENT, SERVER_ARGUMENT};
+use super::{SubjectError, Trust};
+
+/// This very program, also when its file was replaced since it started.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+/// The file of the data directory that holds the secret that tokens are signed with.
+const SECRET_FILE: &str = "secret";
+/// How long a server may take to end: it drains its processes first.
+const END_PATIENCE: Duration = Duration::from_secs(30);
+
+/// A running server; it ends, with all it started, when dropped.
+#[derive(Debug)]
+pub struct RunningServer {
+    child: Child,
+    /// Closed to end it.
+    stdin: Option<ChildStdin>,
+    data_directory: PathBuf,
+    processes: AtomicU32,
+}
+
+impl RunningServer {
+    /// Starts a server and waits until it is up.
+    ///
+    /// # Errors
+    /// [`SubjectError::ServerNotUp`] and the like.
+    pub fn start() -> Result<Self, SubjectError> {
+        let mut child = Command::new(THIS_PROGRAM)
+            .arg(SERVER_ARGUMENT)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(SubjectError::system("start a server"))?;
+        let stdout = child.stdout.take();
+        let stdin = child.stdin.take();
+        // From here on dropping it ends the child.
+        let mut server = Self { child, stdin, data_directory: PathBuf::new(), processes: AtomicU32::new(0) };
+        let mut line = String::new();
+        let mut stdout = BufReader::new(stdout.ok_or(SubjectError::ServerNotUp)?);
+        stdout.read_line(&mut line).map_err(SubjectError::system("hear of a server's start"))?;
+        match line.trim_end() {
+            "" => Err(SubjectError::ServerNotUp),
+            path => {
+                server.data_directory = PathBuf::from(path);
+                Ok(server)
+            }
+        }
+    }
+
+    /// A client of this server, inside or outside the trust domain of its applications.
+    ///
+    /// # Errors
+    /// [`SubjectError::Connect`] if the server refuses it.
+    pub fn connect(&self, trust: Trust) -> Result<Client, SubjectError> {
+        let options = ConnectOptions::new().data_directory(&self.data_directory);
+        let options = match trust {
+            Trust::Trusted => options,
+            Trust::Untrusted => options.token(self.untrusted_token()?),
+        };
+        Ok(Client::connect(options)?)
+    }
+
+    /// A token with every right but the one that makes a trust domain.
+    fn untrusted_token(&self) -> Result<String, SubjectError> {
+        let read = || -> io::Result<Secret> {
+            let bytes = fs::read(self.data_directory.join(SECRET_FILE))?;
+            Ok(Secret::from_bytes(bytes.try_into().map_err(|_| io::Error::other("it has another length"))?))
+        };
+        let secret = read().map_err(SubjectError::system("read the server's secret"))?;
+        Ok(secret.sign(&Claims {
+            principal: "stranger".parse().expect("a name"),
+            scope: Scope::Any,
+            rights: Rights::INVOKE.with(Rights::MANAGE),
+            expires_unix_s: None,
+        }))
+    }
+
+    /// The id of a process that does not exist yet, of the application that waits so.
+    #[must_use]
+    pub fn new_id(&self, wait: WaitMode) -> ProcessId {
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        format!("{}/p{number}", application_name(wait)).parse().expect("two names")
+    }
+
+    /// Where it keeps its files.
+    #[must_use]
+    pub fn data_directory(&self) -> &Path {
+        &self.data_directory
+    }
+
+    /// The server's own process.
+    #[must_use]
+    pub fn process_id(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for RunningServer {
+    fn drop(&mut self) {
+        self.stdin = None;
+        let ended = Pidfd::open(self.child.id()).and_then(|pidfd| pidfd.wait_gone(END_PATIENCE));
+        if !ended.unwrap_or(false) {
+            eprintln!("the server did not end in {END_PATIENCE:?} and was killed");
+            let _ = self.child.kill();
+        }
+        // Ended or killed, and our own child: the wait is short.
+        let _ = self.child.wait();
+    }
+}
+
+fn application_name(wait: WaitMode) -> &'static str {
+    match wait {
+        WaitMode::Spin => "spin",
+        WaitMode::Adaptive => "adaptive",
+        WaitMode::Park => "park",
+    }
+}
+
+/// The server's process.
+pub(super) fn serve() -> Result<(), Box<dyn Error>> {
+    // Before any thread starts: all of them are to leave these signals to the queue.
+    let signals = SignalQueue::termination()?;
+    let private = fs::Permissions::from_mode(0o700);
+    let directory = tempfile::Builder::new().prefix("praas-bench-").permissions(private).tempdir()?;
+    let mut options = ServerOptions::new(directory.path(), vec![OsString::from(THIS_PROGRAM), KEEPER_ARGUMENT.into()]);
+    options.applications = applications()?;
+    options.keeper_linger = Duration::ZERO;
+    options.log_level = Level::Error;
+    let server = Server::start(options)?;
+    end_with_standard_input()?;
+    let mut stdout = io::stdout().lock();
+    writeln!(stdout, "{}", server.data_directory().display())?;
+    stdout.flush()?;
+    server.run(signals)?;
+    directory.close()?;
+    Ok(())
+}
+
+/// One application for each way of waiting; everything else is as it is by default.
+fn applications() -> Result<Vec<Application>, Box<dyn Error>> {
+    let program = env::current_exe()?;
+    let application = |wait| -> Result<Application, Box<dyn Error>> {
+        let mut application = Application::new(application_name(wait).parse()?, program.clone());
+        application.wait = wait;
+        Ok(application)
+    };
+    [WaitMode::Spin, WaitMode::Adaptive, WaitMode::Park].into_iter().map(application).collect()
+}
+
+/// Sends this process a SIGTERM when standard input ends.
+fn end_with_standard_input() -> Result<(), Box<dyn Error>> {
+    let this = Pidfd::this_process()?;
+    let wait = move || {
+        let mut byte = [0];
+        // Nobody writes there.
+        let _ = io::stdin().lock().read(&mut byte);
+        let _ = this.send_signal(Signal::TERM);
+    };
+    thread::Builder::new().name("bench-stdin".into()).spawn(wait)?;
+    Ok(())
+}
