@@ -5,10 +5,11 @@
 //! 1. Each floor exists once, here; whoever compares with it calls it.
 //! 2. A floor and the figure it judges come from one run, in alternating rounds, timed by the same code
 //!    ([`floors::timed`]).
-//! 3. A ratio is a ratio of medians; the median of the per-round ratios stands beside it to show how steady it was.
+//! 3. A ratio is the median of the rounds' own ratios: a burst of foreign work meets floor and figure of its round alike.
 //!
 //! A program that measures floors calls [`floors::serve_peer_if_asked`] first thing in `main`: the other side of a
-//! floor is a process of its own, which runs the same executable again.
+//! floor is a process of its own, which runs the same executable again. So are the server and the workers that the bars
+//! measure (`subject`).
 #![deny(unsafe_code)]
 
 #[cfg(feature = "bars")]
@@ -25,3 +26,5 @@ pub mod machine;
 pub mod progress;
 #[cfg(feature = "bars")]
 pub mod report;
+#[cfg(feature = "bars")]
+pub mod subject;

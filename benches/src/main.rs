@@ -11,7 +11,12 @@ use clap::{Parser, Subcommand};
 use praas_benches::bars::{self, Settings};
 use praas_benches::machine::Machine;
 use praas_benches::report::{Row, table_of, write_json_lines};
+use praas_benches::subject::{self, CountingAllocator};
 use praas_benches::{catalogue, floors};
+
+/// The bar `shm-steady` counts allocations; nothing else looks at the count.
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Measures what this machine can do at best, and how close praas comes.
 #[derive(Parser)]
@@ -46,6 +51,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    subject::serve_role_if_asked();
     floors::serve_peer_if_asked();
     let outcome = match Arguments::parse().command {
         Command::Bars { list: true, .. } => {

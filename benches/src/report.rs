@@ -7,6 +7,8 @@ use std::io::{self, Write};
 use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
 use serde::{Deserialize, Serialize};
 
+use crate::interleave::median;
+
 /// One condition of a bar and what was found.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Row {
@@ -22,11 +24,11 @@ pub struct Row {
     pub unit: String,
     /// What the machine can do at best, measured in the same run; `null` if the bar is absolute.
     pub floor: Option<f64>,
-    /// Figure over floor.
+    /// Figure over floor. Of a comparison in rounds, the median of the rounds' own ratios.
     pub ratio: Option<f64>,
     /// The condition, in words.
     pub bar: String,
-    /// Whether it holds.
+    /// Whether it holds. Of a comparison in rounds, whether it holds in most rounds.
     pub met: bool,
 }
 
@@ -104,6 +106,23 @@ impl Case<'_> {
             ratio: floor.filter(|floor| *floor > 0.0).map(|floor| figure / floor),
             bar: format!("{condition}"),
             met: condition.is_met(figure, floor),
+        }
+    }
+
+    /// The row for a figure that was taken in rounds beside its floor: medians of both, and the ratio and the verdict of
+    /// the median round. A burst of foreign work meets figure and floor of a round alike, so it moves neither.
+    ///
+    /// # Panics
+    /// Without rounds, or with another number of floors than figures.
+    #[must_use]
+    pub fn judge_rounds(&self, figures: &[f64], floors: &[f64], condition: Condition) -> Row {
+        assert!(!figures.is_empty() && figures.len() == floors.len(), "every round has a figure and a floor");
+        let rounds = || figures.iter().zip(floors);
+        let holds = rounds().filter(|(figure, floor)| condition.is_met(**figure, Some(**floor))).count();
+        Row {
+            ratio: Some(median(rounds().map(|(figure, floor)| figure / floor).collect())),
+            met: holds * 2 > figures.len(),
+            ..self.judge(median(figures.to_vec()), Some(median(floors.to_vec())), condition)
         }
     }
 }
@@ -223,6 +242,17 @@ mod tests {
         assert!(json.contains(r#""floor":null,"ratio":null,"bar":"≥ 4,000,000","met":true"#), "{json}");
         let back: Row = serde_json::from_str(&json).expect("its own output parses");
         assert_eq!(back, row);
+    }
+
+    #[test]
+    fn a_slow_spell_that_meets_figure_and_floor_changes_no_verdict() {
+        let (figures, floors) = ([150.0, 1500.0, 150.0], [100.0, 1000.0, 100.0]);
+        let row = CASE.judge_rounds(&figures, &floors, Condition::AtMostTimesFloor(1.5));
+        assert_eq!((row.figure, row.floor, row.ratio, row.met), (150.0, Some(100.0), Some(1.5), true));
+        let row = CASE.judge_rounds(&figures, &floors, Condition::AtMostFloorPlus(49.0));
+        assert!(!row.met);
+        let row = CASE.judge_rounds(&figures, &floors, Condition::AtMostFloorPlus(50.0));
+        assert!(row.met, "two of three rounds hold");
     }
 
     #[test]

@@ -51,7 +51,14 @@ pub const DEMO_HITS_SHOWN: u32 = 3;
 /// Hits asked for by measured searches: a page of results.
 pub const DEMO_HITS_MEASURED: u32 = 10;
 
-/// Rounds in which figures and floors alternate, so that what disturbs the machine meets all of them.
-pub const DEMO_ROUNDS: u32 = 5;
+/// Most rounds in which figures and floors alternate, so that what disturbs the machine meets all of them.
+pub const DEMO_ROUNDS_MAX: u32 = 12;
+
+/// Fewest rounds: one forwards, one backwards.
+pub const DEMO_ROUNDS_MIN: u32 = 2;
+
+/// Time after which no further round begins: a busy machine gets fewer samples, not a longer demo.
+pub const DEMO_MEASURE_MAX: Duration = Duration::from_secs(3);
 
 const _: () = assert!(DEMO_QUERIES_SHOWN <= DEMO_QUERIES_MEASURED);
+const _: () = assert!(DEMO_ROUNDS_MIN <= DEMO_ROUNDS_MAX);

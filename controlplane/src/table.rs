@@ -2,6 +2,9 @@
 
 use comfy_table::{Cell, CellAlignment, Table, presets};
 
+/// Blanks between two columns.
+const GAP: u16 = 2;
+
 /// A table being put together.
 #[derive(Debug)]
 pub struct Columns {
@@ -20,6 +23,9 @@ impl Columns {
         let cells = headings.iter().map(|heading| heading.trim_start_matches('>').to_owned()).collect();
         let cells = columns.cells(cells);
         columns.table.set_header(cells);
+        for column in columns.table.column_iter_mut() {
+            column.set_padding((0, GAP));
+        }
         columns
     }
 

@@ -128,18 +128,14 @@ fn an_interrupted_demo_leaves_nothing() {
 }
 
 #[test]
-fn a_demo_that_is_killed_leaves_no_process() {
+fn a_demo_that_is_killed_leaves_nothing_either() {
     let (_scratch, corpus, temporary) = directories();
     let mut running = Running::start(demo(&temporary, &corpus).stdin(Stdio::null()));
     let demo_pid = running.child.id();
     eventually(|| server_of(demo_pid).map(drop).ok_or("it has no server yet"));
     running.signal(Signal::KILL);
     running.wait();
-    let needle = temporary.display().to_string();
-    eventually(|| {
-        let left = processes_mentioning(&needle);
-        if left.is_empty() { Ok(()) } else { Err(left) }
-    });
+    assert_nothing_left(&temporary);
 }
 
 #[test]

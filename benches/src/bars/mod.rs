@@ -3,6 +3,18 @@
 //! A bar measures its floors and its figure in one run through [`crate::interleave::interleave`] and reports a row for
 //! each of its conditions. Only bars that measure something real are listed.
 
+mod create;
+mod idle_100;
+mod shm_1mib_descriptor;
+mod shm_1mib_touched;
+mod shm_noop_adaptive;
+mod shm_noop_loaded;
+mod shm_noop_park;
+mod shm_noop_spin;
+mod shm_noop_untrusted;
+mod shm_steady;
+mod shm_throughput;
+
 use crate::floors::{Batch, FloorError};
 use crate::interleave::{Outcome, RoundError, Turn, interleave};
 use crate::progress::Progress;
@@ -67,8 +79,8 @@ pub enum BarError {
     /// A round failed.
     #[error(transparent)]
     Round(#[from] RoundError),
-    /// What the bar measures could not be set up.
-    #[error("could not set up what is measured: {0}")]
+    /// What the bar measures could not be set up, or failed.
+    #[error("could not measure: {0}")]
     Subject(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
@@ -84,7 +96,19 @@ pub struct Bar {
 }
 
 /// All bars, in the order in which they are reported.
-pub const ALL: &[Bar] = &[];
+pub const ALL: &[Bar] = &[
+    shm_noop_spin::BAR,
+    shm_noop_untrusted::BAR,
+    shm_noop_park::BAR,
+    shm_noop_adaptive::BAR,
+    shm_noop_loaded::BAR,
+    shm_1mib_descriptor::BAR,
+    shm_1mib_touched::BAR,
+    shm_throughput::BAR,
+    shm_steady::BAR,
+    idle_100::BAR,
+    create::BAR,
+];
 
 /// The bars of these ids, in their order; all of them for no ids.
 ///

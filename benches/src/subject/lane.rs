@@ -71,7 +71,7 @@ impl Lane {
         let worker = only_worker(&client, id)?;
         let lane = Self { plan, process, client, id, worker };
         if let Some(cpu) = plan.placement.peer_cpu() {
-            lane.process.invoke(PIN, &cpu.to_string())?;
+            lane.process.invoke(PIN, cpu.to_string())?;
         }
         lane.rest();
         Ok(lane)

@@ -146,7 +146,7 @@ pub(super) fn serve(arguments: impl Iterator<Item = OsString>) -> Result<(), Box
     while outcome.get().is_none() && Instant::now() < until {
         thread::sleep(LOOK_PERIOD);
     }
-    let [caller, worker] = outcome.get().ok_or("the calls did not end in time")?.as_ref()?;
+    let [caller, worker] = outcome.get().ok_or("the calls did not end in time")?.as_ref().map_err(String::as_str)?;
     let mut stdout = io::stdout().lock();
     for Counts { trapped, last_trapped, allocations, proven } in [caller, worker] {
         write!(stdout, "{trapped} {last_trapped} {allocations} {proven} ")?;

@@ -4,14 +4,11 @@
 //! There is no way back: a confined thread cannot even end by itself. Whoever confines one answers by memory alone and is
 //! ended from outside.
 
-use std::collections::BTreeMap;
 use std::ffi::{c_int, c_void};
 use std::io;
 use std::mem::MaybeUninit;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
-
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 static TRAPPED: AtomicU64 = AtomicU64::new(0);
 static LAST_TRAPPED: AtomicU64 = AtomicU64::new(0);
@@ -29,12 +26,35 @@ struct TrapInformation {
 /// Confines the calling thread.
 pub(super) fn install() -> io::Result<()> {
     count_trapped_calls()?;
-    let architecture = TargetArch::try_from(std::env::consts::ARCH).map_err(io::Error::other)?;
-    // The handler has to return.
-    let allowed = BTreeMap::from([(libc::SYS_rt_sigreturn, Vec::new())]);
-    let filter = SeccompFilter::new(allowed, SeccompAction::Trap, SeccompAction::Allow, architecture);
-    let program = BpfProgram::try_from(filter.map_err(io::Error::other)?).map_err(io::Error::other)?;
-    seccompiler::apply_filter(&program).map_err(io::Error::other)
+    rustix::thread::set_no_new_privs(true)?;
+    let mut instructions = filter();
+    let program = libc::sock_fprog {
+        len: u16::try_from(instructions.len()).expect("four instructions"),
+        filter: instructions.as_mut_ptr(),
+    };
+    // SAFETY: the kernel copies the program, which outlives the call; without flags it confines this thread alone.
+    let status =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u64, &raw const program) };
+    if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Traps every call but the one by which the handler returns. The thread is our own and makes native calls only, so the
+/// architecture need not be asked for.
+fn filter() -> [libc::sock_filter; 4] {
+    let instruction = |code: u32, jump_if: u8, jump_else: u8, operand: u32| libc::sock_filter {
+        code: u16::try_from(code).expect("a classic instruction"),
+        jt: jump_if,
+        jf: jump_else,
+        k: operand,
+    };
+    let call_number = u32::try_from(std::mem::offset_of!(libc::seccomp_data, nr)).expect("a small offset");
+    let handler_returns = u32::try_from(libc::SYS_rt_sigreturn).expect("a small number");
+    [
+        instruction(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, call_number),
+        instruction(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, handler_returns),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
+        instruction(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_TRAP),
+    ]
 }
 
 fn count_trapped_calls() -> io::Result<()> {

@@ -10,10 +10,11 @@ pub mod new;
 pub mod process;
 pub mod serve;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use praas_client::{Client, ConnectOptions};
-use praas_sys::data_directory;
+use praas_client::{Client, ConnectError, ConnectOptions};
+use praas_sys::data_directory::{self, SOCKET_FILE};
 
 use crate::arguments::{Command, CommonArguments};
 use crate::failure::{Failure, ServerFailure};
@@ -68,7 +69,18 @@ impl Context {
     /// # Errors
     /// As [`Self::client`].
     pub fn client_with(&self, options: ConnectOptions) -> Result<Client, Failure> {
-        Ok(Client::connect(options.data_directory(self.data_directory()?))?)
+        let directory = self.data_directory()?;
+        let refused = match Client::connect(options.data_directory(&directory)) {
+            Ok(client) => return Ok(client),
+            Err(refused) => refused,
+        };
+        Err(Failure::Connect(match refused {
+            // The token is looked for first, and where no server ever ran there is none.
+            ConnectError::TokenUnreadable { source, .. } if source.kind() == ErrorKind::NotFound => {
+                ConnectError::NoServer { path: directory.join(SOCKET_FILE), source }
+            }
+            other => other,
+        }))
     }
 }
 

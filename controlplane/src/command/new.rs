@@ -32,6 +32,9 @@ const FILES: [(&str, &str); 5] = [
 /// The example's name, which is replaced.
 const EXAMPLE_NAME: &str = "hello";
 
+/// The oldest rkyv whose checks of archives can be relied on; the workspace asks for the same.
+const RKYV_VERSION: &str = "0.8.18";
+
 /// The checkout that this program was built from.
 const CHECKOUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 
@@ -136,7 +139,7 @@ fn cargo_manifest(name: &str, checkout: Option<&Path>) -> String {
          \n\
          [dependencies]\n\
          {}\n\
-         rkyv = \"0.8.18\"\n\
+         rkyv = \"{RKYV_VERSION}\"\n\
          \n\
          [dev-dependencies]\n\
          {}\n\
@@ -191,6 +194,13 @@ mod tests {
         assert!(manifest.contains(&format!("praas-function = \"{}\"", env!("CARGO_PKG_VERSION"))), "{manifest}");
         let manifest = cargo_manifest("shop", Some(Path::new("/src/praas")));
         assert!(manifest.contains("praas-function = { path = \"/src/praas/dataplane/function\" }"), "{manifest}");
+    }
+
+    #[test]
+    fn the_new_crate_asks_for_the_workspaces_rkyv() {
+        let workspace = include_str!("../../../Cargo.toml");
+        let line = workspace.lines().find(|line| line.starts_with("rkyv = ")).unwrap();
+        assert!(line.contains(&format!("\"{RKYV_VERSION}\"")), "{line}");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -95,7 +95,7 @@ pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failur
     if arguments.temporary {
         end_with_standard_input()?;
     }
-    announce(context, server.data_directory().join(SOCKET_FILE), &applications)?;
+    announce(context, &server.data_directory().join(SOCKET_FILE), &applications)?;
     server.run(signals).map_err(ServerFailure::Ended)?;
     drop(removal);
     context.output().value(&json!({ "event": "ended" }))?;
@@ -132,7 +132,7 @@ fn load(paths: &[PathBuf]) -> Result<Vec<Application>, Failure> {
     Ok(loaded.into_iter().map(|(_, application)| application).collect())
 }
 
-fn announce(context: &Context, socket: PathBuf, applications: &[Application]) -> Result<(), Failure> {
+fn announce(context: &Context, socket: &Path, applications: &[Application]) -> Result<(), Failure> {
     let output = context.output();
     let listed: Vec<Value> = applications.iter().map(as_json).collect();
     output.value(&json!({ "event": "serving", "socket": socket.display().to_string(), "applications": listed }))?;

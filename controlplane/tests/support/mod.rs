@@ -4,6 +4,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
@@ -25,11 +26,16 @@ pub fn praas(data: &Path) -> Command {
 }
 
 /// How a run ended.
-#[derive(Debug)]
 pub struct Ended {
     pub status: ExitStatus,
     pub stdout: Vec<u8>,
     pub stderr: Vec<u8>,
+}
+
+impl fmt::Debug for Ended {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}\nstdout: {}\nstderr: {}", self.status, self.out(), self.err())
+    }
 }
 
 impl Ended {
@@ -60,7 +66,7 @@ impl Ended {
 
     #[track_caller]
     pub fn succeeded(self) -> Self {
-        assert!(self.status.success(), "{}\nstdout: {}\nstderr: {}", self.status, self.out(), self.err());
+        assert!(self.status.success(), "{self:?}");
         self
     }
 }
@@ -119,7 +125,7 @@ impl Running {
             let _ = self.child.kill();
         }
         let status = self.child.wait().unwrap();
-        let mut taken = |stream: &mut Option<JoinHandle<Vec<u8>>>| stream.take().unwrap().join().unwrap();
+        let taken = |stream: &mut Option<JoinHandle<Vec<u8>>>| stream.take().unwrap().join().unwrap();
         let ended = Ended { status, stdout: taken(&mut self.stdout), stderr: taken(&mut self.stderr) };
         assert!(gone, "it did not end within {PATIENCE:?}: {}\n{}", ended.out(), ended.err());
         ended
@@ -161,10 +167,15 @@ impl TestServer {
     pub fn start(directory: &Path) -> Self {
         let manifest = directory.join("praas.toml");
         fs::write(&manifest, demo_manifest()).unwrap();
+        Self::start_with(directory, &manifest)
+    }
+
+    /// Starts a server of what `manifest` describes over `directory`.
+    pub fn start_with(directory: &Path, manifest: &Path) -> Self {
         let data = directory.join("data");
         let mut child = praas(&data)
             .args(["--json", "serve", "--keeper-linger", "0"])
-            .arg(&manifest)
+            .arg(manifest)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

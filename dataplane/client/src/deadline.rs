@@ -17,6 +17,7 @@ pub(crate) struct Deadline {
 
 impl Deadline {
     /// A limit that counts from the first look at the clock.
+    #[inline]
     pub(crate) fn unread(limit: Duration) -> Self {
         Self { limit, end: None }
     }
@@ -27,6 +28,7 @@ impl Deadline {
     }
 
     /// The limit in nanoseconds, as it travels with the request: time remaining, never 0, which would mean none.
+    #[inline]
     pub(crate) fn limit_ns(&self) -> u64 {
         u64::try_from(self.limit.as_nanos()).unwrap_or(u64::MAX).max(1)
     }
@@ -49,11 +51,13 @@ impl Deadline {
     }
 
     /// What is left of it; the whole limit while the clock was not read, and then it stays unread.
+    #[inline]
     pub(crate) fn remaining_or_limit(&mut self) -> Duration {
         if self.end.is_none() { self.limit } else { self.remaining() }
     }
 
     /// Nanoseconds left, for a request that is sent again: never 0.
+    #[inline]
     pub(crate) fn remaining_ns(&mut self) -> u64 {
         u64::try_from(self.remaining_or_limit().as_nanos()).unwrap_or(u64::MAX).max(1)
     }

@@ -53,6 +53,7 @@ pub(crate) struct KeptName {
 }
 
 impl KeptName {
+    #[inline]
     pub(crate) fn new(name: &str) -> Self {
         let length = name.len().min(NAME_BYTES_MAX);
         let mut bytes = [0; NAME_BYTES_MAX];

@@ -96,6 +96,7 @@ impl OpenLane {
         })
     }
 
+    #[inline]
     pub(crate) fn lane(&self) -> &Arc<ClientLane> {
         &self.lane
     }
@@ -122,11 +123,13 @@ impl OpenLane {
         (self.cells as usize).saturating_sub(self.lane.in_flight())
     }
 
+    #[inline]
     pub(crate) fn is_lost(&self) -> bool {
         self.lost.load(Ordering::Acquire)
     }
 
     /// Whether a request put here has a chance now or soon: the connection lives and the process was not closed.
+    #[inline]
     pub(crate) fn is_usable(&self) -> bool {
         !self.is_lost() && self.phase() != Phase::Closed
     }

@@ -93,6 +93,7 @@ impl<'a> Kept<'a> {
     }
 
     /// The bytes, unless they are a loan's.
+    #[inline]
     pub(crate) fn bytes(&self) -> Option<&[u8]> {
         match self {
             Self::Borrowed(bytes) => Some(bytes),
@@ -105,6 +106,7 @@ impl<'a> Kept<'a> {
 
 impl Kept<'static> {
     /// Keeps nothing of the caller's: small payloads are copied inline, larger borrowed ones into a buffer.
+    #[inline]
     pub(crate) fn detached(payload: Payload<'_>) -> Self {
         match payload.0 {
             Given::Borrowed(bytes) => match u8::try_from(bytes.len()) {

@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use praas_protocol::{CallError, FunctionId, Phase};
+use praas_protocol::{CallError, FunctionId, Outcome, Phase};
 use praas_shm::client_lane::{Answer, LoanBlock, Retracted, Ticket, WaitEnd};
 
 use crate::backoff::Backoff;
@@ -55,6 +55,8 @@ pub struct Pending<'a> {
     deadline: Deadline,
     kept: Kept<'a>,
     stage: Stage,
+    /// The phase for which an earlier attempt was refused.
+    refused: Option<Phase>,
 }
 
 enum Stage {
@@ -110,6 +112,7 @@ impl Setback {
 }
 
 impl<'a> Pending<'a> {
+    #[inline]
     pub(crate) fn unsent(
         process: &Arc<ProcessShared>,
         function: Function<'_>,
@@ -123,11 +126,13 @@ impl<'a> Pending<'a> {
             deadline,
             kept,
             stage: Stage::Unsent,
+            refused: None,
             seat: None,
         }
     }
 
     /// Sent at once; obstacles other than a full lane are overcome here.
+    #[inline]
     pub(crate) fn started(
         process: &Arc<ProcessShared>,
         function: Function<'_>,
@@ -157,6 +162,7 @@ impl<'a> Pending<'a> {
     ///
     /// # Errors
     /// [`CallError`]: how the call ended, or why it never ran.
+    #[inline]
     pub fn wait(mut self) -> Result<Reply, CallError> {
         self.leave_seat();
         self.finish()
@@ -178,6 +184,7 @@ impl<'a> Pending<'a> {
     }
 
     /// Waits for the end of a call whatever its stage, sending it again where that is allowed.
+    #[inline]
     pub(crate) fn finish(&mut self) -> Result<Reply, CallError> {
         loop {
             self.send_patiently(true)?;
@@ -203,6 +210,7 @@ impl<'a> Pending<'a> {
     }
 
     /// Puts the request into a lane, waiting for one as long as the deadline allows.
+    #[inline]
     fn send_patiently(&mut self, waits_for_room: bool) -> Result<(), CallError> {
         let mut backoff = None;
         while matches!(self.stage, Stage::Unsent) {
@@ -221,6 +229,7 @@ impl<'a> Pending<'a> {
     }
 
     /// Sleeps or opens a lane; an error when the call has ended by that.
+    #[cold]
     fn overcome(&mut self, obstacle: Obstacle, backoff: &mut Backoff) -> Result<(), CallError> {
         let end = self.deadline.end();
         if self.deadline.has_passed() {
@@ -240,17 +249,26 @@ impl<'a> Pending<'a> {
     }
 
     /// One attempt to put the request into the current lane.
+    #[inline]
     fn send(&mut self) -> Result<(), Setback> {
         let open = self.process.usable_lane().map_err(Setback::Obstacle)?;
         let deadline_ns = self.deadline.remaining_ns();
-        let kept = std::mem::replace(&mut self.kept, Kept::Lent);
-        let (kept, submitted) = open.submit_kept(self.function, kept, deadline_ns);
-        self.kept = kept;
-        let ticket = submitted?;
+        let ticket = match self.kept.bytes() {
+            Some(bytes) => {
+                open.submit_bytes(self.function, bytes, deadline_ns).map_err(|error| open.setback(error).0)?
+            }
+            None => {
+                let kept = std::mem::replace(&mut self.kept, Kept::Lent);
+                let (kept, submitted) = open.submit_loan(self.function, kept, deadline_ns);
+                self.kept = kept;
+                submitted?
+            }
+        };
         self.stage = Stage::Sent { open, ticket };
         Ok(())
     }
 
+    #[inline]
     fn collect_blocking(&mut self) -> Result<Reply, Setback> {
         let Stage::Sent { open, ticket } = &self.stage else {
             return Err(Setback::Obstacle(Obstacle::lost()));
@@ -263,6 +281,7 @@ impl<'a> Pending<'a> {
     }
 
     /// The end of an answered call.
+    #[inline]
     fn take(&mut self) -> Result<Reply, Setback> {
         let Stage::Sent { open, ticket } = std::mem::replace(&mut self.stage, Stage::Finished) else {
             return Err(Setback::Obstacle(Obstacle::lost()));
@@ -273,24 +292,47 @@ impl<'a> Pending<'a> {
     }
 
     /// What `answer`, taken from `open`, means for this call.
+    #[inline]
     fn settled(&mut self, open: &Arc<OpenLane>, answer: Answer) -> Result<Reply, Setback> {
+        match answer.payload {
+            Some(output) if answer.outcome_code == Outcome::Ok as u32 => Ok(Reply::new(output)),
+            _ => self.settled_otherwise(open, answer),
+        }
+    }
+
+    #[cold]
+    fn settled_otherwise(&mut self, open: &Arc<OpenLane>, answer: Answer) -> Result<Reply, Setback> {
         let (name, deadline) = (&self.name, &self.deadline);
         match settle(answer, || name.text(), || deadline.exceeded()) {
             Settled::Replied(reply) => Ok(reply),
             Settled::Failed(error) => Err(Setback::End(error)),
             Settled::Refused { phase, returned } => {
+                self.refused = Some(phase);
                 self.keep_returned(open, returned);
                 Err(self.repeat_or(Obstacle::phase(phase)))
             }
         }
     }
 
-    /// The deadline passed: the lane keeps the cell until it is answered, the caller goes on.
+    /// The deadline passed. A request that nobody has claimed is taken back, and if an earlier attempt was refused, that is
+    /// the reason; otherwise the lane keeps the cell until it is answered. The caller goes on either way.
     fn give_up(&mut self) -> CallError {
-        self.abandon();
-        self.deadline.exceeded()
+        let Stage::Sent { open, ticket } = std::mem::replace(&mut self.stage, Stage::Finished) else {
+            return self.deadline.exceeded();
+        };
+        let retracted = open.lane().retract(ticket);
+        let error = match (&retracted, self.refused) {
+            (Retracted::NeverRan { .. }, Some(phase)) => CallError::Unavailable { phase },
+            _ => self.deadline.exceeded(),
+        };
+        if let Retracted::NeverRan { loan } = retracted {
+            self.keep_returned(&open, loan);
+        }
+        self.process.room_was_freed();
+        error
     }
 
+    #[inline]
     fn abandon(&mut self) {
         if let Stage::Sent { open, ticket } = std::mem::replace(&mut self.stage, Stage::Finished) {
             open.lane().abandon(ticket);

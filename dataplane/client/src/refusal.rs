@@ -25,8 +25,8 @@ impl OpenLane {
         self.lane().submit(function, LanePayload::Bytes(bytes), deadline_ns, ROOT_CALL)
     }
 
-    /// Puts a request into the lane. What it keeps to be sent again comes back either way.
-    pub(crate) fn submit_kept<'a>(
+    /// Puts a request whose payload is a loan into the lane. What it keeps to be sent again comes back either way.
+    pub(crate) fn submit_loan<'a>(
         self: &Arc<Self>,
         function: FunctionId,
         kept: Kept<'a>,

@@ -21,6 +21,7 @@ impl ProcessShared {
     }
 
     /// The current lane, or why it takes no request.
+    #[inline]
     pub(crate) fn usable_lane(&self) -> Result<Arc<OpenLane>, Obstacle> {
         let open = self.lane.load_full();
         if open.is_lost() {

@@ -15,9 +15,7 @@ use praas_protocol::limits::{CLIENTS_MAX, CONTROL_MESSAGE_BYTES_MAX};
 use praas_protocol::token::Claims;
 use praas_sys::MessageSocket;
 
-use crate::limits::{
-    ACCEPTS_TURN_MAX, CLIENT_HELLO_MAX, PEER_PACKETS_TURN_MAX, PENDING_PER_CLIENT_MAX,
-};
+use crate::limits::{ACCEPTS_TURN_MAX, CLIENT_HELLO_MAX, PEER_PACKETS_TURN_MAX, PENDING_PER_CLIENT_MAX};
 use crate::peer::{Packet, Peer, PeerError};
 use crate::processes::{Asker, ProcessKey};
 use crate::shard::Shard;
@@ -101,8 +99,7 @@ impl Shard {
     fn admit(&mut self, socket: MessageSocket) {
         let key = ClientKey(self.clients.next_key);
         self.clients.next_key += 1;
-        let watched =
-            self.watch(socket.as_fd(), Source::Client(key), Interest::READABLE | Interest::WRITABLE);
+        let watched = self.watch(socket.as_fd(), Source::Client(key), Interest::READABLE | Interest::WRITABLE);
         if let Err(error) = watched {
             return self.log.warning(format_args!("watching a client failed: {error}"));
         }
@@ -124,7 +121,9 @@ impl Shard {
                 asked: 1,
                 advice: "close lanes or connections, or raise `ulimit -n` for the server".into(),
             };
-            let _ = Peer::new(socket).send(&ServerMessage::Failed { request: 0, error }, &[]);
+            let mut buffer = vec![0; CONTROL_MESSAGE_BYTES_MAX];
+            // Nothing more can be done for it.
+            let _ = Peer::new(socket).refuse(&ServerMessage::Failed { request: 0, error }, &mut buffer);
             self.metrics.clients_cut += 1;
         }
         self.spare = crate::shard::spare_descriptor();
@@ -149,7 +148,7 @@ impl Shard {
             }
             let packet = flushed.and_then(|()| client.peer.receive(&mut buffer));
             let outcome = match packet {
-                Ok(Some(packet)) => self.hear_client(key, packet),
+                Ok(Some(packet)) => self.hear_client(key, &packet),
                 Ok(None) => break,
                 Err(error) => Err(error),
             };
@@ -168,22 +167,25 @@ impl Shard {
         self.packet_buffer = buffer;
     }
 
-    fn hear_client(&mut self, key: ClientKey, packet: Packet<'_>) -> Result<(), PeerError> {
+    fn hear_client(&mut self, key: ClientKey, packet: &Packet<'_>) -> Result<(), PeerError> {
         let message: Result<ClientMessage, _> = codec::decode(packet.bytes);
         let Some(client) = self.clients.get_mut(key) else { return Ok(()) };
         match message {
             _ if !packet.fds.is_empty() => self.refuse_client(key, protocol("clients send no file descriptors")),
             Err(error) => self.refuse_client(key, protocol(&error.to_string())),
             Ok(ClientMessage::Hello { version, token }) if client.claims.is_none() => self.greet(key, version, &token),
-            Ok(_) if client.claims.is_none() => self.refuse_client(key, protocol("the first message must be the hello")),
+            Ok(_) if client.claims.is_none() => {
+                self.refuse_client(key, protocol("the first message must be the hello"))
+            }
             Ok(ClientMessage::Hello { .. }) => self.refuse_client(key, protocol("a second hello")),
             Ok(ClientMessage::Request { request, body }) => {
                 if request == 0 || client.pending.len() >= PENDING_PER_CLIENT_MAX || !client.pending.insert(request) {
-                    let reason = format!("request number {request} is 0, in use, or more than {PENDING_PER_CLIENT_MAX} wait");
+                    let reason =
+                        format!("request number {request} is 0, in use, or more than {PENDING_PER_CLIENT_MAX} wait");
                     return self.refuse_client(key, protocol(&reason));
                 }
                 let asker = Asker { client: key, request };
-                if let Err(error) = self.carry_out(asker, body) {
+                if let Err(error) = self.carry_out(asker, &body) {
                     self.answer_failed(asker, error);
                 }
                 Ok(())
@@ -232,7 +234,11 @@ impl Shard {
     fn refuse_client(&mut self, key: ClientKey, error: ControlError) -> Result<(), PeerError> {
         self.log.info(format_args!("a client is cut off: {error}"));
         let refusal = ServerMessage::Failed { request: 0, error };
-        let _ = self.clients.send(Asker { client: key, request: 0 }, &refusal, &[], &mut self.timers);
+        if let Some(client) = self.clients.get_mut(key) {
+            let mut buffer = vec![0; CONTROL_MESSAGE_BYTES_MAX];
+            // It is cut off next, whether it hears this or not.
+            let _ = client.peer.refuse(&refusal, &mut buffer);
+        }
         Err(PeerError::Protocol)
     }
 

@@ -17,8 +17,8 @@ use std::path::{Path, PathBuf};
 
 use praas_protocol::ProcessId;
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
-use praas_sys::data_directory::{SOCKET_FILE, TOKEN_FILE};
 use praas_sys::FileLock;
+use praas_sys::data_directory::{SOCKET_FILE, TOKEN_FILE};
 use praas_sys::private_directory::create_private_directory;
 
 use crate::StartError;
@@ -115,13 +115,13 @@ impl DataDirectory {
         let path = self.path.join("secret");
         match fs::read(&path) {
             Ok(bytes) => {
-                let mode = fs::metadata(&path).map_err(|error| StartError::host("examining the secret", &error))?.mode();
+                let mode =
+                    fs::metadata(&path).map_err(|error| StartError::host("examining the secret", &error))?.mode();
                 let bytes: Option<[u8; 32]> = bytes.try_into().ok();
                 bytes.filter(|_| mode & 0o077 == 0).map(Secret::from_bytes).ok_or(StartError::BadSecret { path })
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let secret = Secret::generate()
-                    .map_err(|error| StartError::host("making a secret", &error))?;
+                let secret = Secret::generate().map_err(|error| StartError::host("making a secret", &error))?;
                 self.write_private("secret", secret.as_bytes())
                     .map_err(|error| StartError::host("writing the secret", &error))?;
                 Ok(secret)

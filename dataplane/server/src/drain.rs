@@ -95,8 +95,7 @@ impl Shard {
         let Some(process) = self.processes.get_mut(key) else { return };
         let id = process.id;
         let Stage::Draining(drain) = &mut process.stage else { return };
-        let disappointed =
-            if drain.is_restart() { std::mem::take(&mut drain.askers) } else { Vec::new() };
+        let disappointed = if drain.is_restart() { std::mem::take(&mut drain.askers) } else { Vec::new() };
         drain.purpose = Purpose::Stop;
         drain.askers.extend(stopper);
         for asker in disappointed {

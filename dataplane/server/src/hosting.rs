@@ -21,6 +21,7 @@ use crate::application::{Application, Network};
 use crate::data_directory::DataDirectory;
 use crate::keeper::KeeperError;
 use crate::keeper::link::{KeeperLink, KeeperPlan};
+use crate::limits::WORKER_PROCESSES_MAX;
 use crate::log::Log;
 use crate::processes::ProcessKey;
 use crate::workers::WorkerKey;
@@ -170,7 +171,8 @@ impl Site {
     }
 
     fn spawn(&self, job: SpawnJob) -> Result<Started, String> {
-        let directory = self.data.create_run_path(&job.process).map_err(|error| format!("working directory: {error}"))?;
+        let directory =
+            self.data.create_run_path(&job.process).map_err(|error| format!("working directory: {error}"))?;
         if let Some(user) = job.user {
             std::os::unix::fs::lchown(&directory, Some(user), Some(user))
                 .map_err(|error| format!("giving away the working directory: {error}"))?;
@@ -229,11 +231,10 @@ pub(crate) fn worker_plan(
         None => WorkerUser::Same,
     };
     let limits = &application.limits;
-    plan.limits = ResourceLimits {
-        open_files: limits.open_files,
-        address_space_bytes: None,
-        processes: limits.processes,
-    };
+    // The kernel counts by user, and all workers of a process are one.
+    let processes = limits.processes.unwrap_or(WORKER_PROCESSES_MAX).saturating_mul(application.workers_max.into());
+    plan.limits =
+        ResourceLimits { open_files: limits.open_files, address_space_bytes: None, processes: Some(processes) };
     plan.read_only.clone_from(&application.readable);
     plan.strict = strict;
     plan

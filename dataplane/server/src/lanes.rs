@@ -2,13 +2,15 @@
 //!
 //! 1. A lane is charged to the host's budget at the limits of its segments, before it is created, until no worker maps it.
 //! 2. Its number is unique for the life of the server, and its residue among the lanes of its process: workers index by it.
-//! 3. The client gets a lane only when every worker that is ready has attached it.
+//! 3. The client gets a lane when every worker that is ready and not in a call has attached it. One that is in a call
+//!    attaches it afterwards, and then finds what lies there.
 //! 4. The lane of a dead client is never given to another.
 //! 5. The server neither reads nor writes the doorbell: a client could make its end block. Workers are woken by their
 //!    control sockets.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd;
+use std::time::Duration;
 
 use praas_protocol::control::{ControlError, LaneGeometry, LaneId, ServerMessage, WorkerCommand};
 use praas_protocol::limits::{CELLS_DEFAULT, LANES_PER_CLIENT_MAX, LANES_PER_PROCESS_MAX, RING_ENTRIES_MAX};
@@ -23,7 +25,11 @@ use crate::clients::ClientKey;
 use crate::peer::{Peer, PeerError};
 use crate::processes::{Asker, ProcessKey, Stage};
 use crate::shard::Shard;
-use crate::workers::{Attachment, WorkerKey, WorkerStage};
+use crate::timers::Timer;
+use crate::workers::{Attachment, Worker, WorkerKey, WorkerStage};
+
+/// Period in which a lane that is being opened is looked at.
+const OPENING_LOOK_PERIOD: Duration = Duration::from_millis(20);
 
 /// How far a lane has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,7 +187,7 @@ impl Shard {
             _ => return Err(format!("it attached lane {}, which it was not given", id.0)),
         }
         let Some(error) = error else {
-            self.open_if_attached(key, id);
+            self.opening_due(key, id);
             return Ok(());
         };
         let lane = self.processes.get(key).and_then(|process| process.lanes.get(&id));
@@ -197,8 +203,11 @@ impl Shard {
     /// Hands a lane to its client if every ready worker has it.
     fn open_if_attached(&mut self, key: ProcessKey, id: LaneId) {
         let has = |attachment: Option<&Attachment>| matches!(attachment, Some(Attachment::Attached));
-        if !self.workers_of(key).all(|(_, worker)| !worker.is_ready() || has(worker.lanes.get(&id))) {
-            return;
+        let is_awaited =
+            |worker: &Worker| worker.is_ready() && !has(worker.lanes.get(&id)) && worker.page.claims().next().is_none();
+        if self.workers_of(key).any(|(_, worker)| is_awaited(worker)) {
+            // Its answer leads back here; so does time, in case it takes a call first.
+            return self.timers.after(OPENING_LOOK_PERIOD, Timer::Lane(key, id.0));
         }
         let Some(process) = self.processes.get_mut(key) else { return };
         let application = &process.application;
@@ -222,11 +231,20 @@ impl Shard {
         }
     }
 
+    /// Timer: whether a lane that is being opened still waits for somebody.
+    pub(crate) fn opening_due(&mut self, key: ProcessKey, id: LaneId) {
+        let lane = self.processes.get(key).and_then(|process| process.lanes.get(&id));
+        if lane.is_some_and(|lane| matches!(lane.stage, LaneStage::Opening(_))) {
+            self.open_if_attached(key, id);
+        }
+    }
+
     /// Hands out every lane that waited for a worker which is no more.
     pub(crate) fn open_attached_lanes(&mut self, key: ProcessKey) {
-        let ids: Vec<_> = self.processes.get(key).map(|process| process.lanes.keys().copied().collect()).unwrap_or_default();
+        let ids: Vec<_> =
+            self.processes.get(key).map(|process| process.lanes.keys().copied().collect()).unwrap_or_default();
         for id in ids {
-            self.open_if_attached(key, id);
+            self.opening_due(key, id);
         }
     }
 

@@ -79,6 +79,10 @@ pub(crate) const WORKER_UID_FIRST: u32 = 200_000;
 /// Number of those uids: one for each process the server can hold.
 pub(crate) const WORKER_UIDS: u32 = 16_384;
 
+/// OS processes and threads of a worker with a user of its own whose application sets no limit: stops a fork bomb before it
+/// takes the host's process table.
+pub(crate) const WORKER_PROCESSES_MAX: u64 = 1024;
+
 /// Time for an answer of the keeper to one message; it does nothing that blocks.
 pub(crate) const KEEPER_ANSWER_MAX: Duration = Duration::from_secs(5);
 

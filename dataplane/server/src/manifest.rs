@@ -160,8 +160,7 @@ fn read_application(mut section: Section<'_, '_>, directory: &Path) -> Result<Ap
     let wait = section.optional("wait", "\"spin\", \"adaptive\" or \"park\"", as_wait);
     let network = section.optional("network", "\"none\" or \"host\"", as_network);
     let readable = section.optional("readable", "a list of paths", |value| as_list(value, as_text));
-    let functions =
-        section.optional("functions", "a list of names of functions", |value| as_list(value, as_name));
+    let functions = section.optional("functions", "a list of names of functions", |value| as_list(value, as_name));
     section.close();
     let mut application = Application::new(name.ok_or(())?, directory.join(binary.ok_or(())?));
     application.arguments = arguments.unwrap_or_default();
@@ -254,7 +253,9 @@ fn as_u32(value: &DeValue<'_>) -> Read<u32> {
 
 fn as_bytes(value: &DeValue<'_>) -> Read<u64> {
     match value.as_str() {
-        Some(text) => parse_bytes(text).ok_or_else(|| Some(format!("is {text:?}, which is no number of bytes: write \"64MiB\"")) ),
+        Some(text) => {
+            parse_bytes(text).ok_or_else(|| Some(format!("is {text:?}, which is no number of bytes: write \"64MiB\"")))
+        }
         None => as_u64(value),
     }
 }

@@ -15,6 +15,9 @@ use serde::Serialize;
 
 use crate::limits::{OUT_QUEUE_BYTES_MAX, OUT_QUEUE_MESSAGES_MAX, PEER_STALL_MAX};
 
+/// Packets that can wait in a socket's receive queue: the host's `net.unix.max_dgram_qlen` is far below this.
+const UNREAD_PACKETS_MAX: usize = 1024;
+
 /// Why a peer must be cut off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PeerError {
@@ -106,6 +109,16 @@ impl Peer {
         Ok(())
     }
 
+    /// Sends a message that only makes the peer look: while it has unread ones it will look anyway, so this one is never
+    /// queued.
+    pub(crate) fn hint<M: Serialize>(&mut self, message: &M) -> Result<(), PeerError> {
+        let bytes = codec::encode(message)?;
+        if self.queue.is_empty() {
+            self.try_send(&bytes, &[])?;
+        }
+        Ok(())
+    }
+
     /// Sends what is queued, as far as the peer takes it.
     pub(crate) fn flush(&mut self) -> Result<(), PeerError> {
         while let Some(first) = self.queue.front() {
@@ -128,6 +141,18 @@ impl Peer {
             Err(SocketError::Call { errno: rustix::io::Errno::TOOMANYREFS, .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Last words to a peer that is about to be cut off. What it has sent is read and dropped before, and nothing more is
+    /// let in: closing a socket with unread packets would destroy the words on their way.
+    pub(crate) fn refuse<M: Serialize>(&mut self, message: &M, buffer: &mut [u8]) -> Result<(), PeerError> {
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);
+        for _ in 0..UNREAD_PACKETS_MAX {
+            if !matches!(self.socket.try_recv(buffer, CONTROL_MESSAGE_FDS_MAX), Ok(Some(_))) {
+                break;
+            }
+        }
+        self.send(message, &[])
     }
 
     /// The next packet, or `None` when there is none now.

@@ -167,8 +167,10 @@ impl Shard {
                 advice: "stop some".into(),
             });
         }
-        let control = ControlPage::create(self.incarnation, 1)
-            .map_err(|error| ControlError::Host { what: "creating a control page".into(), reason: error.to_string() })?;
+        let control = ControlPage::create(self.incarnation, 1).map_err(|error| ControlError::Host {
+            what: "creating a control page".into(),
+            reason: error.to_string(),
+        })?;
         let user = if self.gives_users { self.processes.take_user() } else { None };
         let key = ProcessKey(self.processes.next_key);
         self.processes.next_key += 1;
@@ -291,7 +293,8 @@ impl Shard {
         let (served, waiting): (Vec<_>, Vec<_>) =
             std::mem::take(&mut process.followers).into_iter().partition(|follower| ended || follower.from < end);
         process.followers = waiting;
-        let answers: Vec<_> = served.iter().map(|follower| (follower.asker, output_answer(process, *follower))).collect();
+        let answers: Vec<_> =
+            served.iter().map(|follower| (follower.asker, output_answer(process, *follower))).collect();
         for (asker, answer) in answers {
             self.answer(asker, &answer, &[]);
         }

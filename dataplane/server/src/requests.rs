@@ -2,10 +2,10 @@
 //!
 //! Rights and scope come first, existence after: a token learns nothing about processes outside its scope.
 
+use praas_protocol::ProcessId;
 use praas_protocol::codec;
 use praas_protocol::control::{ClientRequest, ControlError, ServerMessage};
 use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, LIST_PAGE_PROCESSES};
-use praas_protocol::ProcessId;
 use praas_protocol::token::{Claims, Rights, Scope};
 
 use crate::drain::Purpose;
@@ -21,10 +21,10 @@ const PAGE_LOOKS_MAX: usize = 4096;
 
 impl Shard {
     /// Carries a request out, or starts to; whoever finishes it answers.
-    pub(crate) fn carry_out(&mut self, asker: Asker, body: ClientRequest) -> Result<(), ControlError> {
+    pub(crate) fn carry_out(&mut self, asker: Asker, body: &ClientRequest) -> Result<(), ControlError> {
         let claims = self.clients.get(asker.client).and_then(|client| client.claims.clone());
         let claims = claims.ok_or(ControlError::Protocol { reason: "no hello was said".into() })?;
-        match body {
+        match *body {
             ClientRequest::ProcessCreate { process } => {
                 allow(&claims, Rights::MANAGE, "manage", &process)?;
                 self.create_process(process, asker)

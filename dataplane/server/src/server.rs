@@ -362,14 +362,7 @@ fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Result<Prepared,
     let waker = Arc::new(waker);
     let spawner = Spawner::start().map_err(|error| StartError::host("starting the spawner", &error))?;
     let (results_in, results) = channel();
-    let plan = HostingPlan {
-        data: Arc::clone(&data),
-        spawner,
-        cgroups,
-        strict: options.require_sandbox,
-        keeper,
-        log,
-    };
+    let plan = HostingPlan { data: Arc::clone(&data), spawner, cgroups, strict: options.require_sandbox, keeper, log };
     let hosting = Hosting::start(plan, results_in, Arc::clone(&waker)).map_err(host("starting helper threads"))?;
     let listener = Listener::bind(&data.socket_path(), StaleSocket::ReplaceHolding(data.lock()))
         .map_err(|error| StartError::host("binding the server's socket", &error))?;
@@ -425,8 +418,8 @@ fn check_applications(
     for application in applications {
         let name = application.name;
         let application = application.clone().checked();
-        let application = application
-            .map_err(|error| StartError::BadApplication { application: name.to_string(), error })?;
+        let application =
+            application.map_err(|error| StartError::BadApplication { application: name.to_string(), error })?;
         if checked.insert(name, Arc::new(application)).is_some() {
             return Err(StartError::SameName { application: name.to_string() });
         }

@@ -17,6 +17,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use praas_protocol::Name;
+use praas_protocol::control::LaneId;
 use praas_protocol::token::Secret;
 use praas_sys::{Listener, SignalQueue};
 
@@ -138,6 +139,7 @@ impl Shard {
                 Timer::WorkerOutput(key, stream) => self.resume_output(key, stream),
                 Timer::Replace(key) => self.replace_workers(key),
                 Timer::Drain(key) => self.look_at_drain(key),
+                Timer::Lane(key, lane) => self.opening_due(key, LaneId(lane)),
                 Timer::Claims => self.look_at_claims(),
                 Timer::Idle => self.look_for_idle_workers(),
                 Timer::Watch => self.look_at_binaries(),

@@ -119,7 +119,8 @@ impl Shard {
         self.open_attached_lanes(key);
         self.look_at_drain(key);
         let calls_wait = self.processes.get(key).is_some_and(|process| {
-            process.wants_workers() && process.lanes.values().filter_map(|lane| lane.memory.as_ref()).any(|lane| lane.unclaimed() > 0)
+            process.wants_workers()
+                && process.lanes.values().filter_map(|lane| lane.memory.as_ref()).any(|lane| lane.unclaimed() > 0)
         });
         if calls_wait {
             self.wake_workers(key);
@@ -220,7 +221,8 @@ impl Shard {
             let claims: Vec<_> = worker.page.claims().collect();
             worker.sightings.retain(|record, _| claims.iter().any(|claim| claim.record == *record));
             for claim in claims {
-                let sighting = worker.sightings.entry(claim.record).or_insert(Sighting { sequence: claim.sequence, since: now });
+                let sighting =
+                    worker.sightings.entry(claim.record).or_insert(Sighting { sequence: claim.sequence, since: now });
                 if sighting.sequence != claim.sequence {
                     *sighting = Sighting { sequence: claim.sequence, since: now };
                 }

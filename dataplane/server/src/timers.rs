@@ -29,6 +29,8 @@ pub(crate) enum Timer {
     Replace(ProcessKey),
     /// How far a process has drained.
     Drain(ProcessKey),
+    /// Whether a lane can be handed out.
+    Lane(ProcessKey, u32),
     /// Whether calls outlast their limit.
     Claims,
     /// Whether workers above the minimum are idle.

@@ -19,7 +19,7 @@ use praas_shm::worker_page::ServerWorkerPage;
 use praas_sys::{Cgroup, MessageSocket, Pidfd};
 
 use crate::hosting::{Job, SpawnJob, Started};
-use crate::limits::{PEER_PACKETS_TURN_MAX, WORKER_EXIT_MAX};
+use crate::limits::{PEER_PACKETS_TURN_MAX, PEER_STALL_MAX, WORKER_EXIT_MAX};
 use crate::peer::{Packet, Peer, PeerError};
 use crate::processes::{Process, ProcessKey};
 use crate::shard::Shard;
@@ -163,8 +163,7 @@ impl Shard {
     /// Starts one more worker if calls wait, the process may have one, and none is on its way already.
     pub(crate) fn grow(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.get(key) else { return };
-        let starting =
-            self.workers_of(key).any(|(_, worker)| worker.stage < WorkerStage::Ready);
+        let starting = self.workers_of(key).any(|(_, worker)| worker.stage < WorkerStage::Ready);
         let full = self.staying_workers(key) >= process.application.workers_max;
         if full || starting || process.replacement_set || !process.wants_workers() {
             return;
@@ -217,8 +216,7 @@ impl Shard {
         if let Some(process) = self.processes.get_mut(key) {
             process.workers.insert(worker);
         }
-        let job =
-            SpawnJob { worker, process: id, application, user, socket: theirs.into(), pipe: write_end };
+        let job = SpawnJob { worker, process: id, application, user, socket: theirs.into(), pipe: write_end };
         self.timers.after(std::time::Duration::from_millis(WORKER_HELLO_MS_MAX), Timer::WorkerReady(worker));
         self.hosting.submit(Job::Spawn(Box::new(job))).map_err(|_| {
             self.drop_worker(worker);
@@ -280,7 +278,7 @@ impl Shard {
         }
         let started = worker.stage >= WorkerStage::Attaching;
         worker.stage = WorkerStage::Leaving;
-                // One that has not said hello is not listening for commands yet, and holds nothing.
+        // One that has not said hello is not listening for commands yet, and holds nothing.
         if !started || worker.command(&WorkerCommand::Exit, &[]).is_err() {
             worker.kill("it was told to end".into());
         }
@@ -317,8 +315,12 @@ impl Shard {
 
     /// Timer: a worker with unread messages.
     pub(crate) fn worker_stall_due(&mut self, key: WorkerKey) {
-        let Some(end) = self.workers.get(&key).and_then(|worker| worker.peer.stall_end()) else { return };
-        if end <= Instant::now() {
+        let Some(worker) = self.workers.get(&key) else { return };
+        let Some(end) = worker.peer.stall_end() else { return };
+        if worker.page.claims().next().is_some() {
+            // It reads between calls; how long a call may take is another limit.
+            self.timers.after(PEER_STALL_MAX, Timer::WorkerStall(key));
+        } else if end <= Instant::now() {
             self.end_worker(key, "it did not read its messages".into());
         } else {
             self.timers.at(end, Timer::WorkerStall(key));
@@ -343,9 +345,15 @@ impl Shard {
 
     /// Makes every worker of a process look at its control page and lanes.
     pub(crate) fn wake_workers(&mut self, key: ProcessKey) {
-        for worker in self.worker_keys(key) {
-            if self.workers.get(&worker).is_some_and(|worker| worker.stage >= WorkerStage::Attaching) {
-                self.command_worker(worker, &WorkerCommand::Wake, &[]);
+        for worker_key in self.worker_keys(key) {
+            let Some(worker) = self.workers.get_mut(&worker_key) else { continue };
+            if worker.stage >= WorkerStage::Attaching {
+                // A client that rings without end must not fill the queue of a worker that is busy.
+                let hinted = worker.peer.hint(&WorkerCommand::Wake);
+                worker.page.notify();
+                if let Err(error @ PeerError::Socket(_)) = hinted {
+                    worker.kill(error.to_string());
+                }
             }
         }
     }
@@ -362,7 +370,7 @@ impl Shard {
             let Some(worker) = self.workers.get_mut(&key) else { break };
             let received = worker.peer.flush().and_then(|()| worker.peer.receive(&mut buffer));
             let outcome = match received {
-                Ok(Some(packet)) => self.hear_worker(key, packet),
+                Ok(Some(packet)) => self.hear_worker(key, &packet),
                 Ok(None) => break,
                 Err(PeerError::Closed) => {
                     // Its pidfd says how it ended, if it does.
@@ -389,7 +397,7 @@ impl Shard {
         }
     }
 
-    fn hear_worker(&mut self, key: WorkerKey, packet: Packet<'_>) -> Result<(), String> {
+    fn hear_worker(&mut self, key: WorkerKey, packet: &Packet<'_>) -> Result<(), String> {
         if !packet.fds.is_empty() {
             return Err("it sent file descriptors".into());
         }

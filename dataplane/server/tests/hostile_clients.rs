@@ -157,12 +157,8 @@ fn tokens_of_others_are_refused_and_rights_are_checked_for_each_request() {
     let server = server(path);
     let secret: [u8; 32] = std::fs::read(path.join("secret")).unwrap().try_into().unwrap();
     let secret = Secret::from_bytes(secret);
-    let claims = |scope, rights, expires_unix_s| Claims {
-        principal: "bob".parse().unwrap(),
-        scope,
-        rights,
-        expires_unix_s,
-    };
+    let claims =
+        |scope, rights, expires_unix_s| Claims { principal: "bob".parse().unwrap(), scope, rights, expires_unix_s };
     let foreign = Secret::generate().unwrap().sign(&claims(Scope::Any, Rights::ALL, None));
     for token in [String::new(), "x".repeat(2000), foreign, secret.sign(&claims(Scope::Any, Rights::ALL, Some(1)))] {
         let socket = connect(path);
@@ -207,10 +203,9 @@ fn tokens_of_others_are_refused_and_rights_are_checked_for_each_request() {
         );
     }
     // A lane that is not this client's: nothing happens.
-    for message in [
-        ClientMessage::Ring { lane: LaneId(1), process },
-        ClientMessage::LaneClose { lane: LaneId(u32::MAX), process },
-    ] {
+    for message in
+        [ClientMessage::Ring { lane: LaneId(1), process }, ClientMessage::LaneClose { lane: LaneId(u32::MAX), process }]
+    {
         good.send(&encode(&message).unwrap(), &[]).unwrap();
     }
     good.send(&request(8, ClientRequest::ProcessCreate { process: "nope/x".parse().unwrap() }), &[]).unwrap();
@@ -292,7 +287,8 @@ fn a_server_without_descriptors_says_so_and_goes_on() {
     let refused = loop {
         assert!(crowd.len() < 200, "{FEW} descriptors serve {} clients", crowd.len());
         let socket = connect(path);
-        socket.send(&hello(token(path)), &[]).unwrap();
+        // A server that refuses may have done so before this.
+        let _ = socket.send(&hello(token(path)), &[]);
         let message = answer(&socket);
         crowd.push(socket);
         match message {

@@ -86,6 +86,9 @@ fn play_link() {
     link.await_acknowledged(watched).unwrap();
     println!("\nplaying {} {} {}", link.keeper_pid().unwrap(), worker.id(), child.trim());
     std::thread::sleep(common::PATIENCE * 2);
+    // Nobody killed this role: its test has failed.
+    worker.kill().unwrap();
+    worker.wait().unwrap();
 }
 
 /// A whole server that keeps a scratch segment. Says so, then waits to be killed.
@@ -187,7 +190,10 @@ fn only_who_holds_the_lock_is_obeyed() {
 
     let other = common::private_directory();
     let error = KeeperLink::connect(&plan, lock(other.path()).as_fd()).unwrap_err();
-    assert!(matches!(&error, KeeperError::Refused { reason, .. } if reason.contains("another data directory")), "{error}");
+    assert!(
+        matches!(&error, KeeperError::Refused { reason, .. } if reason.contains("another data directory")),
+        "{error}"
+    );
 
     let unlocked = std::fs::File::open(directory.path().join("lock")).unwrap();
     let error = KeeperLink::connect(&plan, unlocked.as_fd()).unwrap_err();
@@ -245,7 +251,8 @@ fn a_killed_keeper_is_replaced_and_refilled_and_the_next_server_gets_it_all() {
     // Until the new keeper was given the segment, a crash would lose it: look at what it has open.
     let has_scratch = || {
         let open = std::fs::read_dir(format!("/proc/{second}/fd")).into_iter().flatten().flatten();
-        open.filter_map(|entry| std::fs::read_link(entry.path()).ok()).any(|link| link.to_string_lossy().contains("scratch"))
+        open.filter_map(|entry| std::fs::read_link(entry.path()).ok())
+            .any(|link| link.to_string_lossy().contains("scratch"))
     };
     if rustix::process::geteuid().is_root() {
         eventually("the new keeper holds the segment", has_scratch);

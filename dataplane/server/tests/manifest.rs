@@ -109,7 +109,8 @@ fn each_wrong_field_is_named_with_its_line_and_what_is_allowed() {
 
 #[test]
 fn every_problem_is_found_not_only_the_first() {
-    let text = "[application]\nname = \"Bad\"\nbinary = 1\nwait = \"x\"\n[workers]\nmin = 9\nmax = 3\n[limits]\nfoo = 1\n";
+    let text =
+        "[application]\nname = \"Bad\"\nbinary = 1\nwait = \"x\"\n[workers]\nmin = 9\nmax = 3\n[limits]\nfoo = 1\n";
     let fields: Vec<_> = problems(text).into_iter().map(|problem| (problem.line, problem.field)).collect();
     let expected = [(2, "application.name"), (3, "application.binary"), (4, "application.wait"), (6, "workers.min")];
     for (line, field) in expected.into_iter().chain([(9, "limits.foo")]) {

@@ -35,6 +35,15 @@ fn role() {
             println!("\nplaying");
             std::thread::sleep(common::PATIENCE * 2);
         }
+        Ok("signalled server") => {
+            let signals = praas_sys::SignalQueue::termination().unwrap();
+            let directory = PathBuf::from(std::env::var_os(DIRECTORY).unwrap());
+            let server = Server::start(options(&directory, application())).unwrap();
+            println!("\nplaying");
+            server.run(signals).unwrap();
+            // Proves that it ended by itself: the test harness would exit with 0.
+            std::process::exit(42);
+        }
         _ => {}
     }
 }
@@ -391,12 +400,8 @@ fn rights_decide_whether_a_lane_is_trusted() {
     stage.client().create(alice()).unwrap();
     let secret: [u8; 32] = std::fs::read(stage.path().join("secret")).unwrap().try_into().unwrap();
     for (rights, trusted) in [(Rights::INVOKE, false), (Rights::INVOKE.with(Rights::TRUSTED), true)] {
-        let claims = Claims {
-            principal: "bob".parse().unwrap(),
-            scope: Scope::Process(alice()),
-            rights,
-            expires_unix_s: None,
-        };
+        let claims =
+            Claims { principal: "bob".parse().unwrap(), scope: Scope::Process(alice()), rights, expires_unix_s: None };
         let mut client = Client::with_token(stage.path(), Secret::from_bytes(secret).sign(&claims));
         let lane = client.open(alice(), 1 << 16).unwrap();
         assert_eq!(lane.lane.trusted(), trusted);
@@ -555,12 +560,10 @@ fn a_stop_overrides_a_restart_and_shutdown_overrides_all() {
     let restart = client.ask(ClientRequest::ProcessRestart { process: alice() });
     let stop = client.ask(ClientRequest::ProcessStop { process: alice() });
     let restarted = client.await_answer(restart).0;
-    assert!(
-        matches!(restarted, ServerMessage::Failed { error: ControlError::WrongState { .. }, .. }),
-        "{restarted:?}"
-    );
+    assert!(matches!(restarted, ServerMessage::Failed { error: ControlError::WrongState { .. }, .. }), "{restarted:?}");
     assert!(matches!(client.await_answer(stop).0, ServerMessage::Done { .. }));
     assert_eq!(lane.answer(running).0, Outcome::Ok);
+    drop(lane);
 
     client.create(alice()).unwrap();
     let lane = client.open(alice(), 4096).unwrap();
@@ -569,5 +572,68 @@ fn a_stop_overrides_a_restart_and_shutdown_overrides_all() {
     stage.server().stopper().stop();
     assert_eq!(lane.answer(running).0, Outcome::Ok);
     drop((lane, client));
+    stage.end();
+}
+
+#[test]
+fn a_server_told_to_terminate_lets_running_calls_finish_and_leaves_nothing() {
+    let alone = alone();
+    let directory = private_directory();
+    let path = directory.path();
+    // The harness has threads before a role can block signals, so the role is started with TERM blocked.
+    let own = own_command();
+    let started = std::process::Command::new("env")
+        .arg("--block-signal=TERM")
+        .args(&own)
+        .envs([(ROLE, "signalled server".as_ref()), (DIRECTORY, path.as_os_str())])
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::piped())
+        .spawn();
+    let mut played = started.unwrap();
+    let lines = std::io::BufReader::new(played.stdout.take().unwrap()).lines();
+    if !lines.map_while(Result::ok).any(|line| line.starts_with("playing")) {
+        println!("skipped: this host's env cannot block signals");
+        assert_eq!(played.wait().unwrap().code(), Some(125), "the role failed");
+        return;
+    }
+    let mut client = Client::connect(path);
+    client.create(alice()).unwrap();
+    let lane = client.open(alice(), 4096).unwrap();
+    let running = lane.submit("sleep", b"300");
+    await_output(&mut client, "sleeping now");
+    let worker = client.status(alice()).worker_pids[0];
+    let server = rustix::process::Pid::from_child(&played);
+    rustix::process::kill_process(server, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(lane.answer(running), (Outcome::Ok, 0, b"slept".to_vec()));
+    assert_eq!(played.wait().unwrap().code(), Some(42));
+    assert!(!is_running(worker));
+    assert!(!path.join("praas.sock").exists() && !path.join("keeper.sock").exists());
+    drop(alone);
+}
+
+#[test]
+fn a_busy_worker_is_neither_awaited_nor_flooded() {
+    use praas_protocol::codec::encode;
+    use praas_protocol::control::ClientMessage;
+    let mut application = application();
+    (application.workers_min, application.workers_max) = (2, 2);
+    let stage = Stage::new(application, |_| ());
+    let mut client = stage.client();
+    client.create(alice()).unwrap();
+    let lane = client.open(alice(), 4096).unwrap();
+    let running = lane.submit("sleep", b"1500");
+    await_output(&mut client, "sleeping now");
+    let before = client.status(alice()).worker_pids;
+    // Far more than a socket's buffer and a queue hold.
+    let ring = encode(&ClientMessage::Ring { lane: lane.id, process: alice() }).unwrap();
+    for _ in 0..3000 {
+        client.send_bytes(&ring);
+    }
+    let second = client.open(alice(), 4096).unwrap();
+    assert!(!lane.lane.is_answered(&running), "the other worker opens the lane");
+    assert_eq!(second.call("echo", b"meanwhile").0, Outcome::Ok);
+    assert_eq!(lane.answer(running).0, Outcome::Ok);
+    assert_eq!(client.status(alice()).worker_pids, before);
+    drop((lane, second, client));
     stage.end();
 }

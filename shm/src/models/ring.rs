@@ -71,7 +71,8 @@ fn each_request_is_taken_once_with_its_content() {
         let ring = Ring::new();
         let mut producer = Producer::default();
         let published = |number| move |_: u64| number;
-        let mut sent: Vec<u64> = (1..=2).filter_map(|number| publish(&mut producer, &ring, number).map(published(number))).collect();
+        let mut sent: Vec<u64> =
+            (1..=2).filter_map(|number| publish(&mut producer, &ring, number).map(published(number))).collect();
         let workers = [FIRST, SECOND].map(|tag| {
             let ring = Arc::clone(&ring);
             thread::spawn(move || claim_some(&ring, &mut 0, tag, 2))

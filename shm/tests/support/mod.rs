@@ -1,9 +1,10 @@
 //! A lane with real segments, for tests: the server's view, client ends, and worker ends on threads of this process.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use praas_protocol::control::{LaneGeometry, LaneId, WaitMode};
@@ -12,8 +13,9 @@ use praas_shm::WorkerTag;
 use praas_shm::client_lane::{ClientLane, ClientLaneParts};
 use praas_shm::control_page::ControlPage;
 use praas_shm::layout::geometry_for;
+use praas_shm::running_call::RunningCall;
 use praas_shm::server_lane::ServerLane;
-use praas_shm::worker_end::{WorkerEnd, WorkerStart};
+use praas_shm::worker_end::{Next, WorkerEnd, WorkerStart};
 use praas_shm::worker_page::ServerWorkerPage;
 use rustix::pipe::PipeFlags;
 
@@ -26,11 +28,22 @@ pub struct Options {
     pub workers_max: u32,
     pub payload_bytes_max: u32,
     pub calls: u32,
+    pub lane: u32,
+    /// Instead of the one that follows from `payload_bytes_max` and `calls`.
+    pub geometry: Option<LaneGeometry>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { trusted: true, wait_mode: WaitMode::Adaptive, workers_max: 1, payload_bytes_max: 1 << 20, calls: 8 }
+        Self {
+            trusted: true,
+            wait_mode: WaitMode::Adaptive,
+            workers_max: 1,
+            payload_bytes_max: 1 << 20,
+            calls: 8,
+            lane: 1,
+            geometry: None,
+        }
     }
 }
 
@@ -46,12 +59,12 @@ pub struct Host {
 
 impl Host {
     pub fn new(options: Options) -> Self {
-        let geometry: LaneGeometry = geometry_for(options.payload_bytes_max, options.calls);
+        let geometry = options.geometry.unwrap_or_else(|| geometry_for(options.payload_bytes_max, options.calls));
         let flags = PipeFlags::CLOEXEC | PipeFlags::NONBLOCK;
         let (listen, ring) = rustix::pipe::pipe_with(flags).unwrap();
         Self {
             control: ControlPage::create(1, 1).unwrap(),
-            lane: ServerLane::create(LaneId(1), geometry).unwrap(),
+            lane: ServerLane::create(LaneId(options.lane), geometry).unwrap(),
             listen,
             ring,
             server_rings: Arc::default(),
@@ -117,6 +130,73 @@ pub fn park_on(listen: &OwnedFd) {
     let _ = rustix::event::poll(&mut polled, Some(&timeout));
     let mut bytes = [0; 64];
     let _ = rustix::io::read(listen, &mut bytes);
+}
+
+/// A worker on a thread of this process. Dropping it ends it.
+pub struct Serving {
+    pub page: Arc<ServerWorkerPage>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Serving {
+    /// Serves `host`'s lane, running each call by `run`.
+    pub fn start(host: &Arc<Host>, tag: WorkerTag, run: impl FnMut(RunningCall<'_>) + Send + 'static) -> Self {
+        Self::with_mail(host, tag, run, |_| ())
+    }
+
+    /// The same, with `mail` for what the server has to say.
+    pub fn with_mail(
+        host: &Arc<Host>,
+        tag: WorkerTag,
+        mut run: impl FnMut(RunningCall<'_>) + Send + 'static,
+        mut mail: impl FnMut(&mut WorkerEnd) + Send + 'static,
+    ) -> Self {
+        let (mut end, page) = host.worker(tag);
+        let (page, stop) = (Arc::new(page), Arc::new(AtomicBool::new(false)));
+        let (host, stopped) = (Arc::clone(host), Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            while !stopped.load(Ordering::SeqCst) {
+                let mut park = || {
+                    host.park();
+                    false
+                };
+                let is_mail = match end.next(&mut park) {
+                    Next::Call(call) => {
+                        run(call);
+                        false
+                    }
+                    Next::Mail => true,
+                    Next::Closed => {
+                        std::thread::sleep(Duration::from_millis(1));
+                        false
+                    }
+                };
+                if is_mail {
+                    mail(&mut end);
+                }
+            }
+        });
+        Self { page, stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::SeqCst);
+        self.page.notify();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+            && !std::thread::panicking()
+        {
+            panic!("the worker's thread panicked");
+        }
+    }
+}
+
+/// Bytes that differ from place to place and from seed to seed.
+pub fn pattern(bytes: usize, seed: u64) -> Vec<u8> {
+    (0..bytes as u64).map(|at| (at.wrapping_mul(31) ^ at >> 8 ^ seed.wrapping_mul(0x9e37)) as u8).collect()
 }
 
 pub fn copy_of(fd: impl AsFd) -> OwnedFd {

@@ -6,11 +6,15 @@
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use praas_sys::SignalQueue;
 use rustix::event::{PollFd, PollFlags, poll};
 
 use crate::failure::{EXIT_CODE_INTERRUPTED, Failure};
+
+/// Time in which a signal that came is noted, also on a busy machine.
+const NOTED_WITHIN: Duration = Duration::from_millis(100);
 
 /// Whether a signal came that ends programs.
 #[derive(Debug, Clone)]
@@ -32,6 +36,14 @@ impl Interruption {
     /// Whether one came.
     pub(super) fn came(&self) -> bool {
         self.came.load(Ordering::Relaxed)
+    }
+
+    /// Whether one came, asked after a failure: the signal that ended somebody else on the way may be noted a moment later.
+    pub(super) fn came_by_now(&self) -> bool {
+        if !self.came() {
+            std::thread::sleep(NOTED_WITHIN);
+        }
+        self.came()
     }
 
     /// [`Failure::Interrupted`] if one came.

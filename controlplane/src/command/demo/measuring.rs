@@ -1,6 +1,9 @@
 //! The latency table: the demo's two kinds of call beside what this machine can do at best, in alternating rounds of one
 //! run, timed by the same code.
 
+use std::time::Instant;
+
+use indicatif::{ProgressBar, ProgressStyle};
 use praas_benches::floors::{
     Batch, Config, FloorError, MessageQueue, PingPong, Placement, Samples, UnixSocket, Waiting, allowed_cpus, timed,
 };
@@ -8,14 +11,12 @@ use praas_benches::interleave::{Measured, Series, SeriesError, Turn, interleave}
 use praas_client::Process;
 use serde::Serialize;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
 use super::interruption::Interruption;
 use crate::demo::application::{NOOP, SEARCH};
 use crate::demo::messages::{SearchQuery, SearchResult};
 use crate::failure::Failure;
 use crate::latency::LatencyFigures;
-use crate::limits::{DEMO_HITS_MEASURED, DEMO_ROUNDS};
+use crate::limits::{DEMO_HITS_MEASURED, DEMO_MEASURE_MAX, DEMO_ROUNDS_MAX, DEMO_ROUNDS_MIN};
 
 /// Bytes of a no-op's payload and of its answer, as the floors send.
 const NOOP_BYTES: usize = 64;
@@ -74,20 +75,39 @@ pub(super) fn measure(
             turns.push(Turn::new(series.as_mut(), plan.batch));
         }
     }
-    let bar = progress_bar();
-    let outcomes = interleave(DEMO_ROUNDS, &mut turns, |round| bar.set_position(u64::from(round)));
-    bar.finish_and_clear();
-    interruption.check()?;
+    let samples = alternate(&mut turns, interruption)?;
     drop(turns);
-    let mut measured = outcomes?.into_iter();
+    let mut measured = samples.iter().map(LatencyFigures::from);
     let mut row = |plan: Plan<'_>| {
         let (figures, skipped) = match plan.series {
-            Ok(_) => (measured.next().map(|outcome| LatencyFigures::from(&outcome.samples)), None),
+            Ok(_) => (measured.next(), None),
             Err(reason) => (None, Some(reason)),
         };
         LatencyRow { id: plan.id, name: plan.name, floor: plan.floor, figures, skipped }
     };
     Ok(LatencyTable { latency: plans.into_iter().map(&mut row).collect() })
+}
+
+/// All turns in rounds, the order changing from one to the next, until there are enough of them or the time is up.
+fn alternate(turns: &mut [Turn<'_>], interruption: &Interruption) -> Result<Vec<Samples>, Failure> {
+    let start = Instant::now();
+    let bar = progress_bar();
+    let mut all: Vec<Samples> = Vec::new();
+    for pair in 1..=DEMO_ROUNDS_MAX / DEMO_ROUNDS_MIN {
+        let outcomes = interleave(DEMO_ROUNDS_MIN, turns, |_| bar.inc(1));
+        interruption.check()?;
+        let found = outcomes?.into_iter().map(|outcome| outcome.samples);
+        if pair == 1 {
+            all.extend(found);
+        } else {
+            all.iter_mut().zip(found).for_each(|(samples, more)| samples.merge(&more));
+        }
+        if start.elapsed() > DEMO_MEASURE_MAX {
+            break;
+        }
+    }
+    bar.finish_and_clear();
+    Ok(all)
 }
 
 fn calls<'a>(process: &'a Process, queries: &[String], interruption: &'a Interruption) -> Vec<Plan<'a>> {
@@ -108,8 +128,8 @@ fn calls<'a>(process: &'a Process, queries: &[String], interruption: &'a Interru
         Plan { id, name, floor: false, batch, series: Ok(watched(series, interruption)) }
     };
     vec![
-        plan("noop", "no-op call, 64 bytes there and back", 20_000, Box::new(Measured::new("noop", noop))),
-        plan("search", "search call, up to 10 hits", 4_000, Box::new(Measured::new("search", search))),
+        plan("noop", "no-op call, 64 bytes there and back", 10_000, Box::new(Measured::new("noop", noop))),
+        plan("search", "search call, up to 10 hits", 2_000, Box::new(Measured::new("search", search))),
     ]
 }
 
@@ -129,10 +149,10 @@ fn floors(interruption: &Interruption) -> Result<Vec<Plan<'_>>, Failure> {
         series: series.map(|series| watched(series, interruption)),
     };
     Ok(vec![
-        plan("shared_memory", "shared memory, both sides spin", 20_000, spinning),
-        plan("futex", "shared memory, both sides sleep (futex)", 3_000, opened(PingPong::open(Waiting::Park, &config))),
-        plan("message_queue", "POSIX message queue", 3_000, opened(MessageQueue::open(&config))),
-        plan("unix_socket", "Unix socket", 3_000, opened(UnixSocket::open(&config))),
+        plan("shared_memory", "shared memory, both sides spin", 10_000, spinning),
+        plan("futex", "shared memory, both sides sleep (futex)", 2_000, opened(PingPong::open(Waiting::Park, &config))),
+        plan("message_queue", "POSIX message queue", 2_000, opened(MessageQueue::open(&config))),
+        plan("unix_socket", "Unix socket", 2_000, opened(UnixSocket::open(&config))),
     ])
 }
 
@@ -164,7 +184,7 @@ impl Series for Watched<'_> {
 
 /// A bar on standard error, where that is a terminal; drawn between rounds only.
 fn progress_bar() -> ProgressBar {
-    let bar = ProgressBar::new(u64::from(DEMO_ROUNDS));
+    let bar = ProgressBar::new(u64::from(DEMO_ROUNDS_MAX));
     let style = ProgressStyle::with_template("   measuring {bar:40} round {pos} of {len}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     bar.tick();

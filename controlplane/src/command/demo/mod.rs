@@ -78,8 +78,9 @@ pub fn demo(context: &Context, arguments: &DemoArguments) -> Result<(), Failure>
     let path = arguments.path.clone().map_or_else(default_path, Ok)?;
     let story = Story::new(context.output());
     let found = tell(&story, &interruption, path);
-    // A signal reaches the server and the floors' peers too; what they then do is not the reason.
-    let mut report = found.map_err(|failure| if interruption.came() { Failure::Interrupted } else { failure })?;
+    // Ctrl-C reaches the floors' peers too; what they then do is not the reason.
+    let mut report =
+        found.map_err(|failure| if interruption.came_by_now() { Failure::Interrupted } else { failure })?;
     report.left_behind = story.end()?;
     context.output().value(&report)
 }

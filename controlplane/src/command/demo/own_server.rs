@@ -1,11 +1,15 @@
 //! The demo's own server: `praas serve` as a child, over a directory of its own.
 //!
-//! 1. The child ends when its standard input does, which this process holds: also when this process is killed.
+//! 1. The child ends when its standard input does, which this process holds: also when this process is killed. It removes
+//!    its directory then, with all that lies in it.
 //! 2. Dropping an [`OwnServer`] ends it and waits; what does not end in time is killed.
 
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::fs::Permissions;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread::JoinHandle;
@@ -45,7 +49,8 @@ pub(super) struct OwnServer {
 impl OwnServer {
     /// Starts a server and waits until it serves.
     pub(super) fn start(interruption: &Interruption) -> Result<Self, Failure> {
-        let directory = tempfile::Builder::new().prefix("praas-demo-").tempdir();
+        let directory =
+            tempfile::Builder::new().prefix("praas-demo-").permissions(Permissions::from_mode(0o700)).tempdir();
         let directory = directory.map_err(Failure::file("creating a directory in", std::env::temp_dir()))?;
         let manifest = directory.path().join(MANIFEST_FILE);
         std::fs::write(&manifest, manifest_text()?).map_err(Failure::file("writing", &manifest))?;
@@ -57,14 +62,14 @@ impl OwnServer {
         let log = stderr.map(|stderr| std::thread::spawn(move || keep_end(stderr)));
         let mut server = Self { child: Some(child), stdin, log, directory, started_ms: 0.0, pid };
         let first_line = stdout.map(first_line);
-        server.wait_until_serving(first_line, interruption)?;
+        server.wait_until_serving(first_line.as_ref(), interruption)?;
         server.started_ms = start.elapsed().as_secs_f64() * 1e3;
         Ok(server)
     }
 
     /// Where clients find it.
-    pub(super) fn data_directory(&self) -> PathBuf {
-        data_directory(self.directory.path())
+    pub(super) fn data_directory(&self) -> &Path {
+        self.directory.path()
     }
 
     /// Milliseconds from its start until it served.
@@ -83,8 +88,11 @@ impl OwnServer {
         let ended = end(&mut child, self.stdin.take());
         let status = child.wait().map_err(Failure::host("waiting for the demo's own server"));
         let log = self.take_log();
-        // The server removes its data; what it could not, and the manifest, are ours.
-        let removed = std::fs::remove_dir_all(self.directory.path());
+        // The server has removed its directory, unless it was killed.
+        let removed = match std::fs::remove_dir_all(self.directory.path()) {
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
         match status? {
             _ if !ended => {
                 Err(Failure::DemoServer { what: format!("did not end within {DEMO_STOP_MAX:?} and was killed"), log })
@@ -102,11 +110,11 @@ impl OwnServer {
 
     fn wait_until_serving(
         &mut self,
-        first_line: Option<Receiver<String>>,
+        first_line: Option<&Receiver<String>>,
         interruption: &Interruption,
     ) -> Result<(), Failure> {
         let end = Instant::now() + DEMO_START_MAX;
-        while let Some(line) = &first_line {
+        while let Some(line) = first_line {
             interruption.check()?;
             match line.recv_timeout(START_LOOK) {
                 Ok(line) if line.contains("\"serving\"") => return Ok(()),
@@ -135,16 +143,14 @@ impl Drop for OwnServer {
     }
 }
 
-fn data_directory(directory: &Path) -> PathBuf {
-    directory.join("data")
-}
-
 fn command(directory: &Path, manifest: &Path) -> Command {
     let mut command = Command::new(THIS_PROGRAM);
     command
         .args(["--json", "serve", "--temporary", "--keeper-linger", "0", "--log", "warning", "--data"])
-        .arg(data_directory(directory))
+        .arg(directory)
         .arg(manifest)
+        // Ctrl-C is this process's affair, which ends its server when it has no more use for it.
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

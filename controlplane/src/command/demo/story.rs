@@ -50,7 +50,7 @@ impl Story {
     pub(super) fn indexed(&self, path: &Path, indexed: &Indexed) -> Result<(), Failure> {
         self.output.line(format_args!(
             "3. Its function `add` indexes the text files below {}:\n   {} files, {} of text, {} different words, in {}.\n   \
-             They travelled in {} through memory that both programs share: nothing was sent.{}\n",
+             It got them in {}, through memory that both programs share.{}\n",
             path.display(),
             grouped(f64::from(indexed.documents)),
             readable_bytes(indexed.bytes),
@@ -82,25 +82,32 @@ impl Story {
 
     pub(super) fn latency(&self, table: &LatencyTable) -> Result<(), Failure> {
         self.output.line("5. How long calls take, and what this machine can do at best, measured in turns:\n")?;
+        let mut columns = Columns::new(&[&[""][..], &LatencyFigures::HEADINGS].concat());
         for floor in [false, true] {
-            let heading = if floor { "FLOOR: 64 bytes there and back" } else { "CALL, one after another" };
-            let mut columns = Columns::new(&[&[heading][..], &LatencyFigures::HEADINGS].concat());
+            let heading =
+                if floor { "between any two programs, 64 bytes there and back" } else { "calls, one after another" };
+            columns.row(vec![heading.to_owned()]);
             for row in table.latency.iter().filter(|row| row.floor == floor) {
-                let name = format!("{:40}", row.name);
-                match (&row.figures, &row.skipped) {
-                    (Some(figures), _) => columns.row([&[name][..], &figures.cells()].concat()),
-                    (None, reason) => {
-                        let reason = reason.as_deref().unwrap_or("not measured");
-                        self.output.line(format_args!("   {}: {reason}", row.name))?;
-                    }
-                }
+                let name = format!("  {}", row.name);
+                columns.row(match (&row.figures, &row.skipped) {
+                    (Some(figures), _) => [&[name][..], &figures.cells()].concat(),
+                    (None, reason) => vec![format!("{name}: {}", reason.as_deref().unwrap_or("not measured"))],
+                });
             }
-            self.output.line(format_args!("{}\n", columns.render("   ")))?;
         }
-        match comparison(table) {
-            Some(comparison) => self.output.line(format_args!("   {comparison}\n")),
-            None => Ok(()),
+        self.output.line(format_args!("{}\n", columns.render("   ")))?;
+        if cfg!(debug_assertions) {
+            self.output.line("   This is a debug build, whose figures mean little: cargo run --release -- demo\n")?;
         }
+        if let Some(comparison) = comparison(table) {
+            self.output.line(format_args!("   {comparison}"))?;
+        }
+        if calls_slept(table) {
+            self.output.line(
+                "   Cores were scarce: both sides of a call then sleep rather than spin. Compare it with the futex here.",
+            )?;
+        }
+        self.output.line("")
     }
 
     /// Notes what should be gone and is not.
@@ -136,6 +143,13 @@ fn comparison(table: &LatencyTable) -> Option<String> {
         (None, Some(queue)) => Some(format!("A no-op call {queue}.")),
         (None, None) => None,
     }
+}
+
+/// Whether calls seem to have slept while the floor beside them could spin.
+fn calls_slept(table: &LatencyTable) -> bool {
+    const SPINNING_TIMES_MAX: f64 = 5.0;
+    let ratio = table.p50_ns("noop").zip(table.p50_ns("shared_memory")).map(|(noop, floor)| noop / floor);
+    ratio.is_none_or(|ratio| ratio > SPINNING_TIMES_MAX)
 }
 
 fn left_out(skipped: &[SkippedFigure]) -> String {
@@ -184,6 +198,14 @@ mod tests {
         let slow = comparison(&table(vec![row("noop", 20_000.0), row("message_queue", 10_000.0)])).unwrap();
         assert!(slow.contains("2.0 times slower"), "{slow}");
         assert_eq!(comparison(&table(vec![row("noop", 1.0)])), None);
+    }
+
+    #[test]
+    fn calls_far_from_the_spinning_floor_are_explained() {
+        let table = |noop| LatencyTable { latency: vec![row("noop", noop), row("shared_memory", 200.0)] };
+        assert!(!calls_slept(&table(400.0)));
+        assert!(calls_slept(&table(6_000.0)));
+        assert!(calls_slept(&LatencyTable { latency: vec![row("noop", 400.0)] }), "one core");
     }
 
     #[test]

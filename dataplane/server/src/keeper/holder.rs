@@ -234,7 +234,7 @@ impl Keeper {
         let message = codec::decode(packet.bytes).map_err(|_| PeerError::Protocol)?;
         match message {
             ToKeeper::Hello { version, linger_ms, cgroup_prefix } => {
-                self.greet(token, version, packet.fds)?;
+                self.greet(token, version, &packet.fds)?;
                 self.linger = Duration::from_millis(linger_ms);
                 self.cgroups = Some(CgroupRoot::probe(&cgroup_prefix));
                 Ok(())
@@ -250,9 +250,11 @@ impl Keeper {
         self.connections.get_mut(&token).ok_or(PeerError::Closed)?.peer.send(message, fds)
     }
 
-    fn greet(&mut self, token: usize, version: u32, fds: Vec<OwnedFd>) -> Result<(), PeerError> {
+    fn greet(&mut self, token: usize, version: u32, fds: &[OwnedFd]) -> Result<(), PeerError> {
         let reason = match fds.first() {
-            _ if version != KEEPER_VERSION => format!("the keeper speaks version {KEEPER_VERSION}, the server {version}"),
+            _ if version != KEEPER_VERSION => {
+                format!("the keeper speaks version {KEEPER_VERSION}, the server {version}")
+            }
             Some(fd) => match self.check_lock(fd) {
                 Ok(()) => String::new(),
                 Err(reason) => reason.into(),
@@ -335,7 +337,8 @@ impl Keeper {
         };
         let token = self.next_token;
         self.next_token += 1;
-        self.watch(pipe.as_fd(), token, Interest::READABLE).map_err(|error| format!("cannot watch the pipe: {error}"))?;
+        self.watch(pipe.as_fd(), token, Interest::READABLE)
+            .map_err(|error| format!("cannot watch the pipe: {error}"))?;
         // A cgroup that cannot be opened is gone, with everything in it.
         let cgroup = cgroup.zip(self.cgroups.as_ref()).and_then(|(name, cgroups)| cgroups.open(&name).ok());
         self.wards.insert(token, Ward::new(pipe, pidfd, cgroup, connection));

@@ -1,7 +1,15 @@
 //! Sizes in bytes as people write them.
 
-const UNITS: [(&str, u64); 8] =
-    [("", 1), ("B", 1), ("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30), ("kB", 1000), ("MB", 1_000_000), ("GB", 1_000_000_000)];
+const UNITS: [(&str, u64); 8] = [
+    ("", 1),
+    ("B", 1),
+    ("KiB", 1 << 10),
+    ("MiB", 1 << 20),
+    ("GiB", 1 << 30),
+    ("kB", 1000),
+    ("MB", 1_000_000),
+    ("GB", 1_000_000_000),
+];
 
 /// The bytes that `text` names: a whole number, with or without one of the units B, KiB, MiB, GiB, kB, MB, GB.
 ///

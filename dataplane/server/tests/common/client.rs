@@ -1,6 +1,6 @@
 //! A client of the tests: the control messages and a lane, by hand.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, clippy::result_large_err, reason = "each test binary uses a part; refusals are few")]
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -49,6 +49,10 @@ impl Client {
 
     fn send(&self, message: &ClientMessage) {
         self.socket.send(&encode(message).unwrap(), &[]).unwrap();
+    }
+
+    pub(crate) fn send_bytes(&self, bytes: &[u8]) {
+        self.socket.send(bytes, &[]).unwrap();
     }
 
     /// Sends a request; its number.

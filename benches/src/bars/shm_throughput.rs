@@ -1,0 +1,100 @@
+//! `shm-throughput`: calls a second of one client thread that keeps 32 calls of 64 bytes in flight, beside a bare ring of a
+//! lane's geometry with as many.
+
+use std::collections::VecDeque;
+
+use praas_client::{Pending, Process};
+
+use super::{Bar, BarError, Settings};
+use crate::floors::{BareRing, CALLS_PER_SAMPLE, Config, IN_FLIGHT, timed_groups};
+use crate::interleave::{Measured, Turn};
+use crate::report::{Case, Condition, Row};
+use crate::subject::{Lane, LanePlan, NOOP, NOOP_BYTES, RunningServer, SubjectError, check};
+
+pub(super) const BAR: Bar =
+    Bar { id: "shm-throughput", summary: "calls a second with 32 in flight, against a bare ring", run };
+
+/// Each spans [`CALLS_PER_SAMPLE`] calls.
+const SAMPLES: u64 = 500;
+/// What a lane must give however slow the bare ring is.
+const CALLS_PER_SECOND_MIN: f64 = 4e6;
+
+fn run(settings: Settings) -> Result<Vec<Row>, BarError> {
+    let server = RunningServer::start()?;
+    let lane = Lane::open(&server, LanePlan::spinning()?)?;
+    let mut floor = BareRing::open(&Config::new(lane.placement()))?;
+    let mut window = Window::new(lane.process());
+    let mut figure = Measured::new("no-op, 32 in flight", |batch| {
+        let _awake = lane.wake()?;
+        let samples = timed_groups(batch, CALLS_PER_SAMPLE, || (0..CALLS_PER_SAMPLE).try_for_each(|_| window.call()))?;
+        window.drain()?;
+        Ok(samples)
+    });
+    let batch = settings.batch(SAMPLES);
+    let mut turns = [Turn::new(&mut floor, batch), Turn::new(&mut figure, batch)];
+    let outcomes = settings.interleave(BAR.id, &mut turns)?;
+    let [floor, figure] = outcomes.as_slice() else { unreachable!("there are two turns") };
+
+    let placement = lane.placement().to_string();
+    let case = |case| Case { id: BAR.id, case, placement: &placement, unit: "calls/s" };
+    // Of the median sample: a core that is taken away for a moment is not the lane's slowness, nor the ring's.
+    let figures = figure.of_rounds(|round| 1e9 / round.p50_ns);
+    let floors = floor.of_rounds(|round| 1e9 / round.p50_ns);
+    let absolute = case("no-op 64 B, 32 in flight, one client thread").judge(
+        figure.median_of_rounds(|round| 1e9 / round.p50_ns),
+        None,
+        Condition::AtLeast(CALLS_PER_SECOND_MIN),
+    );
+    let share = case("no-op 64 B, 32 in flight; floor: bare ring, 32 in flight").judge_rounds(
+        &figures,
+        &floors,
+        Condition::AtLeastTimesFloor(0.5),
+    );
+    Ok(vec![share, absolute])
+}
+
+/// Calls in flight, oldest first.
+struct Window<'a> {
+    process: &'a Process,
+    calls: VecDeque<(u64, Pending<'static>)>,
+    number: u64,
+}
+
+impl<'a> Window<'a> {
+    fn new(process: &'a Process) -> Self {
+        Self { process, calls: VecDeque::with_capacity(IN_FLIGHT), number: 0 }
+    }
+
+    /// Collects the oldest reply if the window is full, and sends the next call.
+    #[inline]
+    fn call(&mut self) -> Result<(), SubjectError> {
+        if self.calls.len() == IN_FLIGHT {
+            self.collect()?;
+        }
+        self.number += 1;
+        let pending = self.process.start(NOOP, &payload(self.number))?;
+        self.calls.push_back((self.number, pending));
+        Ok(())
+    }
+
+    #[inline]
+    fn collect(&mut self) -> Result<(), SubjectError> {
+        let Some((number, pending)) = self.calls.pop_front() else { return Ok(()) };
+        check(NOOP.name(), &payload(number), &pending.wait()?)
+    }
+
+    fn drain(&mut self) -> Result<(), SubjectError> {
+        while !self.calls.is_empty() {
+            self.collect()?;
+        }
+        Ok(())
+    }
+}
+
+#[inline]
+fn payload(number: u64) -> [u8; NOOP_BYTES] {
+    let mut payload = [0; NOOP_BYTES];
+    let (words, _) = payload.as_chunks_mut::<8>();
+    words.fill(number.to_ne_bytes());
+    payload
+}
