@@ -11,6 +11,7 @@ use crate::command::invoke::InvokeArguments;
 use crate::command::new::NewArguments;
 use crate::command::process::ProcessCommand;
 use crate::command::serve::ServeArguments;
+use crate::command::{demo, invoke, serve};
 
 const ABOUT: &str = "\
 Runs cloud processes: functions that keep state between calls and answer in microseconds.
@@ -81,17 +82,20 @@ pub struct CommonArguments {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Show what praas does on real files, and how fast
+    #[command(long_about = demo::LONG_ABOUT)]
     Demo(DemoArguments),
     /// Write a function crate that is ready to build
     New(NewArguments),
     /// Name everything that is wrong in a praas.toml
     Check(CheckArguments),
     /// Run the server of this host
+    #[command(long_about = serve::LONG_ABOUT)]
     Serve(ServeArguments),
     /// Create, list, stop and restart processes, and read their output
     #[command(subcommand)]
     Process(ProcessCommand),
     /// Call a function of a process
+    #[command(long_about = invoke::LONG_ABOUT)]
     Invoke(InvokeArguments),
     /// Tell what this host grants praas, and what to do about the rest
     #[command(long_about = "\

@@ -52,7 +52,7 @@ pub const DEMO_HITS_SHOWN: u32 = 3;
 pub const DEMO_HITS_MEASURED: u32 = 10;
 
 /// Most rounds in which figures and floors alternate, so that what disturbs the machine meets all of them.
-pub const DEMO_ROUNDS_MAX: u32 = 12;
+pub const DEMO_ROUNDS_MAX: u32 = 24;
 
 /// Fewest rounds: one forwards, one backwards.
 pub const DEMO_ROUNDS_MIN: u32 = 2;

@@ -26,6 +26,21 @@ fn every_command_shows_examples() {
 }
 
 #[test]
+fn the_help_of_a_command_tells_more_than_its_line_in_the_list() {
+    let scratch = scratch();
+    for (command, words) in [
+        ("demo", "It leaves nothing behind"),
+        ("serve", "SIGTERM or Ctrl-C"),
+        ("invoke", "byte for byte"),
+        ("doctor", "walls"),
+    ] {
+        let help = run_praas(scratch.path(), &[command, "--help"]).succeeded().out();
+        let help = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(help.contains(words), "{command}:\n{help}");
+    }
+}
+
+#[test]
 fn a_wrong_command_line_ends_with_2_and_says_how_it_is_used() {
     let scratch = scratch();
     for arguments in [

@@ -48,7 +48,7 @@ fn main() {
     }
     let lane = host.client();
     let f = FunctionId::of("noop");
-    let n = if mode == WaitMode::Spin { 300_000 } else { 50_000 };
+    let n = if mode == WaitMode::Spin { 100_000 } else { 50_000 };
     let payload = [7u8; 64];
     let mut v = Vec::with_capacity(n);
     for _ in 0..n {
@@ -64,7 +64,7 @@ fn main() {
     for depth in [8usize, 32] {
         let mut rates = Vec::new();
         let mut q = std::collections::VecDeque::with_capacity(64);
-        for _ in 0..200 {
+        for _ in 0..2000 {
             let s = Instant::now();
             for _ in 0..5000 {
                 if q.len() == depth {
@@ -81,7 +81,7 @@ fn main() {
             lane.take(t);
         }
         rates.sort();
-        println!("{depth} in flight: median {} ns best {} ns", rates[100], rates[0]);
+        println!("{depth} in flight: median {} ns best {} ns", rates[1000], rates[0]);
     }
     stop.store(true, Ordering::SeqCst);
     page.notify();

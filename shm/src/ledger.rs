@@ -161,9 +161,11 @@ impl Ledger {
         }
     }
 
-    /// Server: worker `dead` is dead. Frees its lock, after making the map agree with the records again.
+    /// Server: worker `dead` is dead. Frees its lock, after making the map agree with the records again. A lock that an
+    /// earlier life of it left, or that nobody can hold, was spoiled and is freed too.
     pub(crate) fn recover(&self, dead: WorkerTag) {
-        if self.header().lock.load(Ordering::Acquire) != dead.word() {
+        let lock = self.header().lock.load(Ordering::Acquire);
+        if lock == 0 || WorkerTag::from_word(lock).is_some_and(|holder| !holder.is_life_up_to(dead)) {
             return;
         }
         self.buddy().clear();

@@ -16,8 +16,18 @@
 //! Bounds of preemptions are the largest with which all models together end within a minute on one core;
 //! `PRAAS_LOOM_EXTRA_PREEMPTIONS` raises them all.
 //!
-//! Each of these was broken on purpose and caught, by the model in brackets:
-//! CAUGHT
+//! Each of these was broken on purpose, and its model failed.
+//! - `ring`: the orderings of `publish` (both), `free` and `claim`; a plain store for the CAS of `claim` or of
+//!   `take_published`; a cursor that jumps one lap further than invariant 4 allows.
+//! - `cell`: the orderings of `answer` and `is_done`; no wake of a caller that parks; a plain store for the CAS by which it
+//!   parks; `answer_instead` without its first look; in `bell`, the orderings of `ring` and `begin_look`, a `begin_look`
+//!   that leaves the bit, a `sleep` without its CAS.
+//! - `attendance`: the fence of `after_publish`, of `before_sleep` and of `before_call`; a worker that keeps its `spinning`
+//!   bit while it sleeps or runs; no look before sleep; no ring for the rest.
+//! - `drain`: the fences of `after_publish` and of `publish`; both orderings of the copy; a worker that claims when closed;
+//!   no wait for the copy; no second sweep together with no ring by the client (one of them suffices: the ring makes a
+//!   refusal early).
+//! - `claim`: the orderings of `claim` and `seen`; a plain store for the CAS of `release` or of `condemn`.
 
 mod attendance;
 mod cell;

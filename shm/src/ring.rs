@@ -159,8 +159,7 @@ pub(crate) enum Polled<'a> {
 /// Takes the next published request for `tag`, moving the private `cursor` on.
 #[inline]
 pub(crate) fn claim<'a>(entries: &'a [Entry], cursor: &mut u64, tag: WorkerTag) -> Polled<'a> {
-    // Two laps reach every entry from the furthest position that invariant 4 can leave a cursor at.
-    for _ in 0..2 * entries.len() + 2 {
+    for _ in 0..scan_limit(entries) {
         let (mine, index) = place(*cursor, entries.len());
         let entry = &entries[index];
         let seen = entry.word.load(Ordering::Acquire);
@@ -175,7 +174,6 @@ pub(crate) fn claim<'a>(entries: &'a [Entry], cursor: &mut u64, tag: WorkerTag) 
                 continue;
             }
             *cursor = after(*cursor, ahead, entries.len());
-            // With several requests waiting, the next one's lines arrive while this one runs.
             return Polled::Taken(Taken { entry, turn });
         }
         *cursor = after(*cursor, ahead, entries.len());
@@ -183,9 +181,18 @@ pub(crate) fn claim<'a>(entries: &'a [Entry], cursor: &mut u64, tag: WorkerTag) 
     Polled::Unsure
 }
 
-/// Whether [`claim`] would find a request, moving the cursor over what others took. Unsure counts as yes.
+/// Steps after which a scan of the ring ends. A cursor is at most three laps behind the tail (invariant 4), so a scan that
+/// reaches this limit has passed requests that were published after it began: or the client has spoiled the ring.
+fn scan_limit(entries: &[Entry]) -> usize {
+    4 * entries.len() + 4
+}
+
+/// Whether [`claim`] would find a request, moving the cursor over what others took.
+///
+/// A scan that ends unsure counts as no, so that a client that spoils its ring cannot keep a worker from sleeping. Nothing
+/// is lost by it: whatever still lies there was published after the caller's fence, so its client sees the caller's bits.
 pub(crate) fn has_work(entries: &[Entry], cursor: &mut u64) -> bool {
-    for _ in 0..2 * entries.len() + 2 {
+    for _ in 0..scan_limit(entries) {
         let (mine, index) = place(*cursor, entries.len());
         let (turn, holder) = parts(entries[index].word.load(Ordering::Acquire));
         let ahead = turn.wrapping_sub(mine);
@@ -197,7 +204,24 @@ pub(crate) fn has_work(entries: &[Entry], cursor: &mut u64) -> bool {
         }
         *cursor = after(*cursor, ahead, entries.len());
     }
-    true
+    false
+}
+
+/// Where the cursor of a worker begins that joins now: at the oldest position that may be unclaimed.
+///
+/// Entries are read one after another while others move them on. What is read late can only be further ahead, so the
+/// smallest of what was read is never beyond what is unclaimed.
+pub(crate) fn oldest_unclaimed(entries: &[Entry]) -> u64 {
+    let word_of = |entry: &Entry| parts(entry.word.load(Ordering::Acquire));
+    // Turns wrap: they are compared by their distance from one that no entry of an honest ring is behind.
+    let base = word_of(&entries[0]).0.wrapping_sub(2);
+    let next_of = |(index, entry): (usize, &Entry)| {
+        let (turn, holder) = word_of(entry);
+        let taken = u32::from(!matches!(holder, FREE | PUBLISHED));
+        u64::from(turn.wrapping_add(taken).wrapping_sub(base)) * entries.len() as u64 + index as u64
+    };
+    let nearest = entries.iter().enumerate().map(next_of).min().unwrap_or(0);
+    (u64::from(base) * entries.len() as u64).wrapping_add(nearest)
 }
 
 /// The position to look at after one whose entry is `ahead` turns further than the cursor (invariant 4).
@@ -241,6 +265,14 @@ pub(crate) fn take_published(entry: &Entry, turn: u32, holder: u32) -> Option<Ta
 pub(crate) fn left_by(entry: &Entry, tag: WorkerTag) -> Option<Taken<'_>> {
     let (turn, holder) = parts(entry.word.load(Ordering::Acquire));
     (holder == tag.word()).then_some(Taken { entry, turn })
+}
+
+#[cfg(all(test, not(loom)))]
+impl Entry {
+    /// Makes this the entry of a ring that has reached `turn`.
+    pub(crate) fn free_at(&self, turn: u32) {
+        self.word.store(word(turn, FREE), Ordering::Relaxed);
+    }
 }
 
 #[cfg(any(test, loom))]
@@ -336,6 +368,28 @@ mod tests {
                 }
                 seen.sort_unstable();
                 assert_eq!(seen, (100..100 + ENTRIES as u64).collect::<Vec<_>>(), "laps {laps} extra {extra}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_worker_that_joins_begins_at_the_oldest_request() {
+        for start in [0, 1, 5, 4096, u64::from(u32::MAX) * ENTRIES as u64 - 2] {
+            for lead in 0..=ENTRIES as u64 {
+                let entries = ring(start);
+                let (mut producer, mut cursor) = (Producer::starting_at(start), start);
+                // One taken and freed, one taken and held, as far as there are any; the rest unclaimed.
+                (0..lead).for_each(|value| drop(publish(&mut producer, &entries, value)));
+                let freed = take(&entries, &mut cursor, WORKER);
+                let held = claim(&entries, &mut cursor, WORKER);
+                let mut joined = oldest_unclaimed(&entries);
+                let expected =
+                    start + lead.min(if matches!(held, Polled::Taken(_)) { 2 } else { freed.map_or(0, |_| 1) });
+                assert_eq!(place(joined, ENTRIES), place(expected, ENTRIES), "start {start} lead {lead}");
+                for value in 2..lead {
+                    assert_eq!(take(&entries, &mut joined, OTHER), Some(value));
+                }
+                assert_eq!(take(&entries, &mut joined, OTHER), None);
             }
         }
     }

@@ -12,8 +12,6 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use praas_protocol::control::WaitMode;
-
 /// Longest poll of `adaptive` before it sleeps. Four times the round trip of two sleeping parties on this kind of
 /// machine (10 µs), so that a peer that was asleep is still met awake.
 pub(crate) const SPIN_BUDGET: Duration = Duration::from_micros(40);
@@ -22,6 +20,8 @@ pub(crate) const SPIN_BUDGET: Duration = Duration::from_micros(40);
 pub(crate) const POLLS_WITHOUT_PAUSE: u32 = 1024;
 /// Polls between two looks at the clock (a look costs as much as one poll with its pause).
 const POLLS_PER_LOOK: u32 = 32;
+/// Requests, or calls, between two looks at the own CPU's number.
+pub(crate) const REQUESTS_PER_CPU_LOOK: u32 = 16;
 /// Misses in a row after which waits begin to skip polling.
 const MISSES_FREE: u32 = 2;
 /// Doublings of the number of skipped waits: at most 2^10 between two tries, so that a try costs under 1 %.
@@ -114,15 +114,6 @@ impl SpinLoop {
             }
             Some(until) => now < until,
         }
-    }
-}
-
-/// Whether a waiter in this mode may poll at all, given the CPU its peer was last seen on.
-pub(crate) fn may_spin(mode: WaitMode, peer_cpu: u32) -> bool {
-    match mode {
-        WaitMode::Spin => true,
-        WaitMode::Park => false,
-        WaitMode::Adaptive => peer_cpu != current_cpu(),
     }
 }
 

@@ -41,6 +41,25 @@ impl WorkerTag {
         1 << self.index
     }
 
+    /// The tag that a word stands for, if it stands for one.
+    #[must_use]
+    #[allow(clippy::cast_possible_truncation, reason = "fields of the word")]
+    pub(crate) const fn from_word(word: u32) -> Option<Self> {
+        let (index, generation) = (word as u8, (word >> 8) as u16);
+        let whole = word == WORKER_BIT | (generation as u32) << 8 | index as u32;
+        if whole && (index as usize) < praas_protocol::limits::WORKERS_MAX {
+            Some(Self { index, generation })
+        } else {
+            None
+        }
+    }
+
+    /// Whether this is `other`, or an earlier life of it. Lives are counted modulo 2^16, so "earlier" is half of them.
+    #[must_use]
+    pub(crate) const fn is_life_up_to(self, other: Self) -> bool {
+        self.index == other.index && self.generation.wrapping_sub(other.generation).cast_signed() <= 0
+    }
+
     /// The tag as it stands in a ring entry or a lock.
     #[must_use]
     pub(crate) const fn word(self) -> u32 {

@@ -84,6 +84,8 @@ pub struct WorkerEnd {
     history: SpinHistory,
     /// The CPU that the last caller ran on.
     caller_cpu: u32,
+    /// The CPU that this worker was last seen on.
+    own_cpu: u32,
 }
 
 /// A request whose record is made and whose entry is freed.
@@ -115,6 +117,7 @@ impl WorkerEnd {
             spinning: false,
             history: SpinHistory::default(),
             caller_cpu: u32::MAX,
+            own_cpu: u32::MAX,
         })
     }
 
@@ -222,13 +225,16 @@ impl WorkerEnd {
         let id = lane.id;
         let (request, taken) = lane.poll(self.tag)?;
         fault::point(Step::WorkerEntryClaimed);
+        if self.sequence.is_multiple_of(u64::from(spin::REQUESTS_PER_CPU_LOOK)) {
+            self.own_cpu = spin::current_cpu();
+        }
         self.sequence += 1;
         let record = &worker_page::words(&self.page).claims[RUNNING_RECORD];
         record.claim(self.sequence, id.0, request.target, request.root);
         fault::point(Step::WorkerRecordMade);
         taken.free();
-        fault::point(Step::WorkerEntryFreed);
         self.lanes[index].prefetch_cell(request.target);
+        fault::point(Step::WorkerEntryFreed);
         self.caller_cpu = request.cpu;
         if self.workers_max > 1 {
             self.pass_on_the_rest();
@@ -280,7 +286,7 @@ impl WorkerEnd {
             sequence: self.sequence,
             claimed_at_ticks: if found.request.deadline_ns == 0 { 0 } else { ticks::now() },
             payload_bytes_max: self.payload_bytes_max,
-            cpu: if self.wait_mode == WaitMode::Adaptive { spin::current_cpu() } else { u32::MAX },
+            cpu: self.own_cpu,
             output: Cell::new(None),
             answered: false,
             request: found.request,
@@ -289,8 +295,11 @@ impl WorkerEnd {
 
     /// Begins to poll if that may pay; the caller looks at everything once more after the bits are set.
     fn start_polling(&mut self) -> Option<SpinLoop> {
-        let pays = spin::may_spin(self.wait_mode, self.caller_cpu)
-            && (self.wait_mode == WaitMode::Spin || self.history.should_spin());
+        let pays = match self.wait_mode {
+            WaitMode::Spin => true,
+            WaitMode::Park => false,
+            WaitMode::Adaptive => self.caller_cpu != self.own_cpu && self.history.should_spin(),
+        };
         if !pays {
             return None;
         }
@@ -309,6 +318,7 @@ impl WorkerEnd {
         attendance::before_sleep(self.lanes.iter().map(|lane| lane.memory.attendance()), self.tag);
         fault::point(Step::WorkerMarkedParked);
         let mail = !self.something_came() && park();
+        self.own_cpu = spin::current_cpu();
         fault::point(Step::WorkerWoken);
         self.words().parked.store(0, Ordering::Relaxed);
         for lane in &self.lanes {

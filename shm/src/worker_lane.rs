@@ -60,7 +60,8 @@ impl WorkerLane {
         let layout = LaneLayout::new(&parts.geometry)?;
         let memory = LaneMemory::attach(parts.segment, layout)?;
         let ledger = Ledger::new(Segment::attach(parts.ledger, layout.ledger_bytes())?, layout);
-        Ok(Self { id: parts.lane, trusted: parts.trusted, memory, ledger, doorbell: parts.doorbell, cursor: 0 })
+        let cursor = ring::oldest_unclaimed(memory.entries());
+        Ok(Self { id: parts.lane, trusted: parts.trusted, memory, ledger, doorbell: parts.doorbell, cursor })
     }
 
     /// Takes the next request. The entry is still held: the caller makes its claim record, then frees it.

@@ -6,7 +6,6 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex};
-use std::task::{Wake, Waker};
 use std::time::{Duration, Instant};
 
 use praas_protocol::control::{LaneGeometry, LaneId, WaitMode};
@@ -17,6 +16,7 @@ use praas_shm::running_call::{ReserveError, RunningCall};
 use praas_shm::worker_end::{Next, WorkerEnd};
 use praas_shm::{ReplyArenaFull, Scratch, WorkerTag};
 
+use support::tasks::{Reactor, settle_async};
 use support::{Host, Options, PATIENCE, Serving, eventually, park_on, pattern};
 
 const WORKER: WorkerTag = WorkerTag::new(0, 1);
@@ -267,12 +267,12 @@ fn threads_that_share_a_lane_each_get_their_own_answers() {
     let _workers = [0, 1].map(|index| serve_echo(&host, WorkerTag::new(index, 1)));
     let lane = host.client();
     std::thread::scope(|scope| {
-        for thread in 0_u64..6 {
+        for thread in 0..6_usize {
             let lane = &lane;
             scope.spawn(move || {
                 for number in 0..200 {
-                    let bytes = pattern([8, 90, 300, 5000][number as usize % 4], thread << 32 | number);
-                    let mode = [WaitMode::Park, WaitMode::Adaptive][number as usize % 2];
+                    let bytes = pattern([8, 90, 300, 5000][number % 4], (thread << 32 | number) as u64);
+                    let mode = [WaitMode::Park, WaitMode::Adaptive][number % 2];
                     let ticket = submit(lane, echo(), &bytes);
                     assert_eq!(bytes_of(&settle(lane, ticket, mode)), bytes);
                 }
@@ -280,71 +280,6 @@ fn threads_that_share_a_lane_each_get_their_own_answers() {
         }
     });
     assert_eq!(lane.in_flight(), 0);
-}
-
-/// Counts its wake-ups; lets a thread wait for the next one.
-#[derive(Default)]
-struct Counting {
-    wakes: Mutex<u32>,
-    changed: Condvar,
-}
-
-impl Wake for Counting {
-    fn wake(self: Arc<Self>) {
-        *self.wakes.lock().unwrap() += 1;
-        self.changed.notify_all();
-    }
-}
-
-impl Counting {
-    fn wait_for(&self, wakes: u32) {
-        let count = self.wakes.lock().unwrap();
-        let (_count, late) = self.changed.wait_timeout_while(count, PATIENCE, |count| *count < wakes).unwrap();
-        assert!(!late.timed_out(), "fewer than {wakes} wake-ups");
-    }
-}
-
-/// Runs a lane's reactor on a thread until dropped. Its sleeps are long, so that a lost bell is noticed.
-struct Reactor {
-    lane: Arc<ClientLane>,
-    stop: Arc<std::sync::atomic::AtomicBool>,
-    thread: Option<std::thread::JoinHandle<()>>,
-}
-
-impl Reactor {
-    fn start(lane: &Arc<ClientLane>) -> Self {
-        let (driven, stop) = (Arc::clone(lane), Arc::new(std::sync::atomic::AtomicBool::new(false)));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            while !stopped.load(Ordering::SeqCst) {
-                driven.drive(PATIENCE * 2);
-            }
-        });
-        Self { lane: Arc::clone(lane), stop, thread: Some(thread) }
-    }
-}
-
-impl Drop for Reactor {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::SeqCst);
-        self.lane.interrupt();
-        self.thread.take().unwrap().join().unwrap();
-    }
-}
-
-fn settle_async(lane: &Arc<ClientLane>, ticket: Ticket, deadline: Option<Instant>) -> (WaitEnd, Ticket) {
-    let counting = Arc::new(Counting::default());
-    let waker = Waker::from(Arc::clone(&counting));
-    let mut wakes = 0;
-    loop {
-        if let Some(end) = lane.poll(&ticket, &waker, deadline) {
-            return (end, ticket);
-        }
-        // A deadline registered while the reactor sleeps is new to it.
-        lane.interrupt();
-        wakes += 1;
-        counting.wait_for(wakes);
-    }
 }
 
 #[test]
@@ -722,8 +657,7 @@ fn lanes_come_and_go_while_a_worker_serves() {
     let lane = first.client();
     for round in 0..3_u64 {
         // New lanes each time: that of a client that is gone is never given to another.
-        let others: Vec<_> =
-            (2..5).map(|lane| Arc::new(Host::new(Options { lane, ..Options::default() }))).collect();
+        let others: Vec<_> = (2..5).map(|lane| Arc::new(Host::new(Options { lane, ..Options::default() }))).collect();
         for (index, host) in others.iter().enumerate() {
             commands.send(Command::Add(Arc::clone(host))).unwrap();
             worker.page.notify();

@@ -19,7 +19,8 @@ use crate::limits::{PROGRESS_AFTER, REPEATS_MAX, REPEATS_PER_ROUND};
 use crate::output::JsonBytes;
 use crate::table::Columns;
 
-const LONG_ABOUT: &str = "\
+/// What its help begins with.
+pub(crate) const LONG_ABOUT: &str = "\
 Calls a function of a process and writes its output to standard output, byte for byte.
 
 The payload is the third argument, a file's bytes (--file), or standard input (-); without any it is empty. With --repeat \
@@ -37,14 +38,15 @@ Exit code 4 when the function ran and failed, 5 when the deadline passed first."
 
 /// Arguments of `praas invoke`.
 #[derive(Debug, Args)]
-#[command(long_about = LONG_ABOUT, after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES)]
 pub struct InvokeArguments {
     /// The process, such as hello/alice
     #[arg(value_name = "APPLICATION/PROCESS")]
     pub process: ProcessId,
     /// The function
     pub function: String,
-    /// What the function gets; - reads standard input
+    /// What the function gets; - reads standard input, and -- goes before text that starts with a dash
+    #[arg(allow_negative_numbers = true)]
     pub payload: Option<String>,
     /// Send this file's bytes
     #[arg(long, short, value_name = "FILE", conflicts_with = "payload")]

@@ -21,7 +21,8 @@ use crate::table::Columns;
 /// This very program, also when its file was replaced since it started.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
-const LONG_ABOUT: &str = "\
+/// What its help begins with.
+pub(crate) const LONG_ABOUT: &str = "\
 Runs the server of this host: it starts processes of the applications it is given, watches over them, and joins clients to \
 them. It stays in the foreground. SIGTERM or Ctrl-C lets running calls finish and ends everything; a second one does not \
 wait for calls.";
@@ -35,7 +36,7 @@ Examples:
 
 /// Arguments of `praas serve`.
 #[derive(Debug, Args)]
-#[command(long_about = LONG_ABOUT, after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES)]
 pub struct ServeArguments {
     /// praas.toml files, or directories that hold one
     #[arg(value_name = "PATH", default_value = ".")]

@@ -1,6 +1,8 @@
 //! A lane with real segments, for tests: the server's view, client ends, and worker ends on threads of this process.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod tasks;
+
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -196,7 +198,8 @@ impl Drop for Serving {
 
 /// Bytes that differ from place to place and from seed to seed.
 pub fn pattern(bytes: usize, seed: u64) -> Vec<u8> {
-    (0..bytes as u64).map(|at| (at.wrapping_mul(31) ^ at >> 8 ^ seed.wrapping_mul(0x9e37)) as u8).collect()
+    let byte = |at: u64| at.wrapping_mul(31) ^ at >> 8 ^ seed.wrapping_mul(0x9e37);
+    (0..bytes as u64).map(|at| byte(at).to_le_bytes()[0]).collect()
 }
 
 pub fn copy_of(fd: impl AsFd) -> OwnedFd {

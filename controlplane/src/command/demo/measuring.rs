@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use praas_benches::floors::{
-    Batch, Config, FloorError, MessageQueue, PingPong, Placement, Samples, UnixSocket, Waiting, allowed_cpus, timed,
+    Batch, Config, FloorError, MessageQueue, PingPong, Placement, Samples, UnixSocket, Waiting, timed,
 };
 use praas_benches::interleave::{Measured, Series, SeriesError, Turn, interleave};
 use praas_client::Process;
@@ -68,7 +68,7 @@ pub(super) fn measure(
     interruption: &Interruption,
 ) -> Result<LatencyTable, Failure> {
     let mut plans = calls(process, queries, interruption);
-    plans.extend(floors(interruption)?);
+    plans.extend(floors(interruption));
     let mut turns: Vec<Turn<'_>> = Vec::new();
     for plan in &mut plans {
         if let Ok(series) = &mut plan.series {
@@ -128,19 +128,16 @@ fn calls<'a>(process: &'a Process, queries: &[String], interruption: &'a Interru
         Plan { id, name, floor: false, batch, series: Ok(watched(series, interruption)) }
     };
     vec![
-        plan("noop", "no-op call, 64 bytes there and back", 10_000, Box::new(Measured::new("noop", noop))),
-        plan("search", "search call, up to 10 hits", 2_000, Box::new(Measured::new("search", search))),
+        plan("noop", "no-op call, 64 bytes there and back", 5_000, Box::new(Measured::new("noop", noop))),
+        plan("search", "search call, up to 10 hits", 1_000, Box::new(Measured::new("search", search))),
     ]
 }
 
-/// The floors, each between two processes that run where the scheduler puts them, as the demo's own two do.
-fn floors(interruption: &Interruption) -> Result<Vec<Plan<'_>>, Failure> {
-    let config = Config::new(Placement::Free);
-    let spins = allowed_cpus()?.len() > 1;
-    let spinning = match spins {
-        true => opened(PingPong::open(Waiting::Spin, &config)),
-        false => Err("two sides cannot spin on one core".to_owned()),
-    };
+/// The floors, each between two processes with a core each, where calls run too when the machine is idle. On one core,
+/// where two sides that spin would measure its time slices, the others run where the scheduler puts them.
+fn floors(interruption: &Interruption) -> Vec<Plan<'_>> {
+    let spinning = Placement::two_cores().and_then(|cores| PingPong::open(Waiting::Spin, &Config::new(cores)));
+    let config = Config::new(Placement::two_cores().unwrap_or(Placement::Free));
     let plan = |id, name, samples, series: Result<Box<dyn Series>, String>| Plan {
         id,
         name,
@@ -148,12 +145,12 @@ fn floors(interruption: &Interruption) -> Result<Vec<Plan<'_>>, Failure> {
         batch: Batch { warm_up: samples / 20, samples },
         series: series.map(|series| watched(series, interruption)),
     };
-    Ok(vec![
-        plan("shared_memory", "shared memory, both sides spin", 10_000, spinning),
-        plan("futex", "shared memory, both sides sleep (futex)", 2_000, opened(PingPong::open(Waiting::Park, &config))),
-        plan("message_queue", "POSIX message queue", 2_000, opened(MessageQueue::open(&config))),
-        plan("unix_socket", "Unix socket", 2_000, opened(UnixSocket::open(&config))),
-    ])
+    vec![
+        plan("shared_memory", "shared memory, both sides spin", 5_000, opened(spinning)),
+        plan("futex", "shared memory, both sides sleep (futex)", 1_000, opened(PingPong::open(Waiting::Park, &config))),
+        plan("message_queue", "POSIX message queue", 1_000, opened(MessageQueue::open(&config))),
+        plan("unix_socket", "Unix socket", 1_000, opened(UnixSocket::open(&config))),
+    ]
 }
 
 /// A floor that a host does not have is a row without figures, not a failure.

@@ -37,7 +37,8 @@ use story::Story;
 /// The process of the demo within its application.
 const PROCESS: &str = "library";
 
-const LONG_ABOUT: &str = "\
+/// What its help begins with.
+pub(crate) const LONG_ABOUT: &str = "\
 Shows what praas does on real input, and how fast. It starts a server for itself alone, creates a process, fills it with a \
 full-text index over the text files below PATH with one function, searches it with another, and measures both calls beside \
 what this machine can do at best. It leaves nothing behind.";
@@ -50,7 +51,7 @@ Examples:
 
 /// Arguments of `praas demo`.
 #[derive(Debug, Args)]
-#[command(long_about = LONG_ABOUT, after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES)]
 pub struct DemoArguments {
     /// A directory with text files, or one text file
     pub path: Option<PathBuf>,

@@ -84,8 +84,11 @@ impl Story {
         self.output.line("5. How long calls take, and what this machine can do at best, measured in turns:\n")?;
         let mut columns = Columns::new(&[&[""][..], &LatencyFigures::HEADINGS].concat());
         for floor in [false, true] {
-            let heading =
-                if floor { "between any two programs, 64 bytes there and back" } else { "calls, one after another" };
+            let heading = if floor {
+                "what this machine can do: 64 bytes to another core and back"
+            } else {
+                "calls, one after another"
+            };
             columns.row(vec![heading.to_owned()]);
             for row in table.latency.iter().filter(|row| row.floor == floor) {
                 let name = format!("  {}", row.name);

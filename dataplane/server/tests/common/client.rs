@@ -30,6 +30,9 @@ pub(crate) struct Client {
 pub(crate) struct Lane {
     pub(crate) lane: Arc<ClientLane>,
     pub(crate) id: LaneId,
+    /// The client's own descriptors of the lane, for tests that misuse them.
+    pub(crate) segment: OwnedFd,
+    pub(crate) doorbell: OwnedFd,
 }
 
 impl Client {
@@ -49,6 +52,11 @@ impl Client {
 
     fn send(&self, message: &ClientMessage) {
         self.socket.send(&encode(message).unwrap(), &[]).unwrap();
+    }
+
+    /// The connection itself, to be misused.
+    pub(crate) fn socket(&self) -> &MessageSocket {
+        &self.socket
     }
 
     pub(crate) fn send_bytes(&self, bytes: &[u8]) {
@@ -140,6 +148,7 @@ impl Client {
             other => panic!("{other:?}"),
         };
         let [segment, control, doorbell] = <[OwnedFd; 3]>::try_from(fds).expect("three descriptors");
+        let own = (segment.try_clone().unwrap(), doorbell.try_clone().unwrap());
         let socket = Arc::clone(&self.socket);
         let ring = encode(&ClientMessage::Ring { lane, process }).unwrap();
         let parts = ClientLaneParts {
@@ -153,7 +162,8 @@ impl Client {
             doorbell,
             ring_server: Box::new(move || drop(socket.try_send(&ring, &[]))),
         };
-        Ok(Lane { lane: Arc::new(ClientLane::attach(parts).unwrap()), id: lane })
+        let (segment, doorbell) = own;
+        Ok(Lane { lane: Arc::new(ClientLane::attach(parts).unwrap()), id: lane, segment, doorbell })
     }
 
     pub(crate) fn close(&self, process: ProcessId, lane: LaneId) {
