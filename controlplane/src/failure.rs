@@ -7,7 +7,6 @@ use std::error::Error;
 use std::io::{self, ErrorKind, Write};
 use std::path::PathBuf;
 
-use praas_benches::floors::FloorError;
 use praas_benches::interleave::RoundError;
 use praas_client::{CallError, ConnectError, ControlError, RequestError};
 use praas_server::ManifestError;
@@ -126,9 +125,6 @@ pub enum Failure {
         /// Why.
         reason: String,
     },
-    /// A floor could not be measured.
-    #[error(transparent)]
-    Floor(#[from] FloorError),
     /// A round of measurement failed.
     #[error(transparent)]
     Round(#[from] RoundError),
@@ -195,7 +191,7 @@ impl Failure {
             Self::Corpus(_) => "path",
             Self::DemoServer { .. } => "demo_server",
             Self::Archive { .. } => "archive",
-            Self::Floor(_) | Self::Round(_) => "measurement",
+            Self::Round(_) => "measurement",
             Self::Host { .. } => "host",
             Self::Output(_) => "output",
             Self::Interrupted => "interrupted",

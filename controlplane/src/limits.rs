@@ -21,9 +21,6 @@ pub const FOLLOW_WAIT: Duration = Duration::from_secs(1);
 /// Output printed by one `praas process logs` that does not follow: the most that a server keeps of a process.
 pub const OUTPUT_BYTES_SHOWN_MAX: u64 = 64 << 20;
 
-/// Files and directories named by one `praas serve` or `praas check`.
-pub const MANIFESTS_MAX: usize = 256;
-
 /// Time for the demo's own server to say that it serves: seconds on a loaded machine, never on a broken one.
 pub const DEMO_START_MAX: Duration = Duration::from_secs(30);
 

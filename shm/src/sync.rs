@@ -124,6 +124,7 @@ mod model {
         SLEEPERS.1.notify_all();
     }
 
+    #[allow(clippy::cast_possible_truncation, reason = "the low half")]
     pub(crate) fn sleep_low_half(word: &AtomicU64, expected: u32, _timeout: Duration) {
         sleep_while(|| word.load(Ordering::SeqCst) as u32 == expected);
     }

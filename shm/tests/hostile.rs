@@ -3,6 +3,7 @@
 //! Each test lets the other ends go on over spoiled memory. They must not panic, must come back from every call in bounded
 //! time, and must go on serving another lane as if nothing had happened. What becomes of the spoiled lane's own calls is the
 //! spoiler's business.
+#![cfg(not(loom))]
 
 mod support;
 

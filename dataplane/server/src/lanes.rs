@@ -6,10 +6,10 @@
 //!    attaches it afterwards, and then finds what lies there.
 //! 4. The lane of a dead client is never given to another.
 //! 5. The server neither reads nor writes the doorbell: a client could make its end block. Workers are woken by their
-//!    control sockets.
+//!    control sockets, and ring each other through an open file description that no client shares.
 
 use std::collections::HashSet;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use praas_protocol::control::{ControlError, LaneGeometry, LaneId, ServerMessage, WorkerCommand};
@@ -48,7 +48,12 @@ pub(crate) struct Lane {
     pub(crate) client: ClientKey,
     /// The server's view; `None` once the client is gone.
     pub(crate) memory: Option<ServerLane>,
-    bell: Doorbell,
+    /// Read end of the doorbell, for the workers.
+    listen: OwnedFd,
+    /// The workers' own write end: the client may change what its description does.
+    workers_ring: OwnedFd,
+    /// The client's write end, until the client has it.
+    client_ring: Option<OwnedFd>,
     geometry: LaneGeometry,
     trusted: bool,
     principal: Name,
@@ -73,7 +78,7 @@ impl Lane {
             trusted: self.trusted,
             principal: self.principal,
         };
-        peer.send(&add, &[memory.segment_fd(), memory.ledger_fd(), self.bell.listen.as_fd(), self.bell.ring.as_fd()])
+        peer.send(&add, &[memory.segment_fd(), memory.ledger_fd(), self.listen.as_fd(), self.workers_ring.as_fd()])
     }
 }
 
@@ -114,10 +119,13 @@ impl Shard {
         let id = self.choose_lane_id(key)?;
         let memory = ServerLane::create(id, geometry).map_err(|error| host("creating a lane", &error))?;
         let bell = Doorbell::new().map_err(|error| host("creating a doorbell", &error))?;
+        let workers_ring = bell.another_ring().map_err(|error| host("opening a doorbell", &error))?;
         let lane = Lane {
             client: asker.client,
             memory: Some(memory),
-            bell,
+            listen: bell.listen,
+            workers_ring,
+            client_ring: Some(bell.ring),
             geometry,
             trusted: claims.rights.contains(Rights::TRUSTED),
             principal: claims.principal,
@@ -213,6 +221,7 @@ impl Shard {
         let application = &process.application;
         let Some(lane) = process.lanes.get_mut(&id) else { return };
         let (LaneStage::Opening(asker), Some(memory)) = (lane.stage, &lane.memory) else { return };
+        let Some(client_ring) = lane.client_ring.take() else { return };
         lane.stage = LaneStage::Open;
         let opened = ServerMessage::LaneOpened {
             request: asker.request,
@@ -223,7 +232,7 @@ impl Shard {
             workers_max: application.workers_max,
             wait_mode: application.wait,
         };
-        let fds = [memory.segment_fd(), process.control.fd(), lane.bell.ring.as_fd()];
+        let fds = [memory.segment_fd(), process.control.fd(), client_ring.as_fd()];
         self.metrics.lanes_opened += 1;
         let sent = self.clients.send(asker, &opened, &fds, &mut self.timers);
         if let Err(error) = sent {

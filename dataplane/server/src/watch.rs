@@ -32,13 +32,21 @@ fn build_of(path: &Path) -> Option<Build> {
 /// The build that runs, and the one last seen.
 #[derive(Debug, Default, Clone, Copy)]
 struct Watched {
+    was_looked_at: bool,
     running: Option<Build>,
     seen: Option<Build>,
 }
 
 impl Watched {
     /// Notes what a look has found; true when there is a new, complete build.
+    ///
+    /// What the first look finds counts as running, settled or not: workers are started from it at once, so a build that
+    /// replaces it a moment later is a new one.
     fn look(&mut self, found: Option<Build>) -> bool {
+        if !std::mem::replace(&mut self.was_looked_at, true) {
+            (self.running, self.seen) = (found, found);
+            return false;
+        }
         let settled = found.is_some() && found == self.seen;
         self.seen = found;
         let changed = settled && found != self.running;
@@ -89,5 +97,14 @@ mod tests {
         let looks = [build(1), build(1), build(1), None, build(2), build(3), build(3), build(3), build(1), build(1)];
         let changes: Vec<bool> = looks.into_iter().map(|found| watched.look(found)).collect();
         assert_eq!(changes, [false, false, false, false, false, false, true, false, false, true]);
+    }
+
+    #[test]
+    fn a_build_that_replaces_the_first_one_at_once_counts_and_the_first_of_all_does_not() {
+        let build = |inode| Some(Build { inode, modified: (1, 0), bytes: 10 });
+        let mut watched = Watched::default();
+        assert_eq!([build(1), build(2), build(2)].map(|found| watched.look(found)), [false, false, true]);
+        let mut watched = Watched::default();
+        assert_eq!([None, build(1), build(1)].map(|found| watched.look(found)), [false; 3]);
     }
 }

@@ -4,8 +4,9 @@
 //! holds one end can make the bell ring too often or swallow rings, which costs its own calls; it cannot make
 //! anybody wait, because no call here blocks and draining is bounded.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
+use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, read, retry_on_intr, write};
 use rustix::pipe::{PipeFlags, pipe_with};
 
@@ -27,6 +28,13 @@ impl Doorbell {
     pub fn new() -> Result<Self, Errno> {
         let (listen, ring) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)?;
         Ok(Self { ring, listen })
+    }
+
+    /// Another write end, with an open file description of its own. Whether a write waits for room is a property of the
+    /// description: a peer that shares one could make the other's rings wait for ever.
+    pub fn another_ring(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        rustix::fs::open(format!("/proc/self/fd/{}", self.ring.as_raw_fd()), flags, Mode::empty())
     }
 
     /// Rings.

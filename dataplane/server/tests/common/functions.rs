@@ -22,12 +22,16 @@ use crate::random::Random;
 /// Where a worker finds a copy of its control socket, if its test made one.
 pub(crate) const SOCKET_COPY: i32 = 9;
 
+/// Where a worker finds a copy of its pipe to the keeper, if its test made one.
+pub(crate) const KEEPER_PIPE_COPY: i32 = 8;
+
 /// File in the process's working directory where calls of `note` leave their effects, one line each.
 pub(crate) const EFFECTS: &str = "effects";
 
 /// Serves as a worker.
 pub(crate) fn serve() {
     let socket = praas_sys::inherited::take(SOCKET_COPY).ok().map(MessageSocket::from);
+    let keeper_pipe = praas_sys::inherited::take(KEEPER_PIPE_COPY).ok();
     Application::new()
         .function("echo", |call: &mut Call<'_>| call.reply(call.input()))
         .function("digest", |call: &mut Call<'_>| digest(call.input()).to_le_bytes())
@@ -51,7 +55,9 @@ pub(crate) fn serve() {
             child.map_or_else(|error| error.to_string(), |_| "forked".to_owned())
         })
         .function("spoil", |call: &mut Call<'_>| spoil(text(call.input())))
-        .function("pipes", |call: &mut Call<'_>| misuse_pipes(number(call.input()) as u64))
+        .function("pipes", move |call: &mut Call<'_>| {
+            misuse_pipes(keeper_pipe.as_ref(), number(call.input()) as u64)
+        })
         .function("babble", |call: &mut Call<'_>| babble(number(call.input()) as u64))
         .function("socket", move |call: &mut Call<'_>| {
             socket.as_ref().map_or("no copy", |socket| misuse_socket(socket, text(call.input())))
@@ -140,8 +146,9 @@ pub(crate) fn spoil_file(file: &std::fs::File, from: u64, bytes: u64, random: &m
     }
 }
 
-/// Fills, then drains the pipes of this worker (doorbells, output, the keeper's) for so many milliseconds.
-fn misuse_pipes(ms: u64) -> String {
+/// Fills and drains the pipes of this worker for so many milliseconds: the keeper's, and with the server's own user the
+/// doorbells and the output.
+fn misuse_pipes(keeper_pipe: Option<&OwnedFd>, ms: u64) -> String {
     let end = Instant::now() + Duration::from_millis(ms);
     let nonblocking = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
     let open = |flags| {
@@ -153,6 +160,9 @@ fn misuse_pipes(ms: u64) -> String {
     };
     let (writers, readers) = (open(rustix::fs::OFlags::WRONLY), open(rustix::fs::OFlags::RDONLY));
     let mut moved = 0_u64;
+    while keeper_pipe.is_some_and(|pipe| rustix::io::write(pipe, &[b'x'; 4096]).is_ok()) {
+        moved += 1;
+    }
     while Instant::now() < end {
         for _ in 0..64 {
             moved += writers.iter().filter(|pipe| rustix::io::write(pipe, &[b'x'; 4096]).is_ok()).count() as u64;
@@ -160,7 +170,7 @@ fn misuse_pipes(ms: u64) -> String {
         let mut buffer = [0; 65_536];
         moved += readers.iter().filter(|pipe| rustix::io::read(pipe, &mut buffer).is_ok()).count() as u64;
     }
-    format!("{} pipes, {moved} moves", writers.len())
+    format!("{} pipes opened anew, {moved} moves", writers.len())
 }
 
 /// Writes to both output streams for so many milliseconds.

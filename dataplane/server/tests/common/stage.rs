@@ -105,13 +105,14 @@ pub(crate) fn application() -> Application {
     application
 }
 
-/// The same workers, started by a shell that leaves them a copy of their control socket.
-pub(crate) fn application_with_socket_copy() -> Application {
+/// The same workers, started by a shell that leaves them copies of their control socket and of the keeper's pipe.
+pub(crate) fn application_with_copies() -> Application {
     let own = own_command();
     let mut application = application();
     application.binary = "/bin/sh".into();
     application.readable.push(own[0].clone().into());
-    let copy = format!("exec {}<&3; exec \"$0\" \"$@\"", functions::SOCKET_COPY);
+    let (socket, pipe) = (functions::SOCKET_COPY, functions::KEEPER_PIPE_COPY);
+    let copy = format!("exec {socket}<&3 {pipe}>&4; exec \"$0\" \"$@\"");
     let own = own.iter().map(|argument| argument.to_str().unwrap().to_owned());
     application.arguments = ["-c".to_owned(), copy].into_iter().chain(own).collect();
     application
