@@ -70,7 +70,7 @@ fn submit(lane: &ClientLane, function: FunctionId, bytes: &[u8]) -> Ticket {
     loop {
         match lane.submit(function, Payload::Bytes(bytes), 0, 0) {
             Err(SubmitError::Full { what: Bounded::Ring, .. }) if start.elapsed() < PATIENCE => {
-                std::thread::yield_now()
+                std::thread::yield_now();
             }
             submitted => return submitted.unwrap(),
         }
@@ -553,11 +553,11 @@ fn a_worker_notes_each_phase_before_it_claims_and_claims_nothing_once_closed() {
     let lane = host.client();
     call(&lane, echo(), b"");
     let draining = host.control.set_phase(Phase::Draining);
-    worker.page.notify();
+    worker.notify();
     eventually("the worker notes the drain", || worker.page.phase_copied() == draining);
     assert_eq!(bytes_of(&call(&lane, echo(), b"a descendant")), b"a descendant");
     let closed = host.control.set_phase(Phase::Closed);
-    worker.page.notify();
+    worker.notify();
     eventually("the worker notes the end", || worker.page.phase_copied() == closed);
     assert_eq!(worker.page.claims().count(), 0);
     assert!(matches!(lane.submit(echo(), Payload::Bytes(b""), 0, 0), Err(SubmitError::Unavailable { .. })));
@@ -671,7 +671,7 @@ fn lanes_come_and_go_while_a_worker_serves() {
         let others: Vec<_> = (2..5).map(|lane| Arc::new(Host::new(Options { lane, ..Options::default() }))).collect();
         for (index, host) in others.iter().enumerate() {
             commands.send(Command::Add(Arc::clone(host))).unwrap();
-            worker.page.notify();
+            worker.notify();
             // A client that comes before its worker, and one lane that is never left alone.
             let other = host.client();
             let ticket = submit(&other, echo(), b"other");
@@ -682,7 +682,7 @@ fn lanes_come_and_go_while_a_worker_serves() {
         for host in &others {
             commands.send(Command::Remove(host.lane.id())).unwrap();
         }
-        worker.page.notify();
+        worker.notify();
         eventually("the lanes are gone", || served.load(Ordering::SeqCst) == 1);
         assert_eq!(bytes_of(&call(&lane, echo(), b"still here")), b"still here");
     }

@@ -555,6 +555,25 @@ fn a_worker_page_full_of_junk_tells_the_server_nothing_that_it_acts_on_elsewhere
     bystander.assert_served();
 }
 
+/// Workers do not look at the cell before they run a call: the cell may not even exist.
+#[test]
+fn a_request_that_names_no_cell_is_run_for_nobody() {
+    for trusted in [true, false] {
+        let mut bystander = Bystander::new();
+        let host = Host::new(Options { trusted, ..options(1) });
+        let spoiler = Spoiler::map(host.lane.segment_fd());
+        let lane = host.client();
+        bystander.end.add_lane(host.worker_lane()).unwrap();
+        for (slot, cell) in [4, 5, 1 << 20, u64::from(u32::MAX)].into_iter().enumerate() {
+            let ticket = lane.submit(echo(), Payload::Bytes(&[1; 2000]), 0, 0).unwrap();
+            spoiler.write(RING + slot * SLOT + 16, 1 << 32 | cell);
+            bystander.work(2);
+            assert_eq!(lane.wait(&ticket, WaitMode::Park, Duration::ZERO), WaitEnd::DeadlinePassed);
+            bystander.assert_served();
+        }
+    }
+}
+
 #[test]
 fn a_doorbell_that_is_full_or_without_listeners_stops_nobody() {
     let mut bystander = Bystander::new();

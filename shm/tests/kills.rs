@@ -33,7 +33,7 @@ const DESCRIPTORS: &str = "PRAAS_KILLS_DESCRIPTORS";
 const GENERATION: &str = "PRAAS_KILLS_GENERATION";
 /// The whole of an arena half: passes only if no block is lost.
 const ALL_BYTES: usize = 1 << 20;
-/// Rounds over each step; the n-th kills at the n-th passage, on the same lane.
+/// Rounds over each step, on the same lane, each killing at a later passage.
 const ROUNDS: u16 = 3;
 /// The round in which the worker polls; steps on the way to sleep leave it out.
 const POLLING_ROUND: u16 = 2;
@@ -245,7 +245,8 @@ impl<'a> Scene<'a> {
         let page = ServerWorkerPage::create().unwrap();
         let segments: [&dyn AsFdDyn; 6] =
             [&host.lane.segment_fd(), &host.lane.ledger_fd(), &host.control.fd(), &page.fd(), &host.listen, &host.ring];
-        let armed = Armed::start("worker", round, step, round, &segments);
+        // Calls come in pairs: at an odd passage the worker has waited for its call, and shows how.
+        let armed = Armed::start("worker", round, step, 2 * round - 1, &segments);
         let mut scene = Self { host, lane, step, tag, page, armed: Some(armed), heir: None, heir_tag };
         if accompanied {
             scene.start_heir();
@@ -427,7 +428,7 @@ fn a_client_killed_at_any_step_leaves_its_lane_drainable_and_its_worker_well() {
             let theirs = Host::new(options(1));
             let theirs = Arc::new(Host { listen: copy_of(&host.listen), ring: copy_of(&host.ring), ..theirs });
             inbox.lock().unwrap().push(Arc::clone(&theirs));
-            worker.page.notify();
+            worker.notify();
             let segments: [&dyn AsFdDyn; 3] = [&theirs.lane.segment_fd(), &theirs.control.fd(), &theirs.ring];
             let mut armed = Armed::start("client", 0, step, passage, &segments);
             eventually("the client dies at its step", || armed.has_died(step));

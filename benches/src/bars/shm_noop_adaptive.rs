@@ -9,8 +9,11 @@ use crate::interleave::{Measured, Outcome, Turn};
 use crate::report::{Case, Condition, Row};
 use crate::subject::{Lane, LanePlan, RunningServer, Trust, call_noop};
 
-pub(super) const BAR: Bar =
-    Bar { id: "shm-noop-adaptive", summary: "a no-op call with default settings, unpinned, against spin and park", run };
+pub(super) const BAR: Bar = Bar {
+    id: "shm-noop-adaptive",
+    summary: "a no-op call with default settings, unpinned, against spin and park",
+    run,
+};
 
 const SAMPLES: u64 = 20_000;
 /// Sleeping sides take ten times as long.

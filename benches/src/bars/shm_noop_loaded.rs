@@ -11,8 +11,11 @@ use crate::interleave::{Measured, Turn};
 use crate::report::{Case, Condition, Row};
 use crate::subject::{Lane, LanePlan, RunningServer, Trust, call_noop};
 
-pub(super) const BAR: Bar =
-    Bar { id: "shm-noop-loaded", summary: "a no-op call with default settings while another program takes a core", run };
+pub(super) const BAR: Bar = Bar {
+    id: "shm-noop-loaded",
+    summary: "a no-op call with default settings while another program takes a core",
+    run,
+};
 
 /// Few: each may take many scheduling periods.
 const SAMPLES: u64 = 4_000;

@@ -9,7 +9,7 @@ use super::{Bar, BarError, Settings};
 use crate::floors::{BareRing, CALLS_PER_SAMPLE, Config, IN_FLIGHT, timed_groups};
 use crate::interleave::{Measured, Turn};
 use crate::report::{Case, Condition, Row};
-use crate::subject::{Lane, LanePlan, NOOP, NOOP_BYTES, RunningServer, SubjectError, check};
+use crate::subject::{Lane, LanePlan, NOOP, RunningServer, SubjectError, check_noop, noop_payload};
 
 pub(super) const BAR: Bar =
     Bar { id: "shm-throughput", summary: "calls a second with 32 in flight, against a bare ring", run };
@@ -72,7 +72,7 @@ impl<'a> Window<'a> {
             self.collect()?;
         }
         self.number += 1;
-        let pending = self.process.start(NOOP, &payload(self.number))?;
+        let pending = self.process.start(NOOP, &noop_payload(self.number))?;
         self.calls.push_back((self.number, pending));
         Ok(())
     }
@@ -80,7 +80,7 @@ impl<'a> Window<'a> {
     #[inline]
     fn collect(&mut self) -> Result<(), SubjectError> {
         let Some((number, pending)) = self.calls.pop_front() else { return Ok(()) };
-        check(NOOP.name(), &payload(number), &pending.wait()?)
+        check_noop(number, &pending.wait()?)
     }
 
     fn drain(&mut self) -> Result<(), SubjectError> {
@@ -89,12 +89,4 @@ impl<'a> Window<'a> {
         }
         Ok(())
     }
-}
-
-#[inline]
-fn payload(number: u64) -> [u8; NOOP_BYTES] {
-    let mut payload = [0; NOOP_BYTES];
-    let (words, _) = payload.as_chunks_mut::<8>();
-    words.fill(number.to_ne_bytes());
-    payload
 }

@@ -24,13 +24,13 @@ pub enum SubjectError {
     ServerNotUp,
     /// The client could not connect.
     #[error(transparent)]
-    Connect(#[from] ConnectError),
+    Connect(Box<ConnectError>),
     /// The server refused a request.
     #[error(transparent)]
-    Request(#[from] RequestError),
+    Request(Box<RequestError>),
     /// A call failed.
     #[error(transparent)]
-    Call(#[from] CallError),
+    Call(Box<CallError>),
     /// A thread could not be placed.
     #[error(transparent)]
     Placement(#[from] FloorError),
@@ -72,6 +72,25 @@ impl SubjectError {
     /// For `map_err`: the failure of `action`.
     pub(crate) fn system<E: Into<io::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::System { action, source: source.into() }
+    }
+}
+
+// Boxed: these name their process inline, and a failure is off the hot path.
+impl From<ConnectError> for SubjectError {
+    fn from(error: ConnectError) -> Self {
+        Self::Connect(Box::new(error))
+    }
+}
+
+impl From<RequestError> for SubjectError {
+    fn from(error: RequestError) -> Self {
+        Self::Request(Box::new(error))
+    }
+}
+
+impl From<CallError> for SubjectError {
+    fn from(error: CallError) -> Self {
+        Self::Call(Box::new(error))
     }
 }
 

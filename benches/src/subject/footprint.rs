@@ -53,7 +53,8 @@ impl Footprint {
         for process in processes {
             footprint.pss_bytes += pss_bytes(*process)?;
             for path in entries(&format!("/proc/{process}/fd"))? {
-                let is_segment = fs::read_link(&path).is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:"));
+                let is_segment =
+                    fs::read_link(&path).is_ok_and(|target| target.to_string_lossy().starts_with("/memfd:"));
                 if let Some(status) = is_segment.then(|| fs::metadata(&path).ok()).flatten() {
                     segments.insert((status.dev(), status.ino()), status.blocks() * STAT_BLOCK_BYTES);
                 }

@@ -78,11 +78,7 @@ impl Counts {
 
     /// What was added since `earlier`.
     pub(super) fn since(self, earlier: Self) -> Self {
-        Self {
-            trapped: self.trapped - earlier.trapped,
-            allocations: self.allocations - earlier.allocations,
-            ..self
-        }
+        Self { trapped: self.trapped - earlier.trapped, allocations: self.allocations - earlier.allocations, ..self }
     }
 
     /// The same, after trying whether both counters count.

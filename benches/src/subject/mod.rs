@@ -29,7 +29,7 @@ pub use allocations::CountingAllocator;
 pub use error::SubjectError;
 pub use footprint::{CpuTime, Footprint, descendants_of};
 pub use functions::{ACCEPT, ANSWER_IN_KIND, NOOP, SUM};
-pub use lane::{Lane, LanePlan, Trust, call_noop, check};
+pub use lane::{Lane, LanePlan, Trust, call_noop, check, check_noop, noop_payload};
 pub use role::serve_role_if_asked;
 pub use running_server::RunningServer;
 pub use steady::{Steadiness, steady_calls};

@@ -33,8 +33,7 @@ pub(super) fn install() -> io::Result<()> {
         filter: instructions.as_mut_ptr(),
     };
     // SAFETY: the kernel copies the program, which outlives the call; without flags it confines this thread alone.
-    let status =
-        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u64, &raw const program) };
+    let status = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0_u64, &raw const program) };
     if status == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -50,7 +50,9 @@ fn what_does_not_exist_is_named() {
     let alice = client.process(process("alice")).unwrap();
     let unheard = alice.invoke("unheard-of", "").unwrap_err();
     assert_eq!(unheard, CallError::UnknownFunction { function: "unheard-of".into() });
-    assert!(matches!(alice.invoke("panic", ""), Err(CallError::FunctionPanicked { message }) if message.contains("as asked")));
+    assert!(
+        matches!(alice.invoke("panic", ""), Err(CallError::FunctionPanicked { message }) if message.contains("as asked"))
+    );
     client.stop(process("alice")).unwrap();
     assert_eq!(alice.invoke("echo", "").unwrap_err(), CallError::UnknownProcess { process: process("alice") });
     client.create(process("alice")).unwrap();
@@ -158,8 +160,7 @@ fn concurrent_slow_calls_start_workers_up_to_the_maximum() {
 fn abandoned_calls_fill_the_quarantine_with_figures_and_empty_it_when_they_end() {
     let stage = Stage::new(application(), |_| ());
     stage.with_process("alice");
-    let client =
-        Client::connect(ConnectOptions::new().data_directory(stage.path()).calls_in_flight(8)).unwrap();
+    let client = Client::connect(ConnectOptions::new().data_directory(stage.path()).calls_in_flight(8)).unwrap();
     let alice = client.process(process("alice")).unwrap();
     for round in 0..3 {
         let first = alice.start("sleep", "150").unwrap();
@@ -243,7 +244,10 @@ fn a_server_without_descriptors_refuses_lanes_and_workers_and_recovers() {
         }
         assert!(lanes.len() < 200, "{FEW_FILES} descriptors made {} lanes", lanes.len());
     };
-    assert!(matches!(refused, RequestError::Refused(ControlError::Host { .. } | ControlError::LimitReached { .. })), "{refused}");
+    assert!(
+        matches!(refused, RequestError::Refused(ControlError::Host { .. } | ControlError::LimitReached { .. })),
+        "{refused}"
+    );
     for lane in &lanes {
         assert_eq!(lane.invoke("echo", "served").unwrap().as_slice(), b"served");
     }

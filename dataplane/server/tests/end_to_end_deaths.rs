@@ -45,10 +45,12 @@ fn clients_killed_with_calls_in_flight_leave_nothing_in_server_and_worker() {
         eventually("the lanes of the killed client are gone", || status(&client, "alice").lanes == 0);
         let own = || (open_descriptors(), functions::own_segments());
         // What the census itself opened is closed a moment later.
-        let (worker, server) = *first.get_or_insert_with(|| (census(&client), {
-            eventually("the lane of the census is gone", || status(&client, "alice").lanes == 0);
-            own()
-        }));
+        let (worker, server) = *first.get_or_insert_with(|| {
+            (census(&client), {
+                eventually("the lane of the census is gone", || status(&client, "alice").lanes == 0);
+                own()
+            })
+        });
         eventually("the server has what it had after the first", || own() <= server);
         eventually("the worker has what it had after the first", || {
             let now = census(&client);
@@ -71,7 +73,8 @@ fn a_worker_killed_among_several_clients_costs_the_call_that_it_ran() {
     let client = stage.with_process("alice");
     for round in 0..4 {
         let held = client.process(process("alice")).unwrap();
-        let position = client.output(process("alice"), 0).map(|chunk| chunk.position + chunk.bytes.len() as u64).unwrap();
+        let position =
+            client.output(process("alice"), 0).map(|chunk| chunk.position + chunk.bytes.len() as u64).unwrap();
         let victim = held.start("hold", "20000").unwrap();
         let mut pid = None;
         eventually("the call says where it runs", || {

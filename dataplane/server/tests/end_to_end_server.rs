@@ -1,6 +1,8 @@
 //! Servers that die, drain, restart and reload under load, and a soak. Calls leave an effect each in a file, so that the tests
 //! can count how often each of them ran.
 
+#![allow(clippy::result_large_err, reason = "errors of calls name the process inline; these are tests")]
+
 mod common;
 #[path = "common/functions.rs"]
 mod functions;
@@ -304,7 +306,7 @@ impl Tally {
             Err(CallError::Overloaded { .. }) => &self.full,
             // Replies of other calls held the memory.
             Err(CallError::ReplyLost { .. }) => &self.full,
-            Err(error) => panic!("{error}"),
+            Err(error) => panic!("{error} (short: {short})"),
         };
         counter.fetch_add(1, Ordering::Relaxed);
     }

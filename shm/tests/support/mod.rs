@@ -127,16 +127,24 @@ impl Host {
 }
 
 pub fn park_on(listen: &OwnedFd) {
+    park_for(listen, Duration::from_millis(50));
+}
+
+/// Sleeps until the doorbell is rung, and drains it.
+pub fn park_for(listen: &OwnedFd, timeout: Duration) {
     let mut polled = [rustix::event::PollFd::new(listen, rustix::event::PollFlags::IN)];
-    let timeout = rustix::time::Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
+    let timeout =
+        rustix::time::Timespec { tv_sec: timeout.as_secs().cast_signed(), tv_nsec: timeout.subsec_nanos().into() };
     let _ = rustix::event::poll(&mut polled, Some(&timeout));
     let mut bytes = [0; 64];
     let _ = rustix::io::read(listen, &mut bytes);
 }
 
-/// A worker on a thread of this process. Dropping it ends it.
+/// A worker on a thread of this process, which sleeps until it is rung: a doorbell that is not rung is noticed. Dropping it
+/// ends it.
 pub struct Serving {
     pub page: Arc<ServerWorkerPage>,
+    host: Arc<Host>,
     stop: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
@@ -156,11 +164,11 @@ impl Serving {
     ) -> Self {
         let (mut end, page) = host.worker(tag);
         let (page, stop) = (Arc::new(page), Arc::new(AtomicBool::new(false)));
-        let (host, stopped) = (Arc::clone(host), Arc::clone(&stop));
+        let (served, stopped) = (Arc::clone(host), Arc::clone(&stop));
         let thread = std::thread::spawn(move || {
             while !stopped.load(Ordering::SeqCst) {
                 let mut park = || {
-                    host.park();
+                    park_for(&served.listen, PATIENCE);
                     false
                 };
                 let is_mail = match end.next(&mut park) {
@@ -179,14 +187,24 @@ impl Serving {
                 }
             }
         });
-        Self { page, stop, thread: Some(thread) }
+        Self { page, host: Arc::clone(host), stop, thread: Some(thread) }
+    }
+
+    /// Makes the worker look at its mail, asleep or not. The doorbell stands for the control socket here.
+    pub fn notify(&self) {
+        self.page.notify();
+        let _ = rustix::io::write(&self.host.ring, &[0]);
     }
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
-        self.page.notify();
+        // Several workers may listen to one doorbell, and whoever wakes drains it: rung until the right one has heard.
+        while self.thread.as_ref().is_some_and(|thread| !thread.is_finished()) {
+            self.notify();
+            std::thread::sleep(Duration::from_millis(1));
+        }
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
             && !std::thread::panicking()

@@ -55,9 +55,7 @@ pub(crate) fn serve() {
             child.map_or_else(|error| error.to_string(), |_| "forked".to_owned())
         })
         .function("spoil", |call: &mut Call<'_>| spoil(text(call.input())))
-        .function("pipes", move |call: &mut Call<'_>| {
-            misuse_pipes(keeper_pipe.as_ref(), number(call.input()) as u64)
-        })
+        .function("pipes", move |call: &mut Call<'_>| misuse_pipes(keeper_pipe.as_ref(), number(call.input()) as u64))
         .function("babble", |call: &mut Call<'_>| babble(number(call.input()) as u64))
         .function("socket", move |call: &mut Call<'_>| {
             socket.as_ref().map_or("no copy", |socket| misuse_socket(socket, text(call.input())))
@@ -153,9 +151,8 @@ fn misuse_pipes(keeper_pipe: Option<&OwnedFd>, ms: u64) -> String {
     let nonblocking = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::CLOEXEC;
     let open = |flags| {
         let paths = descriptors_named("pipe:").into_iter();
-        let opened = paths.filter_map(move |path| {
-            rustix::fs::open(&path, flags | nonblocking, rustix::fs::Mode::empty()).ok()
-        });
+        let opened =
+            paths.filter_map(move |path| rustix::fs::open(&path, flags | nonblocking, rustix::fs::Mode::empty()).ok());
         opened.collect::<Vec<OwnedFd>>()
     };
     let (writers, readers) = (open(rustix::fs::OFlags::WRONLY), open(rustix::fs::OFlags::RDONLY));

@@ -4,7 +4,7 @@
 //! Servers run inside the test, where their descriptors can be counted, or as an OS process of their own, where they can be
 //! killed. Clients too.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(dead_code, clippy::result_large_err, reason = "each test binary uses a part; errors are few")]
 
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
@@ -17,10 +17,10 @@ use praas_protocol::control::WaitMode;
 use praas_server::{Application, Level, Server, ServerHandle, ServerOptions};
 use tempfile::TempDir;
 
-use crate::functions::{self, own_segments};
 use crate::common::{
     ROLE, children_with, eventually, is_keeper_socket, open_descriptors, own_command, private_directory,
 };
+use crate::functions::{self, own_segments};
 
 /// Data directory of a role.
 pub(crate) const DIRECTORY: &str = "TEST_DIRECTORY";
@@ -121,7 +121,7 @@ pub(crate) fn application_with_copies() -> Application {
 pub(crate) fn options(directory: &Path, application: Application) -> ServerOptions {
     let mut options = ServerOptions::new(directory, own_command());
     options.keeper_linger = Duration::ZERO;
-    options.log_level = Level::Error;
+    options.log_level = if std::env::var_os("TEST_LOG").is_some() { Level::Info } else { Level::Error };
     options.applications = vec![application];
     options
 }
