@@ -23,7 +23,7 @@
 //! A peer that breaks the protocol can lose, repeat or reorder requests of its own lane, and nothing else: each read is
 //! bounded, each loop has a limit, and what is read is checked by [`crate::request`].
 
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, prefetch_for_write};
 use crate::tag::WorkerTag;
 
 /// Words of inline payload in an entry.
@@ -100,6 +100,12 @@ pub(crate) struct Producer {
 pub(crate) struct RingFull;
 
 impl Producer {
+    /// Asks for the entry of the next request; see [`prefetch`].
+    #[inline]
+    pub(crate) fn prefetch_next(&self, entries: &[Entry]) {
+        prefetch(entries, self.tail);
+    }
+
     /// A producer whose first position is `position`: a fresh ring starts at 0.
     #[cfg(test)]
     pub(crate) fn starting_at(position: u64) -> Self {
@@ -169,6 +175,8 @@ pub(crate) fn claim<'a>(entries: &'a [Entry], cursor: &mut u64, tag: WorkerTag) 
             return Polled::Empty;
         }
         if holder == PUBLISHED {
+            // The payload's line comes while the exchange fetches the header's.
+            prefetch_for_write(&entry.inline);
             let claimed = word(turn, tag.word());
             if entry.word.compare_exchange(seen, claimed, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
@@ -273,6 +281,22 @@ impl Entry {
     pub(crate) fn free_at(&self, turn: u32) {
         self.word.store(word(turn, FREE), Ordering::Relaxed);
     }
+}
+
+impl Entry {
+    /// Asks for both lines of the entry, to be written soon.
+    #[inline]
+    fn prefetch(&self) {
+        prefetch_for_write(&self.word);
+        prefetch_for_write(&self.inline);
+    }
+}
+
+/// Asks for the entry at `position`: worth it where several requests are on their way, so that it will be used soon. With
+/// one request at a time it only takes the lines from the side that uses them next.
+#[inline]
+pub(crate) fn prefetch(entries: &[Entry], position: u64) {
+    entries[place(position, entries.len()).1].prefetch();
 }
 
 #[cfg(any(test, loom))]

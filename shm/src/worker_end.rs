@@ -180,6 +180,9 @@ impl WorkerEnd {
             if let Some(found) = self.poll_lanes() {
                 if polling.is_some() {
                     self.history.hit();
+                } else {
+                    // Work was there at once, so there may be more.
+                    self.lanes[found.lane].prefetch_next();
                 }
                 return Next::Call(self.running(found));
             }

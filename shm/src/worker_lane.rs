@@ -74,6 +74,12 @@ impl WorkerLane {
         }
     }
 
+    /// Asks for the next entry, when requests come faster than they are answered.
+    #[inline]
+    pub(crate) fn prefetch_next(&self) {
+        ring::prefetch(self.memory.entries(), self.cursor);
+    }
+
     pub(crate) fn has_work(&mut self) -> bool {
         ring::has_work(self.memory.entries(), &mut self.cursor)
     }

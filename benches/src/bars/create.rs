@@ -1,5 +1,8 @@
 //! `create`: from the wish for a process to its first reply (worker started in its sandbox, lane brokered, one call), no
 //! worker started beforehand, beside starting and ending a trivial program.
+//!
+//! The worker is the smallest function binary where that was built, else this program itself: what a larger one adds is
+//! the loading of it.
 
 use praas_client::{Client, ProcessId, WaitMode};
 
@@ -19,15 +22,18 @@ fn run(settings: Settings) -> Result<Vec<Row>, BarError> {
     let client = server.connect(Trust::Trusted)?;
     let config = Config::new(Placement::Free);
     let mut floor = Spawn::open(&config, TRIVIAL_PROGRAM.as_ref())?;
+    let new_id = || server.new_small_id().unwrap_or_else(|| server.new_id(WaitMode::Adaptive));
+    let worker = if server.new_small_id().is_some() { "smallest worker" } else { "this program as worker" };
     let mut figure = Measured::new("process created", |batch| {
-        Ok(timed_spans(batch, |clock| create_call_and_stop(&client, server.new_id(WaitMode::Adaptive), clock))?)
+        Ok(timed_spans(batch, |clock| create_call_and_stop(&client, new_id(), clock))?)
     });
     let batch = settings.batch(SAMPLES);
     let mut turns = [Turn::new(&mut floor, batch), Turn::new(&mut figure, batch)];
     let outcomes = settings.interleave(BAR.id, &mut turns)?;
     let [floor, figure] = outcomes.as_slice() else { unreachable!("there are two turns") };
 
-    let case = format!("created to first reply, sandboxed, p50; floor: vfork + exec of {TRIVIAL_PROGRAM}, p50");
+    let case =
+        format!("created to first reply, sandboxed, {worker}, p50; floor: vfork + exec of {TRIVIAL_PROGRAM}, p50");
     Ok(vec![Case { id: BAR.id, case: &case, placement: &config.placement_label(), unit: "ns" }.judge_rounds(
         &figure.of_rounds(|round| round.p50_ns),
         &floor.of_rounds(|round| round.p50_ns),

@@ -27,6 +27,10 @@ use super::{SubjectError, Trust};
 const THIS_PROGRAM: &str = "/proc/self/exe";
 /// The file of the data directory that holds the secret that tokens are signed with.
 const SECRET_FILE: &str = "secret";
+/// The function binary beside this program, if it was built: see `noop_worker.rs`.
+const SMALL_WORKER: &str = "noop-worker";
+/// The application of that binary.
+const SMALL_APPLICATION: &str = "small";
 /// How long a server may take to end: it drains its processes first.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -103,6 +107,15 @@ impl RunningServer {
         format!("{}/p{number}", application_name(wait)).parse().expect("two names")
     }
 
+    /// The same of the application whose workers run the smallest function binary, if that was built. Its only function is
+    /// the no-op.
+    #[must_use]
+    pub fn new_small_id(&self) -> Option<ProcessId> {
+        small_worker()?;
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        Some(format!("{SMALL_APPLICATION}/p{number}").parse().expect("two names"))
+    }
+
     /// Where it keeps its files.
     #[must_use]
     pub fn data_directory(&self) -> &Path {
@@ -157,15 +170,24 @@ pub(super) fn serve() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// One application for each way of waiting; everything else is as it is by default.
+/// One application for each way of waiting, and one of the smallest binary; everything else is as it is by default.
 fn applications() -> Result<Vec<Application>, Box<dyn Error>> {
     let program = env::current_exe()?;
-    let application = |wait| -> Result<Application, Box<dyn Error>> {
+    let mut applications = Vec::new();
+    for wait in [WaitMode::Spin, WaitMode::Adaptive, WaitMode::Park] {
         let mut application = Application::new(application_name(wait).parse()?, program.clone());
         application.wait = wait;
-        Ok(application)
-    };
-    [WaitMode::Spin, WaitMode::Adaptive, WaitMode::Park].into_iter().map(application).collect()
+        applications.push(application);
+    }
+    if let Some(program) = small_worker() {
+        applications.push(Application::new(SMALL_APPLICATION.parse()?, program));
+    }
+    Ok(applications)
+}
+
+fn small_worker() -> Option<PathBuf> {
+    let program = env::current_exe().ok()?.with_file_name(SMALL_WORKER);
+    program.is_file().then_some(program)
 }
 
 /// Sends this process a SIGTERM when standard input ends.

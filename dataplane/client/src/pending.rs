@@ -145,6 +145,7 @@ impl<'a> Pending<'a> {
     }
 
     /// Goes on with a call that was put into a lane by the direct path.
+    #[inline(always)]
     pub(crate) fn sent(
         process: &Arc<ProcessShared>,
         function: Function<'_>,
@@ -153,9 +154,16 @@ impl<'a> Pending<'a> {
         open: Arc<OpenLane>,
         ticket: Ticket,
     ) -> Self {
-        let mut pending = Self::unsent(process, function, kept, deadline);
-        pending.stage = Stage::Sent { open, ticket };
-        pending
+        Self {
+            process: Arc::clone(process),
+            function: function.id(),
+            name: KeptName::new(function.name()),
+            deadline,
+            kept,
+            stage: Stage::Sent { open, ticket },
+            refused: None,
+            seat: None,
+        }
     }
 
     /// Waits for the reply, to the call's deadline.
@@ -238,7 +246,9 @@ impl<'a> Pending<'a> {
         let needs_lane = obstacle.kind == ObstacleKind::Lane && !self.process.has_usable_lane();
         if needs_lane {
             match self.process.reopen(end) {
-                Ok(()) => return Ok(()),
+                Ok(()) if self.process.has_usable_lane() => return Ok(()),
+                // A lane to a process that is just being restarted: without a pause one lane would follow another.
+                Ok(()) => {}
                 Err(LaneVerdict::Final(error)) => return Err(error),
                 Err(LaneVerdict::Later(error)) if self.deadline.has_passed() => return Err(error),
                 Err(LaneVerdict::Later(_)) => {}

@@ -113,8 +113,16 @@ impl Process {
         function: impl Into<Function<'a>>,
         payload: impl Into<Payload<'a>>,
     ) -> Result<Pending<'static>, CallError> {
+        let (function, payload) = (function.into(), payload.into());
         let deadline = self.shared.deadline(None);
-        Pending::started(&self.shared, function.into(), Kept::detached(payload.into()), deadline)
+        // The direct path: the request goes out before anything is kept of it, and what is kept is built where it stays.
+        if let Given::Borrowed(bytes) = payload.0 {
+            let open = self.shared.lane.load_full();
+            if let Ok(ticket) = open.submit_bytes(function.id(), bytes, deadline.limit_ns()) {
+                return Ok(Pending::sent(&self.shared, function, Kept::detached(payload), deadline, open, ticket));
+            }
+        }
+        Pending::started(&self.shared, function, Kept::detached(payload), deadline)
     }
 
     /// A call with options of its own: see [`Call`]. Also the way to `.await` one.

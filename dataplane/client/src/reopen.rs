@@ -6,9 +6,9 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
-use praas_protocol::CallError;
+use praas_protocol::{CallError, Phase};
 
-use crate::error::{LaneVerdict, lane_verdict};
+use crate::error::{LaneVerdict, RequestError, lane_verdict};
 use crate::open_lane::OpenLane;
 use crate::pending::Obstacle;
 use crate::process::ProcessShared;
@@ -43,8 +43,21 @@ impl ProcessShared {
                 self.lane.store(opened);
                 Ok(())
             }
+            // Cut short by the caller's deadline, which says nothing about the connection.
+            Err(RequestError::TimedOut { .. }) if Instant::now() >= end => Err(self.out_of_time()),
             Err(error) => Err(lane_verdict(&error, self.id)),
         }
+    }
+
+    /// The time is up before there is a lane: what was wrong with the last one. Nothing ran.
+    fn out_of_time(&self) -> LaneVerdict {
+        let open = self.lane.load();
+        LaneVerdict::Later(match open.phase() {
+            _ if open.is_lost() => CallError::ConnectionLost { may_have_run: false },
+            // It takes calls again just now.
+            Phase::Active => CallError::Unavailable { phase: Phase::Closed },
+            phase => CallError::Unavailable { phase },
+        })
     }
 
     /// The right to open; `None` when there is a usable lane.
@@ -60,7 +73,7 @@ impl ProcessShared {
             }
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(LaneVerdict::Later(CallError::ConnectionLost { may_have_run: false }));
+                return Err(self.out_of_time());
             }
             opening = self.opened.wait_timeout(opening, left).unwrap_or_else(PoisonError::into_inner).0;
         }

@@ -1,6 +1,8 @@
 //! Clients and workers that misuse every word, pipe and socket that they share: it costs the calls of the one who does it, or
 //! of the process whose worker does it. Everybody else is served, and the server lives.
 
+#![allow(clippy::result_large_err, reason = "errors of requests name the process inline; these are tests")]
+
 #[path = "common/client.rs"]
 mod client;
 mod common;
