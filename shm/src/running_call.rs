@@ -55,6 +55,7 @@ pub struct RunningCall<'w> {
     pub(crate) claimed_at_ticks: u64,
     pub(crate) payload_bytes_max: u32,
     pub(crate) cpu: u32,
+    pub(crate) needs_help: bool,
     pub(crate) output: Cell<Option<Block>>,
     pub(crate) answered: bool,
 }
@@ -82,6 +83,14 @@ impl RunningCall<'_> {
     #[must_use]
     pub fn trusted(&self) -> bool {
         self.lane.trusted
+    }
+
+    /// Whether requests are left behind that nobody else will take soon, while the process could have more workers: the
+    /// runtime then rings the server before it runs this call. Said once until the server acknowledges.
+    #[must_use]
+    #[inline]
+    pub fn needs_help(&self) -> bool {
+        self.needs_help
     }
 
     /// The lane it came on.

@@ -86,6 +86,11 @@ pub struct WorkerEnd {
     caller_cpu: u32,
     /// The CPU that this worker was last seen on.
     own_cpu: u32,
+    /// Requests are left behind, no other worker sleeps, and the process could have more workers.
+    needs_help: bool,
+    /// How many workers there were when this one asked for another; a ring for each number is enough, and one that the
+    /// server could not follow is made good by the clients, which ring again while they wait.
+    rung_at: u32,
 }
 
 /// A request whose record is made and whose entry is freed.
@@ -118,6 +123,8 @@ impl WorkerEnd {
             history: SpinHistory::default(),
             caller_cpu: u32::MAX,
             own_cpu: u32::MAX,
+            needs_help: false,
+            rung_at: 0,
         })
     }
 
@@ -250,12 +257,28 @@ impl WorkerEnd {
         let polled = if std::mem::take(&mut self.spinning) { &self.lanes[..] } else { &[] };
         attendance::before_call(polled.iter().map(|lane| lane.memory.attendance()), self.tag);
         fault::point(Step::WorkerStoppedSpinning);
+        self.needs_help = false;
+        let mut work_is_left = false;
         for lane in &mut self.lanes {
-            if lane.has_work() && lane.memory.attendance().others_parked(self.tag) {
-                lane.ring_doorbell();
-                return;
+            if lane.has_work() {
+                work_is_left = true;
+                if lane.memory.attendance().others_parked(self.tag) {
+                    lane.ring_doorbell();
+                    return;
+                }
             }
         }
+        self.needs_help = work_is_left && self.may_ask_for_help();
+    }
+
+    /// Whether the server could start another worker, and was not asked for this one yet.
+    fn may_ask_for_help(&mut self) -> bool {
+        let workers = self.control.workers();
+        let ask = workers < self.workers_max && self.rung_at != workers;
+        if ask {
+            self.rung_at = workers;
+        }
+        ask
     }
 
     /// Answers what must not run; hands out the rest.
@@ -290,6 +313,7 @@ impl WorkerEnd {
             claimed_at_ticks: if found.request.deadline_ns == 0 { 0 } else { ticks::now() },
             payload_bytes_max: self.payload_bytes_max,
             cpu: self.own_cpu,
+            needs_help: self.needs_help,
             output: Cell::new(None),
             answered: false,
             request: found.request,

@@ -38,6 +38,14 @@ impl Mail {
         }
     }
 
+    /// Sends `message` if there is room for it now. For what a call must not wait for: a closed socket is noticed by the
+    /// next read, and a full one belongs to a server that has enough to read.
+    pub(crate) fn hint(&self, message: &WorkerMessage) {
+        if let Ok(bytes) = codec::encode(message) {
+            let _ = self.socket.try_send(&bytes, &[]);
+        }
+    }
+
     /// The next message, if there is one now.
     pub(crate) fn next(&mut self) -> Result<Option<Parcel>, WorkerError> {
         let received = self.socket.try_recv(&mut self.buffer, CONTROL_MESSAGE_FDS_MAX)?;

@@ -128,7 +128,12 @@ impl Worker {
     /// One call, or some messages.
     fn turn(&mut self) -> Result<Option<Ended>, WorkerError> {
         let is_closed = match self.end.next(&mut || self.waiting.park()) {
-            Next::Call(call) => return Ok(self.runner.answer(call).err().map(|_| Ended::Condemned)),
+            Next::Call(call) => {
+                if call.needs_help() {
+                    self.mail.hint(&WorkerMessage::Ring);
+                }
+                return Ok(self.runner.answer(call).err().map(|_| Ended::Condemned));
+            }
             Next::Mail => false,
             Next::Closed => true,
         };

@@ -60,11 +60,11 @@ pub fn drain(read_end: BorrowedFd<'_>) -> bool {
     let mut buffer = [0_u8; 512];
     for _ in 0..DRAIN_READS_MAX {
         match retry_on_intr(|| read(read_end, &mut buffer)) {
-            Ok(bytes) if bytes > 0 => rang = true,
-            _ => break,
+            // A short read has emptied the pipe: whatever comes later is a new edge for whoever watches it.
+            Ok(bytes) if bytes < buffer.len() => return rang || bytes > 0,
+            Ok(_) => rang = true,
+            Err(_) => break,
         }
-        // A short read emptied the pipe, but a byte may have come since: only EAGAIN proves silence to an
-        // edge-triggered watcher, so the loop reads on.
     }
     rang
 }
