@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
@@ -134,12 +134,26 @@ impl Session {
         while let Ok(Some((message, descriptors))) = self.socket.receive(&mut buffer) {
             let Some(number) = request_number(&message) else { break };
             let waiting = lock(&self.requests).waiting.remove(&number);
-            if let Some(sender) = waiting {
-                // The channel has room for the one answer; a receiver that is gone no longer wants it.
-                let _ = sender.try_send(ControlAnswer { message, descriptors });
+            // The channel has room for the one answer; a receiver that is gone no longer wants it.
+            let answer = ControlAnswer { message, descriptors };
+            let unwanted = match waiting {
+                Some(sender) => sender.try_send(answer).err().map(|error| match error {
+                    TrySendError::Full(answer) | TrySendError::Disconnected(answer) => answer,
+                }),
+                None => Some(answer),
+            };
+            if let Some(answer) = unwanted {
+                self.give_back(&answer.message);
             }
         }
         self.mark_lost();
+    }
+
+    /// A lane that came after its request had timed out is closed, or the server would keep it as long as the connection.
+    fn give_back(&self, message: &ServerMessage) {
+        if let ServerMessage::LaneOpened { lane, process, .. } = message {
+            self.socket.send_hint(&ClientMessage::LaneClose { lane: *lane, process: *process });
+        }
     }
 
     fn mark_lost(&self) {
@@ -189,6 +203,10 @@ impl OpenRequest {
 impl Drop for OpenRequest {
     fn drop(&mut self) {
         lock(&self.session.requests).waiting.remove(&self.number);
+        // It may have come just before nobody was waiting for it any more.
+        if let Ok(answer) = self.receiver.try_recv() {
+            self.session.give_back(&answer.message);
+        }
     }
 }
 

@@ -172,6 +172,8 @@ pub enum ServerMessage {
     LaneOpened {
         /// Number of the request.
         request: u64,
+        /// The process that it leads to.
+        process: ProcessId,
         /// Its number.
         lane: LaneId,
         /// Its sizes.

@@ -225,6 +225,7 @@ impl Shard {
         lane.stage = LaneStage::Open;
         let opened = ServerMessage::LaneOpened {
             request: asker.request,
+            process: process.id,
             lane: id,
             geometry: lane.geometry,
             trusted: lane.trusted,

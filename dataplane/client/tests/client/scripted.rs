@@ -275,7 +275,7 @@ impl Shared {
     fn carry_out(&self, socket: &MessageSocket, script: &Script, request: u64, body: &ClientRequest) {
         match *body {
             ClientRequest::LaneOpen { process, .. } if script.known.contains(&process) => {
-                self.open_lane(socket, script, request);
+                self.open_lane(socket, script, request, process);
             }
             ClientRequest::LaneOpen { process, .. } => {
                 let error = ControlError::UnknownProcess { process };
@@ -297,7 +297,7 @@ impl Shared {
         }
     }
 
-    fn open_lane(&self, socket: &MessageSocket, script: &Script, request: u64) {
+    fn open_lane(&self, socket: &MessageSocket, script: &Script, request: u64, process: ProcessId) {
         let id = LaneId(self.last_lane.fetch_add(1, Ordering::SeqCst) + 1);
         let geometry = geometry_for(script.payload_bytes_max, script.calls_in_flight);
         let lane = Arc::new(ServerLane::create(id, geometry).unwrap());
@@ -317,6 +317,7 @@ impl Shared {
         }
         let opened = ServerMessage::LaneOpened {
             request,
+            process,
             lane: id,
             geometry,
             trusted: script.trusted,

@@ -1,0 +1,213 @@
+//! The ends of a call: its answer is taken, or nobody wants it any more, or its request is taken back.
+
+use super::*;
+
+/// What became of a request that its client took back.
+#[derive(Debug)]
+pub enum Retracted {
+    /// It certainly never ran.
+    NeverRan {
+        /// Its payload's block, if it had one.
+        loan: Option<LoanBlock>,
+    },
+    /// A worker, or the server, had taken it.
+    MayHaveRun,
+}
+
+/// An answer, taken out of its cell.
+#[derive(Debug)]
+pub struct Answer {
+    /// A number to be read by [`Outcome::from_code`].
+    pub outcome_code: u32,
+    /// First word of detail.
+    pub detail: u32,
+    /// Second word of detail.
+    pub more: u32,
+    /// The bytes; `None` when their descriptor pointed outside the lane.
+    pub payload: Option<AnswerPayload>,
+    /// The request's block, when the request was refused and may be submitted again.
+    pub returned_loan: Option<LoanBlock>,
+}
+
+/// The bytes of an answer.
+#[derive(Debug)]
+pub struct AnswerPayload(Bytes);
+
+#[derive(Debug)]
+pub(super) enum Bytes {
+    Inline { bytes: InlineReply, length: u8 },
+    Block(BlockReply),
+}
+
+/// A reply that lies in the lane; keeps its cell until dropped.
+#[derive(Debug)]
+pub(super) struct BlockReply {
+    lane: Arc<ClientLane>,
+    cell: u32,
+    generation: u32,
+    offset: usize,
+    bytes: usize,
+}
+
+impl ClientLane {
+    /// Takes the answer out of its cell. Ask [`ClientLane::is_answered`] or wait first: when the answer is not there, or a
+    /// worker has spoiled the cell since, the ticket goes into quarantine and the answer has an outcome that does not exist.
+    #[inline]
+    pub fn take(self: &Arc<Self>, ticket: Ticket) -> Answer {
+        let cell = self.cell(&ticket);
+        if !cell.is_done(ticket.generation) {
+            return self.take_spoiled(ticket);
+        }
+        let half_bytes = self.memory.layout().geometry.reply_arena_bytes as usize;
+        let outcome_code = cell.outcome.load(Ordering::Relaxed);
+        let (detail, more) = split(cell.detail.load(Ordering::Relaxed));
+        let place = Place::check(cell.payload.load(Ordering::Relaxed), REPLY_INLINE_BYTES, half_bytes);
+        self.worker_cpu.store(cell.cpu.load(Ordering::Relaxed), Ordering::Relaxed);
+        let (payload, keeps_cell) = match place {
+            Ok(Place::Inline { bytes }) => {
+                let mut copied = InlineBytes([0; REPLY_INLINE_BYTES]);
+                copy::load_inline(&cell.inline, &mut copied.0[..bytes]);
+                let length = u8::try_from(bytes).unwrap_or(0);
+                (Some(AnswerPayload(Bytes::Inline { bytes: copied, length })), false)
+            }
+            Ok(Place::Block { offset, bytes }) => {
+                let (cell, generation) = (ticket.cell, ticket.generation);
+                let reply = BlockReply { lane: Arc::clone(self), cell, generation, offset, bytes };
+                (Some(AnswerPayload(Bytes::Block(reply))), true)
+            }
+            Err(_) => (None, false),
+        };
+        fault::point(Step::ClientAnswerRead);
+        if outcome_code != Outcome::Ok as u32 && !keeps_cell {
+            // The worker may have died with a block reserved for this call: the ledger learns here that it is free.
+            cell.release(ticket.generation);
+        }
+        let refused = outcome_code == Outcome::Unavailable as u32;
+        let returned_loan = self.finish(ticket, keeps_cell, refused);
+        fault::point(Step::ClientTaken);
+        Answer { outcome_code, detail, more, payload, returned_loan }
+    }
+
+    #[cold]
+    pub(super) fn take_spoiled(&self, ticket: Ticket) -> Answer {
+        self.submission.lock().quarantine.push((ticket.cell, ticket.generation, ticket.request_block));
+        Answer { outcome_code: u32::MAX, detail: 0, more: 0, payload: None, returned_loan: None }
+    }
+
+    #[inline]
+    pub(super) fn finish(&self, ticket: Ticket, keeps_cell: bool, refused: bool) -> Option<LoanBlock> {
+        // A cell without a reply block needs no release: arming its next generation says as much, and saves a transfer of
+        // its line on the way to the next call.
+        let mut submission = self.submission.lock();
+        if !keeps_cell {
+            submission.free_cells.push(ticket.cell);
+        }
+        match ticket.request_block {
+            Some(loan) if !refused => {
+                Buddy::new(&submission.arena_map).free(loan.block);
+                None
+            }
+            kept => kept,
+        }
+    }
+
+    /// Nobody waits for this call any more: its function can see that, and its answer is dropped.
+    pub fn abandon(self: &Arc<Self>, ticket: Ticket) {
+        self.stop_waiting(ticket.cell);
+        if self.is_lost() {
+            return;
+        }
+        if self.cell(&ticket).abandon(ticket.generation) {
+            fault::point(Step::ClientAbandoned);
+            let mut submission = self.submission.lock();
+            submission.quarantine.push((ticket.cell, ticket.generation, ticket.request_block));
+        } else if self.is_answered(&ticket) {
+            drop(self.take(ticket));
+        } else {
+            // The cell was spoiled by the worker: it stays out of use.
+            self.submission.lock().quarantine.push((ticket.cell, ticket.generation, ticket.request_block));
+        }
+    }
+
+    /// Takes an unclaimed request back, for instance when the connection is lost. The ticket is used up either way.
+    #[must_use]
+    pub fn retract(&self, ticket: Ticket) -> Retracted {
+        self.stop_waiting(ticket.cell);
+        if ring::retract(self.memory.entries(), ticket.position) {
+            return Retracted::NeverRan { loan: self.put_back(ticket) };
+        }
+        if !self.is_lost() {
+            self.cell(&ticket).abandon(ticket.generation);
+            self.submission.lock().quarantine.push((ticket.cell, ticket.generation, ticket.request_block));
+        }
+        Retracted::MayHaveRun
+    }
+
+    /// The connection is lost: ends every wait and refuses new requests.
+    pub fn mark_lost(&self) {
+        self.lost.store(true, Ordering::Relaxed);
+        // Pairs with the fence in `poll`.
+        full_fence();
+        for cell in self.memory.cells() {
+            cell.wake_waiters();
+        }
+        self.interrupt();
+        self.wake_tasks();
+    }
+}
+impl AnswerPayload {
+    /// Bytes of the payload.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.0 {
+            Bytes::Inline { length, .. } => usize::from(*length),
+            Bytes::Block(reply) => reply.bytes,
+        }
+    }
+
+    /// Whether it is empty.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The bytes in place: a private inline copy, or lane memory inside a trust domain. `None` outside one.
+    #[must_use]
+    #[inline]
+    pub fn as_slice(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Bytes::Inline { bytes, length } => Some(&bytes.0[..usize::from(*length)]),
+            Bytes::Block(reply) if reply.lane.trusted => {
+                let place = reply.lane.memory.reply_bytes(reply.offset, reply.bytes);
+                // SAFETY: inside the reply half (checked), initialised; both ends share a trust domain, whose workers
+                // leave a published reply alone until its cell is released, which dropping `reply` does.
+                Some(unsafe { std::slice::from_raw_parts(place.as_ptr(), reply.bytes) })
+            }
+            Bytes::Block(_) => None,
+        }
+    }
+
+    /// Copies the bytes into private memory.
+    ///
+    /// # Panics
+    /// If `destination` is not as long as the payload.
+    pub fn copy_to(&self, destination: &mut [u8]) {
+        assert_eq!(destination.len(), self.len(), "the destination is as long as the payload");
+        match &self.0 {
+            Bytes::Inline { bytes, length } => destination.copy_from_slice(&bytes.0[..usize::from(*length)]),
+            Bytes::Block(reply) => {
+                let place = reply.lane.memory.reply_bytes(reply.offset, reply.bytes);
+                // SAFETY: the source lies inside the reply half of the mapping (`reply_bytes` checks).
+                unsafe { copy::from_shared(place, destination) };
+            }
+        }
+    }
+}
+
+impl Drop for BlockReply {
+    fn drop(&mut self) {
+        fault::point(Step::ClientBeforeRelease);
+        self.lane.memory.cells()[self.cell as usize].release(self.generation);
+        self.lane.submission.lock().free_cells.push(self.cell);
+    }
+}

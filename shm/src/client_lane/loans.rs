@@ -1,0 +1,74 @@
+//! Blocks of the request half, lent to build payloads in. A block is in one pair of hands: the loan's, a ticket's, or the
+//! allocator's.
+
+use super::*;
+
+/// A block of the lane's request half, lent to the client's code to build a payload in. Give it back by
+/// [`ClientLane::submit`] or [`ClientLane::return_loan`].
+#[derive(Debug)]
+#[must_use = "a block that is neither submitted nor returned stays allocated"]
+pub struct LoanBlock {
+    pub(super) block: Block,
+    pub(super) bytes: usize,
+}
+
+impl LoanBlock {
+    /// Bytes of the payload.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl ClientLane {
+    /// A block for a payload of `bytes`.
+    ///
+    /// # Errors
+    /// [`SubmitError::TooLarge`] over the limit, [`SubmitError::Full`] when the request half has no room now.
+    pub fn loan(&self, bytes: usize) -> Result<LoanBlock, SubmitError> {
+        self.check_size(bytes).map_err(|()| self.too_large(bytes, None))?;
+        let mut submission = self.submission.lock();
+        self.allocate(&mut submission, bytes)
+            .map(|block| LoanBlock { block, bytes })
+            .ok_or_else(|| self.arena_full(&submission))
+    }
+
+    /// The block's bytes, to be filled in place; `None` outside a trust domain.
+    pub fn loan_bytes_mut<'a>(&'a self, loan: &'a mut LoanBlock) -> Option<&'a mut [u8]> {
+        self.trusted.then(|| {
+            let place = self.memory.request_bytes(loan.block.offset as usize, loan.bytes);
+            // SAFETY: inside the request half (checked), initialised, allocated to this loan alone, which is borrowed
+            // exclusively; the lane is inside one trust domain, whose workers leave blocks of unpublished requests alone.
+            unsafe { std::slice::from_raw_parts_mut(place.as_ptr(), loan.bytes) }
+        })
+    }
+
+    /// Copies `source` into the block from byte `at` on.
+    ///
+    /// # Panics
+    /// If it does not fit the loan.
+    pub fn loan_write(&self, loan: &mut LoanBlock, at: usize, source: &[u8]) {
+        assert!(at.checked_add(source.len()).is_some_and(|end| end <= loan.bytes), "beyond the end of the loan");
+        let place = self.memory.request_bytes(loan.block.offset as usize + at, source.len());
+        // SAFETY: the range lies inside the request half of the mapping (`request_bytes` checks).
+        unsafe { copy::to_shared(source, place) };
+    }
+
+    /// Copies the block's bytes out, also outside a trust domain: to carry a payload over to another lane.
+    ///
+    /// # Panics
+    /// If `destination` is not as long as the loan.
+    pub fn loan_read(&self, loan: &LoanBlock, destination: &mut [u8]) {
+        assert_eq!(destination.len(), loan.bytes, "the destination is as long as the loan");
+        let place = self.memory.request_bytes(loan.block.offset as usize, loan.bytes);
+        // SAFETY: the source lies inside the request half of the mapping (`request_bytes` checks).
+        unsafe { copy::from_shared(place, destination) };
+    }
+
+    /// Gives an unused block back.
+    #[allow(clippy::needless_pass_by_value, reason = "the block is given back")]
+    pub fn return_loan(&self, loan: LoanBlock) {
+        let submission = self.submission.lock();
+        Buddy::new(&submission.arena_map).free(loan.block);
+    }
+}
