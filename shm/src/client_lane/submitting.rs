@@ -153,8 +153,10 @@ impl ClientLane {
         match summon {
             Summon::Nobody => {}
             Summon::Doorbell => {
-                // A full pipe already wakes; one without readers means that the process is gone, which the wait finds out.
-                let _ = rustix::io::write(&self.doorbell, &[0]);
+                // A full pipe swallows the ring, and one without readers has nobody to hear it: the server knows who lives.
+                if rustix::io::write(&self.doorbell, &[0]).is_err() {
+                    (self.ring_server)();
+                }
             }
             Summon::AllBusy => self.ask_for_workers(),
         }
