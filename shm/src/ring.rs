@@ -175,8 +175,6 @@ pub(crate) fn claim<'a>(entries: &'a [Entry], cursor: &mut u64, tag: WorkerTag) 
             return Polled::Empty;
         }
         if holder == PUBLISHED {
-            // The payload's line comes while the exchange fetches the header's.
-            prefetch_for_write(&entry.inline);
             let claimed = word(turn, tag.word());
             if entry.word.compare_exchange(seen, claimed, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
