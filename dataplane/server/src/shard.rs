@@ -191,11 +191,11 @@ impl Shard {
     fn hear_signals(&mut self) {
         while let Some(Ok(Some(signal))) = self.signals.as_ref().map(SignalQueue::next) {
             if self.shutting_down {
-                self.log.warning(format_args!("a second signal ({signal:?}): running calls are ended"));
+                self.log.warning(format_args!("a second signal ({}): running calls are ended", signal.as_raw()));
                 let keys: Vec<_> = self.processes.entries.keys().copied().collect();
                 keys.into_iter().for_each(|key| self.kill_workers(key, "the server was told twice to end"));
             } else {
-                self.log.info(format_args!("signal {signal:?}: the server drains its processes and ends"));
+                self.log.info(format_args!("signal {}: the server drains its processes and ends", signal.as_raw()));
                 self.shut_down();
             }
         }
