@@ -10,7 +10,8 @@
 //! 2. A claim record is made before the ring entry is freed ([`crate::claim`]).
 //! 3. `park` is entered only after all `parked` bits are set, a fence, and a look at mail, phase and every lane.
 //! 4. With several workers, one that stops polling to run a call has cleared its `spinning` bits, fenced, looked at all
-//!    lanes again, and rung for another if work is left. With one worker the bit stays: nobody else could be rung.
+//!    lanes again, and rung for another if work is left; if none sleeps and the process may have more workers, the call
+//!    says so ([`RunningCall::needs_help`]). With one worker the bit stays: nobody else could be rung.
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;

@@ -84,7 +84,8 @@ impl WorkerLane {
         ring::has_work(self.memory.entries(), &mut self.cursor)
     }
 
-    /// Wakes one worker that sleeps on this lane. A full pipe already wakes.
+    /// Wakes one worker that sleeps on this lane. A full pipe swallows the ring; the
+    /// client of the request then asks the server.
     pub(crate) fn ring_doorbell(&self) {
         let _ = rustix::io::write(&self.doorbell, &[0]);
     }

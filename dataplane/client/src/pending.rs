@@ -112,12 +112,14 @@ impl Setback {
 }
 
 impl<'a> Pending<'a> {
-    #[inline]
-    pub(crate) fn unsent(
+    /// Built where it stays: it is large, and moving it would show in a pipelined call.
+    #[inline(always)]
+    fn new(
         process: &Arc<ProcessShared>,
         function: Function<'_>,
         kept: Kept<'a>,
         deadline: Deadline,
+        stage: Stage,
     ) -> Self {
         Self {
             process: Arc::clone(process),
@@ -125,10 +127,20 @@ impl<'a> Pending<'a> {
             name: KeptName::new(function.name()),
             deadline,
             kept,
-            stage: Stage::Unsent,
+            stage,
             refused: None,
             seat: None,
         }
+    }
+
+    #[inline]
+    pub(crate) fn unsent(
+        process: &Arc<ProcessShared>,
+        function: Function<'_>,
+        kept: Kept<'a>,
+        deadline: Deadline,
+    ) -> Self {
+        Self::new(process, function, kept, deadline, Stage::Unsent)
     }
 
     /// Sent at once; obstacles other than a full lane are overcome here.
@@ -154,16 +166,7 @@ impl<'a> Pending<'a> {
         open: Arc<OpenLane>,
         ticket: Ticket,
     ) -> Self {
-        Self {
-            process: Arc::clone(process),
-            function: function.id(),
-            name: KeptName::new(function.name()),
-            deadline,
-            kept,
-            stage: Stage::Sent { open, ticket },
-            refused: None,
-            seat: None,
-        }
+        Self::new(process, function, kept, deadline, Stage::Sent { open, ticket })
     }
 
     /// Waits for the reply, to the call's deadline.

@@ -26,8 +26,8 @@ use crate::limits::{EVENTS_PER_WAIT, PARK_MAX};
 const CONTROL: u64 = u64::MAX;
 /// What the timer is called.
 const TIMER: u64 = u64::MAX - 1;
-/// Wakes by a doorbell between two drains. A wake comes with at most one ring for each call in flight, and the smallest
-/// pipe that the system makes holds 4096 of them.
+/// Wakes by a doorbell between two drains. A wake comes with a ring or a few, and the smallest pipe that the system makes
+/// holds 4096, so honest clients do not fill it; a client whose ring finds no room tells the server, which wakes workers.
 const WAKES_PER_DRAIN: u32 = 16;
 
 /// What a sleeping worker listens to.

@@ -33,10 +33,7 @@ pub const CLIENTS_MAX: usize = 4096;
 /// Processes on one server.
 pub const PROCESSES_MAX: usize = 16_384;
 
-/// Requests of one lane that are published and not yet claimed; a power of two.
-pub const RING_ENTRIES_DEFAULT: u32 = 64;
-
-/// Reply cells of one lane, that is, calls in flight on it (abandoned ones included).
+/// Reply cells of one lane, that is, calls in flight on it (abandoned ones included); its ring has as many entries.
 pub const CELLS_DEFAULT: u32 = 64;
 
 /// Entries and cells that a lane can have at most: both are scanned by recovery.
@@ -92,7 +89,7 @@ pub const WORKER_HELLO_MS_MAX: u64 = 10_000;
 
 const _: () = {
     assert!(WORKERS_MAX <= 64, "one bit a worker in a 64-bit word");
-    assert!(RING_ENTRIES_DEFAULT.is_power_of_two() && RING_ENTRIES_MAX.is_power_of_two());
+    assert!(CELLS_DEFAULT.is_power_of_two() && RING_ENTRIES_MAX.is_power_of_two());
     assert!(RING_ENTRIES_MIN.is_power_of_two() && RING_ENTRIES_MIN >= 4);
     assert!(PAYLOAD_BYTES_MAX_DEFAULT <= PAYLOAD_BYTES_MAX);
     assert!(FUNCTIONS_MAX * (NAME_BYTES_MAX + 2) < CONTROL_MESSAGE_BYTES_MAX);

@@ -1,8 +1,9 @@
 //! A doorbell: a pipe whose write end rings and whose read end is watched.
 //!
-//! Both ends are non-blocking. Ringing a bell that already rings does nothing: a full pipe is a ringing bell. A peer that
-//! holds one end can make the bell ring too often or swallow rings, which costs its own calls; it cannot make
-//! anybody wait, because no call here blocks and draining is bounded.
+//! Both ends are non-blocking. A listener that watches for edges hears every ring that finds room in the pipe, drained or
+//! not (Linux 5.14 and later), and none into a full one: who rings without effect has to tell the server instead. A peer
+//! that holds one end can make the bell ring too often or swallow rings, which costs its own calls; it cannot make anybody
+//! wait, because no call here blocks and draining is bounded.
 
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
