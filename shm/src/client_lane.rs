@@ -18,6 +18,8 @@ mod answers;
 mod loans;
 mod submit_error;
 mod submitting;
+#[cfg(test)]
+mod wait_tests;
 mod waiting;
 #[cfg(test)]
 mod wrap_tests;

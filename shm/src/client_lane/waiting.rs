@@ -130,6 +130,8 @@ impl ClientLane {
         if self.is_answered(ticket) {
             return WaitEnd::Answered;
         }
+        // The counter, not the clock: a sleep may end early, and only then is the time that it took of interest.
+        let started_ticks = ticks::now();
         let mut deadline = None;
         loop {
             let period = Duration::from_millis(PARKED_CHECK_MS);
@@ -138,7 +140,9 @@ impl ClientLane {
             if self.is_answered(ticket) {
                 return WaitEnd::Answered;
             }
-            let deadline = *deadline.get_or_insert_with(|| later(timeout.saturating_sub(period)));
+            let deadline = *deadline.get_or_insert_with(|| {
+                later(timeout.saturating_sub(Duration::from_nanos(ticks::elapsed_ns(started_ticks))))
+            });
             if let Some(end) = self.ended(ticket, Some(deadline)) {
                 return end;
             }

@@ -18,10 +18,10 @@ use crate::worker_page::ServerWorkerPage;
 
 const CALLS: u32 = 4;
 
-struct Lane {
+pub(super) struct Lane {
     control: ControlPage,
     server: ServerLane,
-    client: Arc<ClientLane>,
+    pub(super) client: Arc<ClientLane>,
     doorbell: OwnedFd,
 }
 
@@ -31,7 +31,7 @@ fn copy_of(fd: impl AsFd) -> OwnedFd {
 
 impl Lane {
     /// A lane as it is when its ring has begun turn `turn`, and `generation` calls have used each cell.
-    fn at(turn: u32, generation: u32) -> Self {
+    pub(super) fn at(turn: u32, generation: u32) -> Self {
         let control = ControlPage::create(1, 1).unwrap();
         let server = ServerLane::create(LaneId(1), geometry_for(1 << 20, CALLS)).unwrap();
         let (_listen, doorbell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
