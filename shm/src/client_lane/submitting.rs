@@ -95,8 +95,8 @@ impl ClientLane {
         }
     }
 
-    /// With several calls in flight, asks for the lines that the next request writes, so that its fence need not wait for
-    /// them: 100 ns a call otherwise.
+    /// With several calls in flight, asks for the lines that the next request writes, so that its fence waits less for them:
+    /// by a fifth of about 100 ns in profiles of 32 calls in flight.
     #[inline]
     pub(super) fn prefetch_for_next(&self, submission: &Submission) {
         if submission.free_cells.len() + 1 < self.waiting.len() {
