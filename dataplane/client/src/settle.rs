@@ -52,6 +52,8 @@ pub(crate) fn settle(
         Some(Outcome::ReplyLost) => {
             CallError::ReplyLost { free_bytes: u64::from(detail), actual_bytes: u64::from(more) }
         }
+        // Only servers know where processes live, and a lane's answers are written by workers.
+        Some(Outcome::Moved) => CallError::MalformedReply { what: "a worker said that its process moved" },
         None => CallError::MalformedReply { what: "its outcome is none that exists" },
     };
     Settled::Failed(error)

@@ -12,6 +12,7 @@
 //! | [`token`] | who may do what until when |
 //! | [`control`] | client ↔ server and server ↔ worker messages on Unix sockets |
 //! | [`codec`] | how those messages become bytes |
+//! | [`wire`] | the network protocol, byte by byte |
 #![forbid(unsafe_code)]
 
 pub mod codec;
@@ -21,6 +22,7 @@ pub mod name;
 pub mod outcome;
 pub mod phase;
 pub mod token;
+pub mod wire;
 
 pub use name::{FunctionId, Name, NameError, ProcessId};
 pub use outcome::{CallError, Outcome};

@@ -87,6 +87,48 @@ pub const DRAIN_MS_DEFAULT: u64 = 10_000;
 /// Time in milliseconds from a worker's start to its hello. A loaded machine needs seconds, a broken binary never.
 pub const WORKER_HELLO_MS_MAX: u64 = 10_000;
 
+/// Bytes of the header of every frame on the network.
+pub const WIRE_HEADER_BYTES: usize = 16;
+
+/// Bytes of a REQUEST's head, header included, when it has no optional field.
+pub const WIRE_REQUEST_HEAD_BYTES: usize = WIRE_HEADER_BYTES + 20;
+
+/// Bytes of a REQUEST's head, header included, with every optional field: idempotency key, root id, principal, durability.
+pub const WIRE_REQUEST_HEAD_BYTES_MAX: usize = WIRE_REQUEST_HEAD_BYTES + 16 + 16 + (1 + NAME_BYTES_MAX) + 1;
+
+/// Bytes of a RESPONSE's head, header included.
+pub const WIRE_RESPONSE_HEAD_BYTES: usize = WIRE_HEADER_BYTES + 12;
+
+/// Bytes of the body of a network frame that is neither a REQUEST nor a RESPONSE: a page of processes, or output.
+pub const WIRE_CONTROL_BODY_BYTES_MAX: u32 = 64 << 10;
+
+/// Bytes that a frame reader keeps between two frames instead of giving them back: no optional field makes a head larger.
+pub const WIRE_HELD_BYTES_KEPT: usize = 160;
+
+/// Bytes of a process id in text: two names and the `/`.
+pub const PROCESS_ID_BYTES_MAX: usize = 2 * NAME_BYTES_MAX + 1;
+
+/// Bytes of the path of a Unix socket, as the kernel limits it.
+pub const SOCKET_PATH_BYTES_MAX: usize = 108;
+
+/// Bytes of the subject of a refusal: what it speaks of.
+pub const WIRE_SUBJECT_BYTES_MAX: usize = 256;
+
+/// Bytes of a refusal's reason; the last lines of a worker's output fit.
+pub const WIRE_REASON_BYTES_MAX: usize = 4096;
+
+/// Bytes of a refusal's advice and of a farewell's message.
+pub const WIRE_ADVICE_BYTES_MAX: usize = 1024;
+
+/// Bytes of the text that says how a worker ended, in one row of a page of processes.
+pub const WIRE_LAST_EXIT_BYTES_MAX: usize = 256;
+
+/// Questions (everything but calls) that one network connection may have open at a time; followed output is one each.
+pub const WIRE_QUESTIONS_IN_FLIGHT_MAX: u32 = 64;
+
+/// PING frames that a client may have unanswered at a time on one connection.
+pub const WIRE_PINGS_IN_FLIGHT_MAX: u32 = 16;
+
 const _: () = {
     assert!(WORKERS_MAX <= 64, "one bit a worker in a 64-bit word");
     assert!(CELLS_DEFAULT.is_power_of_two() && RING_ENTRIES_MAX.is_power_of_two());
@@ -94,5 +136,12 @@ const _: () = {
     assert!(PAYLOAD_BYTES_MAX_DEFAULT <= PAYLOAD_BYTES_MAX);
     assert!(FUNCTIONS_MAX * (NAME_BYTES_MAX + 2) < CONTROL_MESSAGE_BYTES_MAX);
     assert!(OUTPUT_CHUNK_BYTES * 2 <= CONTROL_MESSAGE_BYTES_MAX);
+    assert!(WIRE_REQUEST_HEAD_BYTES <= 48 && WIRE_RESPONSE_HEAD_BYTES <= 32, "the common heads stay small");
+    assert!(WIRE_REQUEST_HEAD_BYTES_MAX <= WIRE_HELD_BYTES_KEPT && WIRE_HELD_BYTES_KEPT <= 1024);
+    assert!(
+        (PAYLOAD_BYTES_MAX as usize) < u32::MAX as usize - WIRE_REQUEST_HEAD_BYTES_MAX,
+        "a body's length is 32 bits"
+    );
+    assert!(OUTPUT_CHUNK_BYTES + 8 <= WIRE_CONTROL_BODY_BYTES_MAX as usize);
     assert!(REQUEST_INLINE_BYTES.is_multiple_of(16) && REPLY_INLINE_BYTES.is_multiple_of(16));
 };

@@ -38,13 +38,15 @@ pub enum Outcome {
     Malformed = 12,
     /// The function ran, but its reply could not be stored: detail is the free space in bytes, the second word the need.
     ReplyLost = 13,
+    /// The process lives on another server: the payload is its address. Only a server says this; nothing ran.
+    Moved = 14,
 }
 
 impl Outcome {
     /// The outcome with this number, if there is one.
     #[must_use]
     pub fn from_code(code: u32) -> Option<Self> {
-        const ALL: [Outcome; 14] = [
+        const ALL: [Outcome; 15] = [
             Outcome::Ok,
             Outcome::FunctionFailed,
             Outcome::FunctionPanicked,
@@ -59,6 +61,7 @@ impl Outcome {
             Outcome::Interrupted,
             Outcome::Malformed,
             Outcome::ReplyLost,
+            Outcome::Moved,
         ];
         ALL.get(usize::try_from(code).ok()?).copied()
     }
@@ -196,7 +199,7 @@ mod tests {
             assert_eq!(outcome as u32, code);
             code += 1;
         }
-        assert_eq!(code, Outcome::ReplyLost as u32 + 1);
+        assert_eq!(code, Outcome::Moved as u32 + 1);
         assert_eq!(Outcome::from_code(u32::MAX), None);
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn read(answer: &Answer, function: &str) -> Result<Vec<u8>, CallError
         Outcome::Interrupted => CallError::Interrupted,
         Outcome::Malformed => CallError::MalformedReply { what: "the worker could not read the request" },
         Outcome::ReplyLost => CallError::ReplyLost { free_bytes: detail.into(), actual_bytes: more.into() },
+        Outcome::Moved => CallError::MalformedReply { what: "a worker said that its process moved" },
     })
 }
 
