@@ -10,6 +10,7 @@
 //! | `ring`, `cell`, `bell`, `attendance`, `claim`, `phase_word` | the lock-free protocols, each with its invariants and loom model |
 //! | `arena`, `ledger` | blocks for payloads that do not travel inline |
 //! | [`client_lane`] | the client's end |
+//! | [`io_buffer`] | blocks and answers that the kernel receives into and sends from |
 //! | [`worker_end`], [`running_call`] | a worker's end |
 //! | [`server_lane`], [`worker_page`], [`control_page`] | the server's view |
 //!
@@ -39,6 +40,8 @@ pub mod fault;
 #[cfg(not(feature = "fault-points"))]
 #[allow(unreachable_pub, dead_code, reason = "its users are tests, and the feature is off")]
 mod fault;
+#[cfg(not(loom))]
+pub mod io_buffer;
 #[cfg(not(loom))]
 mod lane_memory;
 #[cfg(not(loom))]

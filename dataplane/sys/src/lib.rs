@@ -1,5 +1,5 @@
 //! What praas asks of the operating system: message sockets that carry file descriptors, process handles,
-//! spawning into a sandbox, cgroups, doorbells, and a survey of what this host grants.
+//! spawning into a sandbox, cgroups, doorbells, network drivers, and a survey of what this host grants.
 //!
 //! Invariants that hold in every module:
 //! 1. Every descriptor made here is close-on-exec; a child gets exactly the descriptors named for it.
@@ -8,7 +8,8 @@
 //!    descriptors are closed.
 //! 4. A confinement that the host cannot give is reported, never silently skipped.
 //!
-//! Nothing here knows about lanes, processes of an application, or the wire protocol.
+//! Nothing here knows about processes of an application or the wire protocol; of lanes, the network drivers know that they
+//! lend buffers.
 
 pub mod affinity;
 pub mod cgroup;
@@ -16,6 +17,7 @@ mod child;
 mod clone;
 pub mod data_directory;
 pub mod doorbell;
+pub mod driver;
 pub mod file_lock;
 pub mod host;
 pub mod inherited;
@@ -44,4 +46,4 @@ pub use sandbox::{
     Confinement, Feature, Grant, Network, ResourceLimits, Sandbox, SandboxError, SandboxPlan, SandboxReport, WorkerUser,
 };
 pub use signal_queue::SignalQueue;
-pub use spawn::{Output, SpawnError, SpawnRequest, Spawned, Spawner, Step};
+pub use spawn::{Output, SpawnError, SpawnRequest, Spawned, Spawner, Step, Workshop};

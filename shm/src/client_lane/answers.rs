@@ -1,5 +1,7 @@
 //! The ends of a call: its answer is taken, or nobody wants it any more, or its request is taken back.
 
+use std::ptr::NonNull;
+
 use super::*;
 
 /// What became of a request that its client took back.
@@ -209,5 +211,15 @@ impl Drop for BlockReply {
         fault::point(Step::ClientBeforeRelease);
         self.lane.memory.cells()[self.cell as usize].release(self.generation);
         self.lane.submission.lock().free_cells.push(self.cell);
+    }
+}
+
+impl AnswerPayload {
+    /// Where the bytes start, if they lie in the lane: for the kernel.
+    pub(crate) fn block_place(&self) -> Option<NonNull<u8>> {
+        match &self.0 {
+            Bytes::Inline { .. } => None,
+            Bytes::Block(reply) => Some(reply.lane.memory.reply_bytes(reply.offset, reply.bytes)),
+        }
     }
 }

@@ -1,6 +1,8 @@
 //! Blocks of the request half, lent to build payloads in. A block is in one pair of hands: the loan's, a ticket's, or the
 //! allocator's.
 
+use std::ptr::NonNull;
+
 use super::*;
 
 /// A block of the lane's request half, lent to the client's code to build a payload in. Give it back by
@@ -70,5 +72,12 @@ impl ClientLane {
     pub fn return_loan(&self, loan: LoanBlock) {
         let submission = self.submission.lock();
         Buddy::new(&submission.arena_map).free(loan.block);
+    }
+}
+
+impl ClientLane {
+    /// Where the block's bytes start, for the kernel.
+    pub(crate) fn loan_place(&self, loan: &LoanBlock) -> NonNull<u8> {
+        self.memory.request_bytes(loan.block.offset as usize, loan.bytes)
     }
 }
