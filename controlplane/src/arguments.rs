@@ -11,6 +11,7 @@ use crate::command::invoke::InvokeArguments;
 use crate::command::new::NewArguments;
 use crate::command::process::ProcessCommand;
 use crate::command::serve::ServeArguments;
+use crate::command::token::TokenCommand;
 use crate::command::{demo, invoke, serve};
 
 const ABOUT: &str = "\
@@ -97,6 +98,9 @@ pub enum Command {
     /// Call a function of a process
     #[command(long_about = invoke::LONG_ABOUT)]
     Invoke(InvokeArguments),
+    /// Make tokens: who may do what to which processes until when
+    #[command(subcommand)]
+    Token(TokenCommand),
     /// Tell what this host grants praas, and what to do about the rest
     #[command(long_about = "\
 Tells what this host grants praas: cores, memory, io_uring, confinement of workers, limits of files and memory. What is \

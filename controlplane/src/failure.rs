@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use praas_benches::interleave::RoundError;
 use praas_client::{CallError, ConnectError, ControlError, RequestError};
-use praas_server::ManifestError;
+use praas_server::{ManifestError, SecretError};
 use serde_json::{Value, json};
 
 use crate::demo::corpus::CorpusError;
@@ -70,6 +70,9 @@ pub enum Failure {
     /// A server did not start or ended badly.
     #[error(transparent)]
     Server(#[from] ServerFailure),
+    /// No secret to sign a token with.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
     /// `praas new` was given a name that Cargo does not take.
     #[error("{name:?} cannot name a crate: {reason}; choose another name")]
     CrateName {
@@ -183,6 +186,8 @@ impl Failure {
             Self::Manifest(ManifestError::Wrong { .. }) | Self::CheckFailed { .. } => "manifest_wrong",
             Self::SameApplication { .. } => "same_application",
             Self::Server(failure) => server_kind(failure),
+            Self::Secret(SecretError::Absent { .. }) => "no_secret",
+            Self::Secret(_) => "bad_secret",
             Self::CrateName { .. } => "crate_name",
             Self::Exists { .. } => "exists",
             Self::File { .. } => "file",

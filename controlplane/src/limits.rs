@@ -33,6 +33,9 @@ pub const DEMO_CALL_MAX: Duration = Duration::from_secs(30);
 /// What the demo's own server says on standard error, kept for the case that it fails.
 pub const DEMO_LOG_BYTES_MAX: usize = 16 * 1024;
 
+/// Longest time that a token can be valid for, unless for ever: ten years, after which nobody remembers it.
+pub const TOKEN_VALIDITY_MAX: Duration = Duration::from_secs(3653 * 86_400);
+
 /// Batches of the demo that are on their way at a time: one being indexed, one waiting, one being made.
 pub const DEMO_BATCHES_IN_FLIGHT: usize = 3;
 

@@ -9,7 +9,7 @@ fn help_names_every_command_and_the_exit_codes() {
     let scratch = scratch();
     let help = run_praas(scratch.path(), &["--help"]).succeeded().out();
     for word in
-        ["demo", "new", "check", "serve", "process", "invoke", "doctor", "completions", "Exit codes", "praas.toml"]
+        ["demo", "new", "check", "serve", "process", "invoke", "token", "doctor", "completions", "Exit codes", "praas.toml"]
     {
         assert!(help.contains(word), "{word} is missing:\n{help}");
     }
@@ -52,6 +52,10 @@ fn a_wrong_command_line_ends_with_2_and_says_how_it_is_used() {
         &["invoke", "a/b", "f", "--repeat", "0"],
         &["process", "create", "Upper/case"],
         &["serve", "--memory-budget", "lots"],
+        &["token", "create", "--expires", "1h"],
+        &["token", "create", "--any", "--process", "a/b", "--expires", "1h"],
+        &["token", "create", "--any"],
+        &["token", "create", "--any", "--expires", "1h", "--rights", "fly"],
         &["completions", "tcsh-but-better"],
     ] {
         let ended = run_praas(scratch.path(), arguments);

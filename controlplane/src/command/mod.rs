@@ -9,6 +9,7 @@ pub mod invoke;
 pub mod new;
 pub mod process;
 pub mod serve;
+pub mod token;
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -96,6 +97,7 @@ pub fn carry_out(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::serve(context, &arguments),
         Command::Process(command) => process::process(context, command),
         Command::Invoke(arguments) => invoke::invoke(context, &arguments),
+        Command::Token(command) => token::token(context, command),
         Command::Doctor => doctor::doctor(context),
         Command::Completions(arguments) => completions::completions(&arguments),
         Command::Keeper => praas_server::keeper::run().map_err(|error| ServerFailure::from(error).into()),
