@@ -73,10 +73,11 @@ impl Bench {
             .add_lane(WorkerLaneParts {
                 lane: lane.id(),
                 geometry: lane.geometry(),
-                trusted,
+                in_place: trusted,
                 segment: copy_of(lane.segment_fd()),
                 ledger: copy_of(lane.ledger_fd()),
                 doorbell: copy_of(&doorbell.ring),
+                reply_doorbell: None,
             })
             .expect("the lane is sound");
         let _server = (control, lane, page, doorbell);

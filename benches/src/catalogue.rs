@@ -4,8 +4,8 @@ use std::path::Path;
 
 use crate::bars::Settings;
 use crate::floors::{
-    BareRing, Blocks, Config, Copy, CopyFromPeer, FloorError, MessageQueue, PingPong, Placement, SharedMemoryCrate,
-    Spawn, TRIVIAL_PROGRAM, Touched, UnixSocket, Waiting, allowed_cpus,
+    BareRing, Blocks, Config, Copy, CopyFromPeer, Crowd, EchoServer, FloorError, MessageQueue, PingPong, Placement,
+    SharedMemoryCrate, Spawn, TRIVIAL_PROGRAM, TcpBlock, TcpCrowd, TcpEcho, Touched, UnixSocket, Waiting, allowed_cpus,
 };
 use crate::interleave::{Outcome, RoundError, Series, Turn, interleave};
 use crate::progress::Progress;
@@ -99,6 +99,9 @@ fn entries() -> Result<Vec<Entry>, FloorError> {
         Entry::new("futex ping-pong", 2_000, &loaded, park),
         Entry::new("POSIX message queue", 20_000, &one, MessageQueue::open),
         Entry::new("Unix stream socket", 20_000, &one, UnixSocket::open),
+        Entry::new(TCP_BLOCKING, 10_000, &one, |config| TcpEcho::open(Waiting::Park, config)),
+        Entry::new(TCP_BLOCKING, 10_000, &free, |config| TcpEcho::open(Waiting::Park, config)),
+        Entry::new(TCP_BLOCK, 500, &free, |config| TcpBlock::open(1 << 20, config)),
         Entry::new("memcpy 1 MiB", 1_000, &one, |config| Copy::open(config, Blocks::ONE_MIB)),
         Entry::new("memcpy 1 MiB, 4 sources, 4 destinations", 1_000, &one, |config| Copy::open(config, ROTATING)),
         Entry::new("vfork + exec + exit of /bin/true", 100, &free, |config| {
@@ -111,6 +114,9 @@ fn entries() -> Result<Vec<Entry>, FloorError> {
 /// Four blocks of 1 MiB each way: twice what the second-level caches of two cores hold.
 const ROTATING: Blocks = Blocks { block_bytes: 1 << 20, sources: 4, destinations: 4 };
 
+const TCP_BLOCKING: &str = "TCP echo, blocking";
+const TCP_BLOCK: &str = "TCP echo of 1 MiB, filled and checked";
+
 fn two_core_entries(two: &Config) -> Vec<Entry> {
     vec![
         Entry::new("shared memory, both spin", 50_000, two, |config| PingPong::open(Waiting::Spin, config)),
@@ -119,6 +125,12 @@ fn two_core_entries(two: &Config) -> Vec<Entry> {
         Entry::new("futex ping-pong", 10_000, two, |config| PingPong::open(Waiting::Park, config)),
         Entry::new("POSIX message queue", 10_000, two, MessageQueue::open),
         Entry::new("Unix stream socket", 10_000, two, UnixSocket::open),
+        Entry::new(TCP_BLOCKING, 10_000, two, |config| TcpEcho::open(Waiting::Park, config)),
+        Entry::new("TCP echo, both spin", 20_000, two, |config| TcpEcho::open(Waiting::Spin, config)),
+        Entry::new(TCP_BLOCK, 500, two, |config| TcpBlock::open(1 << 20, config)),
+        Entry::new("TCP echo, epoll, 64 connections × 16", 100, two, |config| {
+            TcpCrowd::open(EchoServer::Epoll, Crowd::THROUGHPUT, config)
+        }),
         Entry::new("1 MiB filled, summed, answered", 500, two, |config| Touched::open(config, Blocks::ONE_MIB)),
         Entry::new("1 MiB filled, summed, answered, 4 blocks", 500, two, |config| Touched::open(config, ROTATING)),
         Entry::new("memcpy 1 MiB just filled by the other core", 500, two, |config| {

@@ -48,6 +48,8 @@ pub enum Condition {
     AtMost(f64),
     /// Figure ≥ limit.
     AtLeast(f64),
+    /// None: figure and floor stand side by side.
+    Reported,
 }
 
 impl Condition {
@@ -61,6 +63,7 @@ impl Condition {
             (Self::TimesFasterThanFloor(factor), Some(floor)) => floor >= factor * figure,
             (Self::AtMost(limit), _) => figure <= limit,
             (Self::AtLeast(limit), _) => figure >= limit,
+            (Self::Reported, _) => !figure.is_nan(),
             (_, None) => false,
         }
     }
@@ -75,6 +78,7 @@ impl fmt::Display for Condition {
             Self::TimesFasterThanFloor(factor) => write!(formatter, "≤ floor ÷ {factor}"),
             Self::AtMost(limit) => write!(formatter, "≤ {}", readable(*limit)),
             Self::AtLeast(limit) => write!(formatter, "≥ {}", readable(*limit)),
+            Self::Reported => formatter.write_str("reported"),
         }
     }
 }
@@ -124,6 +128,17 @@ impl Case<'_> {
             met: holds * 2 > figures.len(),
             ..self.judge(median(figures.to_vec()), Some(median(floors.to_vec())), condition)
         }
+    }
+
+    /// The row for a figure that was taken in rounds, whose floor could not be measured for this `reason`. Its condition is
+    /// not judged, and so not met.
+    ///
+    /// # Panics
+    /// Without rounds.
+    #[must_use]
+    pub fn without_floor(&self, figures: &[f64], condition: Condition, reason: &str) -> Row {
+        let bar = format!("{condition}; not judged: {reason}");
+        Row { bar, met: false, ..self.judge(median(figures.to_vec()), None, condition) }
     }
 }
 
@@ -253,6 +268,14 @@ mod tests {
         assert!(!row.met);
         let row = CASE.judge_rounds(&figures, &floors, Condition::AtMostFloorPlus(50.0));
         assert!(row.met, "two of three rounds hold");
+    }
+
+    #[test]
+    fn a_row_without_its_floor_says_why_and_is_not_met() {
+        let row = CASE.without_floor(&[3.0, 1.0, 2.0], Condition::AtLeastTimesFloor(2.5), "it is not installed");
+        assert_eq!((row.figure, row.floor, row.ratio, row.met), (2.0, None, None, false));
+        assert_eq!(row.bar, "≥ 2.5 × floor; not judged: it is not installed");
+        assert!(CASE.judge(1.0, None, Condition::Reported).met);
     }
 
     #[test]

@@ -9,9 +9,10 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use praas_benches::floors::{
-    Background, BareRing, Batch, Blocks, Clock, Config, Copy, CopyFromPeer, FloorError, MessageQueue, PingPong,
-    Placement, SharedMemoryCrate, Spawn, TRIVIAL_PROGRAM, Touched, UnixSocket, Waiting, allowed_cpus, bare_ring, copy,
-    copy_from_peer, futex_ping_pong, message_queue_ping_pong, shared_memory_crate_ping_pong, spawn, spin_ping_pong,
+    Background, BareRing, Batch, Blocks, Clock, Config, Copy, CopyFromPeer, Crowd, EchoServer, FloorError,
+    MessageQueue, PingPong, Placement, Redis, SharedMemoryCrate, Spawn, TRIVIAL_PROGRAM, TcpBlock, TcpCrowd, TcpEcho,
+    Touched, UnixSocket, Waiting, allowed_cpus, bare_ring, copy, copy_from_peer, futex_ping_pong,
+    message_queue_ping_pong, shared_memory_crate_ping_pong, spawn, spin_ping_pong, tcp_block, tcp_crowd, tcp_echo,
     touched, unix_stream_ping_pong,
 };
 use praas_benches::interleave::{Comparison, Series, Turn, interleave};
@@ -23,6 +24,7 @@ const SAMPLES: u64 = 20;
 const ENDLESS: Batch = Batch { warm_up: 1 << 40, samples: 1 };
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(20);
+const SMALL_CROWD: Crowd = Crowd { connections: 5, in_flight: 3 };
 const SMALL_BLOCKS: Blocks = Blocks { block_bytes: 4096, sources: 3, destinations: 2 };
 
 fn one_at_a_time() -> MutexGuard<'static, ()> {
@@ -113,6 +115,7 @@ fn each_floor_takes_its_samples_and_leaves_nothing() {
         leaves_nothing("spin, free", || spin_ping_pong(&free));
         leaves_nothing("shared_memory crate", || shared_memory_crate_ping_pong(&two));
         leaves_nothing("bare ring", || bare_ring(&two));
+        leaves_nothing("TCP, spin", || tcp_echo(Waiting::Spin, &two));
         leaves_nothing("copy from peer", || copy_from_peer(&two, SMALL_BLOCKS));
         leaves_nothing("touched", || touched(&two, SMALL_BLOCKS));
     }
@@ -121,6 +124,9 @@ fn each_floor_takes_its_samples_and_leaves_nothing() {
         leaves_nothing(&format!("futex, {placement}"), || futex_ping_pong(config));
         leaves_nothing(&format!("message queue, {placement}"), || message_queue_ping_pong(config));
         leaves_nothing(&format!("Unix stream, {placement}"), || unix_stream_ping_pong(config));
+        leaves_nothing(&format!("TCP, {placement}"), || tcp_echo(Waiting::Park, config));
+        leaves_nothing(&format!("TCP block, {placement}"), || tcp_block(config, 1 << 18));
+        leaves_nothing(&format!("TCP crowd, {placement}"), || tcp_crowd(EchoServer::Epoll, SMALL_CROWD, config));
     }
     let first_cpu = allowed_cpus().expect("the kernel tells")[0];
     leaves_nothing("futex beside a spinner", || futex_ping_pong(&free.clone().beside_spinner(first_cpu)));
@@ -129,11 +135,44 @@ fn each_floor_takes_its_samples_and_leaves_nothing() {
 }
 
 #[test]
+fn both_network_drivers_echo_a_crowd_and_leave_nothing() {
+    let _turn = one_at_a_time();
+    let free = config(Placement::Free);
+    leaves_nothing("epoll driver", || tcp_crowd(EchoServer::EpollDriver, SMALL_CROWD, &free));
+    if let Err(refusal) = praas_sys::driver::probe() {
+        println!("skipped the io_uring driver: {refusal}");
+        return;
+    }
+    leaves_nothing("io_uring driver", || tcp_crowd(EchoServer::IoUringDriver, SMALL_CROWD, &free));
+    #[cfg(feature = "tokio-uring")]
+    leaves_nothing("tokio-uring", || tcp_crowd(EchoServer::TokioUring, SMALL_CROWD, &free));
+}
+
+#[test]
+fn redis_is_measured_where_it_is_installed_and_leaves_nothing() {
+    let _turn = one_at_a_time();
+    let before = descriptors();
+    match Redis::start(&config(Placement::Free)) {
+        Ok(mut redis) => {
+            let samples = redis.round().expect("redis-benchmark gives its figure");
+            assert!(samples.per_second() > 0.0, "{samples:?}");
+        }
+        Err(FloorError::NotInstalled { program, advice }) => {
+            println!("skipped: {program} is not installed; install it with {advice}");
+        }
+        Err(error) => panic!("{error}"),
+    }
+    assert_eq!(descriptors(), before, "{:?}", link_targets());
+    assert_eq!(children_of(process::id()), [0_u32; 0]);
+}
+
+#[test]
 fn spinning_on_one_core_is_refused() {
     let _turn = one_at_a_time();
     let one = together();
     let refused = [
         PingPong::open(Waiting::Spin, &one).map(drop),
+        TcpEcho::open(Waiting::Spin, &one).map(drop),
         SharedMemoryCrate::open(&one).map(drop),
         BareRing::open(&one).map(drop),
         Touched::open(&one, SMALL_BLOCKS).map(drop),
@@ -195,11 +234,15 @@ fn boxed<S: Series + 'static>(series: Result<S, FloorError>) -> Opened {
 fn a_round_ends_at_its_deadline_whatever_it_waits_for() {
     let _turn = one_at_a_time();
     let two = apart().round_deadline(Duration::from_millis(100));
-    let floors: [(&str, Opened); 7] = [
+    let floors: [(&str, Opened); 11] = [
         ("spin", boxed(PingPong::open(Waiting::Spin, &two))),
         ("park", boxed(PingPong::open(Waiting::Park, &two))),
         ("queue", boxed(MessageQueue::open(&two))),
         ("socket", boxed(UnixSocket::open(&two))),
+        ("TCP", boxed(TcpEcho::open(Waiting::Park, &two))),
+        ("TCP spin", boxed(TcpEcho::open(Waiting::Spin, &two))),
+        ("TCP block", boxed(TcpBlock::open(1 << 18, &two))),
+        ("TCP crowd", boxed(TcpCrowd::open(EchoServer::Epoll, SMALL_CROWD, &two))),
         ("segment", boxed(SharedMemoryCrate::open(&two))),
         ("ring", boxed(BareRing::open(&two))),
         ("blocks", boxed(Touched::open(&two, SMALL_BLOCKS))),

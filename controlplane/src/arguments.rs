@@ -9,10 +9,12 @@ use crate::command::completions::CompletionsArguments;
 use crate::command::demo::DemoArguments;
 use crate::command::invoke::InvokeArguments;
 use crate::command::new::NewArguments;
+use crate::command::ping::PingArguments;
 use crate::command::process::ProcessCommand;
 use crate::command::serve::ServeArguments;
+use crate::command::stats::StatsArguments;
 use crate::command::token::TokenCommand;
-use crate::command::{demo, invoke, serve};
+use crate::command::{demo, invoke, ping, serve, stats};
 
 const ABOUT: &str = "\
 Runs cloud processes: functions that keep state between calls and answer in microseconds.
@@ -98,6 +100,12 @@ pub enum Command {
     /// Call a function of a process
     #[command(long_about = invoke::LONG_ABOUT)]
     Invoke(InvokeArguments),
+    /// Show how long a call takes, and where
+    #[command(long_about = ping::LONG_ABOUT)]
+    Ping(PingArguments),
+    /// Show how often functions were called and how long they took
+    #[command(long_about = stats::LONG_ABOUT)]
+    Stats(StatsArguments),
     /// Make tokens: who may do what to which processes until when
     #[command(subcommand)]
     Token(TokenCommand),

@@ -13,6 +13,7 @@ pub mod duration;
 pub mod failure;
 pub mod latency;
 pub mod limits;
+pub mod metrics;
 pub mod output;
 pub mod table;
 

@@ -36,6 +36,24 @@ pub const DEMO_LOG_BYTES_MAX: usize = 16 * 1024;
 /// Longest time that a token can be valid for, unless for ever: ten years, after which nobody remembers it.
 pub const TOKEN_VALIDITY_MAX: Duration = Duration::from_secs(3653 * 86_400);
 
+/// Calls that one `praas ping` makes at most.
+pub const PINGS_MAX: u64 = 1_000_000;
+
+/// Time between two calls of `praas ping`, as of its namesake.
+pub const PING_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
+
+/// Bytes of the head of one request for metrics; collectors send a few hundred.
+pub const METRICS_REQUEST_BYTES_MAX: usize = 8 * 1024;
+
+/// Time from a connection to the end of its request's head: a peer that says nothing holds the next one up no longer.
+pub const METRICS_REQUEST_MAX: Duration = Duration::from_secs(1);
+
+/// Time for an answer with metrics to be put together and read: longer than the server's loop may take for a snapshot.
+pub const METRICS_ANSWER_MAX: Duration = Duration::from_secs(7);
+
+/// Pause after a connection could not be taken for want of descriptors.
+pub const METRICS_SHORTAGE_PAUSE: Duration = Duration::from_millis(100);
+
 /// Batches of the demo that are on their way at a time: one being indexed, one waiting, one being made.
 pub const DEMO_BATCHES_IN_FLIGHT: usize = 3;
 

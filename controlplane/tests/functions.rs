@@ -131,3 +131,53 @@ fn a_worker_that_is_killed_costs_its_call_and_is_replaced() {
     server.praas(&["invoke", "test/alice", "say", "alive\n"]).succeeded();
     assert!(server.end().status.success());
 }
+
+#[test]
+fn counts_of_calls_and_failures_survive_the_workers_that_counted_them() {
+    let scratch = scratch();
+    let server = serve(scratch.path());
+    server.praas(&["process", "create", "test/alice"]).succeeded();
+    server.praas(&["invoke", "test/alice", "say", "x", "--repeat", "200"]).succeeded();
+    assert_eq!(server.praas(&["invoke", "test/alice", "fail"]).code(), 4);
+    let functions = |server: &TestServer| {
+        server.praas(&["--json", "stats", "test/alice"]).succeeded().json()["processes"][0]["functions"].clone()
+    };
+    let before = functions(&server);
+    assert_eq!(
+        (&before[0]["function"], &before[0]["calls"], &before[0]["failed"]),
+        (&"fail".into(), &1.into(), &1.into())
+    );
+    assert_eq!((&before[1]["function"], &before[1]["failed"]), (&"say".into(), &0.into()));
+    let said = before[1]["calls"].as_u64().unwrap();
+    // The summary of `--repeat` is preceded by a few calls that are not part of it.
+    assert!(said >= 200 && before[1]["timed"].as_u64().unwrap() >= said / 64, "{before}");
+    assert!(before[1]["p50_ns"].as_u64().unwrap() <= before[1]["max_ns"].as_u64().unwrap() * 17 / 16, "{before}");
+
+    server.praas(&["process", "restart", "test/alice"]).succeeded();
+    assert_eq!(functions(&server), before);
+    server.praas(&["invoke", "test/alice", "say", "x"]).succeeded();
+    assert_eq!(functions(&server)[1]["calls"], said + 1);
+    let text = server.praas(&["stats"]).succeeded().out();
+    assert!(text.contains("test/alice") && text.contains("say"), "{text}");
+    assert!(server.end().status.success());
+}
+
+#[test]
+fn a_ping_shows_where_the_time_of_a_call_goes() {
+    let scratch = scratch();
+    let server = serve(scratch.path());
+    server.praas(&["process", "create", "test/alice"]).succeeded();
+    let text = server.praas(&["ping", "test/alice", "--count", "3", "--interval", "1ms"]).succeeded().out();
+    assert!(text.contains("test/alice call 3:") && text.contains("worker") && !text.contains("call 4"), "{text}");
+    let json = server.praas(&["--json", "ping", "test/alice", "--count", "2", "--interval", "1ms"]).succeeded().out();
+    let lines: Vec<Value> = json.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(lines.len(), 2);
+    for line in &lines {
+        let part = |name: &str| line[name].as_u64().unwrap();
+        assert_eq!(part("all_ns"), part("there_ns") + part("worker_ns") + part("back_ns"), "{line}");
+    }
+    // It is no function of the application's own.
+    let stats = server.praas(&["--json", "stats", "test/alice"]).succeeded().json();
+    assert_eq!(stats["processes"][0]["functions"], serde_json::json!([]), "{stats}");
+    assert!(server.end().status.success());
+}

@@ -8,9 +8,21 @@ use support::{run_praas, scratch};
 fn help_names_every_command_and_the_exit_codes() {
     let scratch = scratch();
     let help = run_praas(scratch.path(), &["--help"]).succeeded().out();
-    for word in
-        ["demo", "new", "check", "serve", "process", "invoke", "token", "doctor", "completions", "Exit codes", "praas.toml"]
-    {
+    for word in [
+        "demo",
+        "new",
+        "check",
+        "serve",
+        "process",
+        "invoke",
+        "ping",
+        "stats",
+        "token",
+        "doctor",
+        "completions",
+        "Exit codes",
+        "praas.toml",
+    ] {
         assert!(help.contains(word), "{word} is missing:\n{help}");
     }
     assert!(!help.contains("keeper") && !help.contains("demo-worker"), "{help}");
@@ -19,7 +31,7 @@ fn help_names_every_command_and_the_exit_codes() {
 #[test]
 fn every_command_shows_examples() {
     let scratch = scratch();
-    for command in ["demo", "new", "check", "serve", "process", "invoke", "completions"] {
+    for command in ["demo", "new", "check", "serve", "process", "invoke", "ping", "stats", "completions"] {
         let help = run_praas(scratch.path(), &[command, "--help"]).succeeded().out();
         assert!(help.contains("Examples:"), "{command}:\n{help}");
     }
@@ -52,6 +64,7 @@ fn a_wrong_command_line_ends_with_2_and_says_how_it_is_used() {
         &["invoke", "a/b", "f", "--repeat", "0"],
         &["process", "create", "Upper/case"],
         &["serve", "--memory-budget", "lots"],
+        &["serve", "--metrics", "0.0.0.0:9100"],
         &["token", "create", "--expires", "1h"],
         &["token", "create", "--any", "--process", "a/b", "--expires", "1h"],
         &["token", "create", "--any"],

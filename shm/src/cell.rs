@@ -21,7 +21,8 @@
 //!    lands in another call's cell.
 //! 4. A client that sleeps has first moved the word to PARKED by CAS; the answer's CAS therefore sees PARKED and wakes, or
 //!    happened before and made the client's CAS fail.
-//! 5. For BELL, the worker counts up the lane's bell after its CAS; see [`crate::bell`].
+//! 5. For BELL, the worker counts up the lane's bell after its CAS; see [`crate::bell`]. A reactor's lane arms its cells as
+//!    BELL at once: its word changes to DONE or ABANDONED alone.
 //!
 //! A worker that breaks the protocol spoils answers of its own process; a client that does, its own answers.
 
@@ -77,6 +78,16 @@ const _: () = {
     assert!(offset_of!(Cell, inline) == 32);
 };
 
+/// How the client of a lane begins to wait for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum FirstWait {
+    /// It polls the cell.
+    Polls = PENDING,
+    /// It is a reactor: it hears the bell, and never sleeps on a cell.
+    Bell = BELL,
+}
+
 /// Whom the answer's publisher must wake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wake {
@@ -102,17 +113,23 @@ const fn parts(word: u64) -> (u32, u32) {
 }
 
 impl Cell {
-    /// Client: expects an answer of this generation. Published by the request's own Release.
+    /// Client: expects an answer of this generation, and says how it begins to wait. Published by the request's own Release.
     #[inline]
-    pub(crate) fn arm(&self, generation: u32) {
-        self.word.store(word(generation, PENDING), Ordering::Relaxed);
+    pub(crate) fn arm_as(&self, generation: u32, first: FirstWait) {
+        self.word.store(word(generation, first as u32), Ordering::Relaxed);
     }
 
-    /// Asks for both lines of the cell, to be written soon.
+    /// Worker: asks for both lines of the cell, to be written soon.
     #[inline]
     pub(crate) fn prefetch(&self) {
         prefetch_for_write(&self.word);
         prefetch_for_write(&self.inline[INLINE_WORDS / 2]);
+    }
+
+    /// Client: asks for the line of the word alone, which arming writes; the other line is the worker's to write.
+    #[inline]
+    pub(crate) fn prefetch_word(&self) {
+        prefetch_for_write(&self.word);
     }
 
     /// Client: whether the answer is there. Acquire pairs with the CAS in [`Cell::answer`].
@@ -227,6 +244,11 @@ impl Cell {
 
 #[cfg(any(test, loom))]
 impl Cell {
+    /// Armed by a client that polls.
+    pub(crate) fn arm(&self, generation: u32) {
+        self.arm_as(generation, FirstWait::Polls);
+    }
+
     /// A cell outside shared memory, for tests and models.
     pub(crate) fn new() -> Self {
         Self {

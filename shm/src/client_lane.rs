@@ -16,6 +16,7 @@
 
 mod answers;
 mod loans;
+mod reactor;
 mod submit_error;
 mod submitting;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub use submit_error::{Bounded, SubmitError};
 pub use waiting::WaitEnd;
 use waiting::Waiting;
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU8};
@@ -44,6 +46,7 @@ use praas_protocol::{FunctionId, Outcome, Phase};
 use crate::arena::{Block, Buddy, map_bytes};
 use crate::attendance::Summon;
 use crate::brief_lock::BriefLock;
+use crate::cell::FirstWait;
 use crate::claim::store_root;
 use crate::control_page::ControlView;
 use crate::copy;
@@ -113,7 +116,9 @@ struct Submission {
     producer: Producer,
     /// Submissions until the CPU is looked at again.
     looks_at_cpu_in: u32,
-    free_cells: Vec<u32>,
+    /// First in, first out: the line of a cell is asked for when its answer is taken, and has come when it is armed again.
+    /// Only a cell whose answer lay in a block is used again at once.
+    free_cells: VecDeque<u32>,
     generations: Vec<u32>,
     /// Calls that nobody waits for any more.
     quarantine: Vec<(u32, u32, Option<LoanBlock>)>,
@@ -123,6 +128,8 @@ struct Submission {
 pub struct ClientLane {
     id: LaneId,
     trusted: bool,
+    /// How its calls begin to wait.
+    first_wait: FirstWait,
     payload_bytes_max: u32,
     workers_max: u32,
     memory: LaneMemory,
@@ -161,6 +168,10 @@ impl ClientLane {
     /// # Errors
     /// [`AttachError`] when a descriptor is not what the message says.
     pub fn attach(parts: ClientLaneParts) -> Result<Self, AttachError> {
+        Self::attach_as(parts, FirstWait::Polls)
+    }
+
+    fn attach_as(parts: ClientLaneParts, first_wait: FirstWait) -> Result<Self, AttachError> {
         ticks::anchor();
         let layout = LaneLayout::new(&parts.geometry)?;
         let memory = LaneMemory::attach(parts.segment, layout)?;
@@ -172,7 +183,7 @@ impl ClientLane {
         let submission = Submission {
             producer: Producer::default(),
             looks_at_cpu_in: 0,
-            free_cells: (0..cells).rev().collect(),
+            free_cells: (0..cells).collect(),
             generations: vec![0; cells as usize],
             quarantine: Vec::with_capacity(cells as usize),
             arena_map,
@@ -180,6 +191,7 @@ impl ClientLane {
         Ok(Self {
             id: parts.lane,
             trusted: parts.trusted,
+            first_wait,
             payload_bytes_max: parts.payload_bytes_max,
             workers_max: parts.workers_max,
             memory,

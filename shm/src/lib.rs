@@ -41,6 +41,8 @@ pub mod fault;
 #[allow(unreachable_pub, dead_code, reason = "its users are tests, and the feature is off")]
 mod fault;
 #[cfg(not(loom))]
+pub mod function_stats;
+#[cfg(not(loom))]
 pub mod io_buffer;
 #[cfg(not(loom))]
 mod lane_memory;

@@ -82,7 +82,8 @@ pub(crate) struct InlineBytes<const N: usize>(pub(crate) [u8; N]);
 pub(crate) type InlineRequest = InlineBytes<REQUEST_INLINE_BYTES>;
 pub(crate) type InlineReply = InlineBytes<REPLY_INLINE_BYTES>;
 
-/// A request as its worker sees it: a private copy, with its payload descriptor not yet checked.
+/// A request as its worker sees it: a private copy, with its payload descriptor not yet checked. It is read into the same
+/// place again and again: moving it would show in every call.
 #[derive(Debug)]
 pub(crate) struct RequestCopy {
     pub(crate) function: FunctionId,
@@ -92,27 +93,36 @@ pub(crate) struct RequestCopy {
     pub(crate) deadline_ns: u64,
     pub(crate) root: u128,
     pub(crate) cpu: u32,
+    /// As many bytes as the payload says are this request's; the rest is left from earlier ones.
     pub(crate) inline: InlineRequest,
 }
 
 impl RequestCopy {
+    /// No request yet.
+    pub(crate) fn none() -> Self {
+        Self {
+            function: FunctionId(0),
+            target: 0,
+            payload: Ok(Place::Inline { bytes: 0 }),
+            deadline_ns: 0,
+            root: 0,
+            cpu: u32::MAX,
+            inline: InlineBytes([0; REQUEST_INLINE_BYTES]),
+        }
+    }
+
     /// Reads an entry once.
     #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "a CPU number; junk means that the client does not spin")]
-    pub(crate) fn read(entry: &Entry, half_bytes: usize) -> Self {
-        let payload = Place::check(entry.payload.load(Ordering::Relaxed), REQUEST_INLINE_BYTES, half_bytes);
-        let mut inline = InlineBytes([0; REQUEST_INLINE_BYTES]);
-        if let Ok(Place::Inline { bytes }) = payload {
-            copy::load_inline(&entry.inline, &mut inline.0[..bytes]);
-        }
-        Self {
-            function: FunctionId(entry.function.load(Ordering::Relaxed)),
-            target: entry.target.load(Ordering::Relaxed),
-            payload,
-            deadline_ns: entry.deadline_ns.load(Ordering::Relaxed),
-            root: load_root(&entry.root),
-            cpu: entry.cpu.load(Ordering::Relaxed) as u32,
-            inline,
+    pub(crate) fn read(&mut self, entry: &Entry, half_bytes: usize) {
+        self.function = FunctionId(entry.function.load(Ordering::Relaxed));
+        self.target = entry.target.load(Ordering::Relaxed);
+        self.payload = Place::check(entry.payload.load(Ordering::Relaxed), REQUEST_INLINE_BYTES, half_bytes);
+        self.deadline_ns = entry.deadline_ns.load(Ordering::Relaxed);
+        self.root = load_root(&entry.root);
+        self.cpu = entry.cpu.load(Ordering::Relaxed) as u32;
+        if let Ok(Place::Inline { bytes }) = self.payload {
+            copy::load_inline(&entry.inline, &mut self.inline.0[..bytes]);
         }
     }
 }

@@ -13,14 +13,15 @@ use crate::arena::Block;
 use crate::claim::Condemned;
 use crate::copy;
 use crate::fault::{self, Step};
+use crate::function_stats::{self, CountedCall};
 use crate::ledger::ReplyArenaFull;
-use crate::request::{Place, RequestCopy};
+use crate::request::Place;
 use crate::scratch::Scratch;
 use crate::sync::Ordering;
-use crate::tag::WorkerTag;
 use crate::ticks;
+use crate::worker_end::WorkerEnd;
 use crate::worker_lane::{AnswerPayload, WorkerLane};
-use crate::worker_page::Words;
+use crate::worker_page::{self, Words};
 
 /// Which record of the worker's page holds the running call; the others are for replies held back later.
 pub(crate) const RUNNING_RECORD: usize = 0;
@@ -42,47 +43,47 @@ pub enum ReserveError {
     Full(#[from] ReplyArenaFull),
 }
 
-/// A claimed call.
+/// A claimed call. Its request stays in the worker's end, so that handing the call on is cheap.
 #[derive(Debug)]
 pub struct RunningCall<'w> {
+    pub(crate) end: &'w WorkerEnd,
     pub(crate) lane: &'w WorkerLane,
-    pub(crate) page: &'w Words,
-    pub(crate) worker: WorkerTag,
-    pub(crate) request: RequestCopy,
-    /// The checked place of its payload.
-    pub(crate) payload: Place,
-    pub(crate) sequence: u64,
-    pub(crate) claimed_at_ticks: u64,
-    pub(crate) payload_bytes_max: u32,
-    pub(crate) cpu: u32,
-    pub(crate) needs_help: bool,
+    pub(crate) words: &'w Words,
     pub(crate) output: Cell<Option<Block>>,
     pub(crate) answered: bool,
+}
+
+impl<'w> RunningCall<'w> {
+    /// Begins to count this call, of the function with this index in the worker's table.
+    #[inline]
+    pub fn count(&self, index: usize) -> CountedCall<'w> {
+        function_stats::begin(worker_page::slots(&self.end.page), index, self.function())
+    }
 }
 
 impl RunningCall<'_> {
     /// The function that is called.
     #[must_use]
     pub fn function(&self) -> FunctionId {
-        self.request.function
+        self.end.current.request.function
     }
 
     /// Bytes of the payload.
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
-        self.payload.bytes()
+        self.end.current.payload.bytes()
     }
 
     /// Largest output in bytes.
     #[must_use]
     pub fn payload_bytes_max(&self) -> usize {
-        self.payload_bytes_max as usize
+        self.end.payload_bytes_max as usize
     }
 
-    /// Whether caller and worker share a trust domain.
+    /// Whether payloads are read and written in place.
     #[must_use]
-    pub fn trusted(&self) -> bool {
-        self.lane.trusted
+    pub fn in_place(&self) -> bool {
+        self.lane.in_place
     }
 
     /// Whether requests are left behind that nobody else will take soon, while the process could have more workers: the
@@ -90,7 +91,7 @@ impl RunningCall<'_> {
     #[must_use]
     #[inline]
     pub fn needs_help(&self) -> bool {
-        self.needs_help
+        self.end.needs_help
     }
 
     /// The lane it came on.
@@ -102,34 +103,36 @@ impl RunningCall<'_> {
     /// Its root id; zero for a root call that has made no nested call.
     #[must_use]
     pub fn root(&self) -> u128 {
-        self.request.root
+        self.end.current.request.root
     }
 
     /// Time left until the caller's deadline; `None` without a deadline. Zero when it has passed.
     #[must_use]
     pub fn time_remaining(&self) -> Option<Duration> {
-        let deadline_ns = self.request.deadline_ns;
-        (deadline_ns != 0)
-            .then(|| Duration::from_nanos(deadline_ns.saturating_sub(ticks::elapsed_ns(self.claimed_at_ticks))))
+        let deadline_ns = self.end.current.request.deadline_ns;
+        (deadline_ns != 0).then(|| {
+            Duration::from_nanos(deadline_ns.saturating_sub(ticks::elapsed_ns(self.end.current.claimed_at_ticks)))
+        })
     }
 
     /// Whether the caller has cancelled or its deadline has passed: its answer will be dropped.
     #[must_use]
     pub fn is_abandoned(&self) -> bool {
-        self.lane.is_abandoned(self.request.target)
+        self.lane.is_abandoned(self.end.current.request.target)
     }
 
-    /// The payload: in place for a block on a trusted lane, otherwise a private copy (inline ones in this value, blocks
-    /// in `scratch`). Always 16-aligned.
+    /// The payload: in place for a block of a lane that is read in place, otherwise a private copy (inline ones in the
+    /// worker's end, blocks in `scratch`). Always 16-aligned.
     #[must_use]
     pub fn input<'a>(&'a self, scratch: &'a mut Scratch) -> &'a [u8] {
-        match self.payload {
-            Place::Inline { bytes } => &self.request.inline.0[..bytes],
+        match self.end.current.payload {
+            Place::Inline { bytes } => &self.end.current.request.inline.0[..bytes],
             Place::Block { offset, bytes } => {
                 let place = self.lane.memory.request_bytes(offset, bytes);
-                if self.lane.trusted {
-                    // SAFETY: inside the request half (checked), initialised (a memfd is zeroed), and the lane is inside
-                    // one trust domain: its client, told so by the server, leaves the block alone until the answer.
+                if self.lane.in_place {
+                    // SAFETY: inside the request half (checked), initialised (a memfd is zeroed), and the server says that
+                    // whoever can write there is of this trust domain or the server: it leaves the block alone until
+                    // the answer.
                     unsafe { std::slice::from_raw_parts(place.as_ptr(), bytes) }
                 } else {
                     let private = scratch.prepare(bytes);
@@ -141,31 +144,31 @@ impl RunningCall<'_> {
         }
     }
 
-    /// Lane memory for an output of `bytes`, to be published by [`RunningCall::reply_in_place`]; `None` outside a trust
-    /// domain, where the output is built privately and copied by [`RunningCall::reply`].
+    /// Lane memory for an output of `bytes`, to be published by [`RunningCall::reply_in_place`]; `None` where
+    /// payloads are not written in place: the output is built privately and copied by [`RunningCall::reply`].
     ///
     /// # Errors
     /// [`ReserveError`] when it is over the limit, or no block is free.
     #[allow(clippy::mut_from_ref, reason = "the slice is lane memory that is given out once, not a part of `self`")]
     pub fn output_in_place(&self, bytes: usize) -> Result<Option<&mut [u8]>, ReserveError> {
-        if bytes > self.payload_bytes_max as usize {
-            let limit_bytes = u64::from(self.payload_bytes_max);
+        if bytes > self.end.payload_bytes_max as usize {
+            let limit_bytes = u64::from(self.end.payload_bytes_max);
             return Err(ReserveError::TooLarge { limit_bytes, actual_bytes: bytes as u64 });
         }
-        if !self.lane.trusted {
+        if !self.lane.in_place {
             return Ok(None);
         }
         if self.output.get().is_some() {
             // The first block is given back by the second reservation while a slice of it may live: one a call.
             return Err(ReplyArenaFull { free_bytes: 0, needed_bytes: bytes as u64 }.into());
         }
-        let block = self.lane.reserve(self.worker, self.request.target, bytes)?;
+        let block = self.lane.reserve(self.end.tag, self.end.current.request.target, bytes)?;
         self.output.set(Some(block));
         fault::point(Step::WorkerOutputReserved);
         let place = self.lane.memory.reply_bytes(block.offset as usize, bytes);
         // SAFETY: inside the reply half (checked), initialised, reserved for this call alone by the ledger and given out
-        // once (`output` was empty); the lane is inside one trust domain, whose members leave others' blocks alone; the
-        // mapping outlives the borrow of `self`.
+        // once (`output` was empty); all who can write there are of this trust domain or the server, and leave others'
+        // blocks alone; the mapping outlives the borrow of `self`.
         Ok(Some(unsafe { std::slice::from_raw_parts_mut(place.as_ptr(), bytes) }))
     }
 
@@ -176,9 +179,14 @@ impl RunningCall<'_> {
     /// [`Condemned`]: the server is killing this worker; it must exit at once.
     #[inline]
     pub fn reply(mut self, outcome: Outcome, detail: u32, more: u32, payload: &[u8]) -> Result<(), Condemned> {
-        if payload.len() > self.payload_bytes_max as usize {
+        if payload.len() > self.end.payload_bytes_max as usize {
             let actual = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-            return self.finish(Outcome::PayloadTooLarge, self.payload_bytes_max, actual, AnswerPayload::Bytes(&[]));
+            return self.finish(
+                Outcome::PayloadTooLarge,
+                self.end.payload_bytes_max,
+                actual,
+                AnswerPayload::Bytes(&[]),
+            );
         }
         self.finish(outcome, detail, more, AnswerPayload::Bytes(payload))
     }
@@ -207,13 +215,13 @@ impl RunningCall<'_> {
         self.answered = true;
         if self.output.get().is_some() && matches!(payload, AnswerPayload::Bytes(_)) {
             // Its caller is not told of it, so nobody else would give it back before the cell's next call.
-            self.lane.unreserve(self.worker, self.request.target);
+            self.lane.unreserve(self.end.tag, self.end.current.request.target);
         }
         let detail = crate::request::halves(detail, more);
-        self.lane.answer(self.worker, self.request.target, self.cpu, outcome, detail, payload);
-        self.page.calls.store(self.sequence, Ordering::Relaxed);
+        self.lane.answer(self.end.tag, self.end.current.request.target, self.end.own_cpu, outcome, detail, payload);
+        self.words.calls.store(self.end.sequence, Ordering::Relaxed);
         fault::point(Step::WorkerBeforeRelease);
-        self.page.claims[RUNNING_RECORD].release(self.sequence)?;
+        self.words.claims[RUNNING_RECORD].release(self.end.sequence)?;
         fault::point(Step::WorkerReleased);
         Ok(())
     }

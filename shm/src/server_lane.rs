@@ -8,15 +8,16 @@
 //! 2. each claim record of its page names a cell: answered `WorkerLost` unless the worker had answered it;
 //! 3. its bits in the attendance words are cleared, so clients ring others; the caller rings lanes with unclaimed requests;
 //! 4. the ledger's lock is freed if it held it;
-//! 5. the client's bell is rung, in case it died between an answer and its ring (a caller that sleeps on its cell looks
+//! 5. the client's bell is rung and its reactor woken, in case it died between an answer and either (a caller that sleeps on its cell looks
 //!    again by itself, see `PARKED_CHECK_MS`).
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use praas_protocol::Outcome;
 use praas_protocol::control::{LaneGeometry, LaneId};
 
+use crate::bell::Wakening;
 use crate::cell::Wake;
 use crate::claim::{ClaimSeen, load_root};
 use crate::lane_memory::LaneMemory;
@@ -34,6 +35,7 @@ pub struct ServerLane {
     id: LaneId,
     memory: LaneMemory,
     ledger: Ledger,
+    wakening: Wakening,
 }
 
 /// Why a lane could not be made.
@@ -57,7 +59,13 @@ impl ServerLane {
         let layout = LaneLayout::new(&geometry)?;
         let memory = LaneMemory::create(layout)?;
         let ledger = Ledger::new(Segment::create("praas-ledger", layout.ledger_bytes())?, layout);
-        Ok(Self { id, memory, ledger })
+        Ok(Self { id, memory, ledger, wakening: Wakening::Word })
+    }
+
+    /// From now on its client is woken through this write end of its reply doorbell. To be called before anybody else has
+    /// the lane; the description is this server's alone.
+    pub fn wake_client_by(&mut self, reply_doorbell: OwnedFd) {
+        self.wakening = Wakening::Doorbell(reply_doorbell);
     }
 
     /// Its number.
@@ -141,8 +149,9 @@ impl ServerLane {
         }
         self.memory.attendance().forget(dead);
         self.ledger.recover(dead);
-        // It may have died between an answer and the ring for it; a ring too many costs the client a look.
-        self.memory.client_bell().ring();
+        // It may have died between an answer and the ring for it, or between that and the wake-up: one too many costs the
+        // client a look.
+        self.wakening.ring_again(self.memory.client_bell());
         recovered
     }
 
@@ -154,7 +163,7 @@ impl ServerLane {
             cell.payload.store(halves(0, INLINE), Ordering::Relaxed);
         });
         if answered == Ok(Wake::Bell) {
-            self.memory.client_bell().ring();
+            self.wakening.ring(self.memory.client_bell());
         }
     }
 }

@@ -102,6 +102,18 @@ impl SpinLoop {
             return true;
         }
         crate::sync::pause();
+        self.is_within_budget()
+    }
+
+    /// The same after a poll that was a system call: it takes as long as [`POLLS_PER_LOOK`] others, and is pause enough.
+    #[inline]
+    pub(crate) fn pause_after_call(&mut self) -> bool {
+        self.polls = (self.polls | (POLLS_PER_LOOK - 1)).wrapping_add(1);
+        self.polls < POLLS_WITHOUT_PAUSE || self.is_within_budget()
+    }
+
+    #[inline]
+    fn is_within_budget(&mut self) -> bool {
         if !self.polls.is_multiple_of(POLLS_PER_LOOK) {
             return true;
         }

@@ -13,6 +13,8 @@
 //!    lanes again, and rung for another if work is left; if none sleeps and the process may have more workers, the call
 //!    says so ([`RunningCall::needs_help`]). With one worker the bit stays: nobody else could be rung.
 
+mod aside;
+
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
 
@@ -33,6 +35,8 @@ use crate::ticks;
 use crate::worker_lane::{AnswerPayload, WorkerLane, WorkerLaneParts};
 use crate::worker_page::{self, Words};
 
+pub use aside::{AsideCall, NO_LANE};
+
 /// What a worker is told when it starts.
 #[derive(Debug)]
 pub struct WorkerStart {
@@ -50,10 +54,6 @@ pub struct WorkerStart {
     pub payload_bytes_max: u32,
 }
 
-#[allow(
-    clippy::large_enum_variant,
-    reason = "a call is handed over by value; boxing it would allocate on the hot path"
-)]
 /// What a worker does next.
 #[derive(Debug)]
 pub enum Next<'w> {
@@ -65,40 +65,57 @@ pub enum Next<'w> {
     Closed,
 }
 
+/// What a look beside the lanes came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// Nothing is there, as far as can be seen without a system call.
+    Nothing,
+    /// The kernel was asked: nothing is there.
+    Asked,
+    /// Something is there.
+    Found,
+}
+
 /// A worker's end of its lanes.
 #[derive(Debug)]
 pub struct WorkerEnd {
-    page: Segment,
+    pub(crate) page: Segment,
     control: ControlView,
-    tag: WorkerTag,
+    pub(crate) tag: WorkerTag,
     wait_mode: WaitMode,
     workers_max: u32,
-    payload_bytes_max: u32,
+    pub(crate) payload_bytes_max: u32,
     lanes: Vec<WorkerLane>,
     /// Where the next round over the lanes begins.
     turn: usize,
     mail_seen: u32,
     phase_seen: u64,
-    sequence: u64,
+    pub(crate) sequence: u64,
     /// Whether the `spinning` bits are set.
     spinning: bool,
     history: SpinHistory,
     /// The CPU that the last caller ran on.
     caller_cpu: u32,
     /// The CPU that this worker was last seen on.
-    own_cpu: u32,
+    pub(crate) own_cpu: u32,
     /// Requests are left behind, no other worker sleeps, and the process could have more workers.
-    needs_help: bool,
+    pub(crate) needs_help: bool,
     /// How many workers there were when this one asked for another; a ring for each number is enough, and one that the
     /// server could not follow is made good by the clients, which ring again while they wait.
     rung_at: u32,
+    pub(crate) current: Current,
 }
 
-/// A request whose record is made and whose entry is freed.
-struct Found {
-    lane: usize,
-    request: RequestCopy,
-    payload: Place,
+/// The request whose record is made and whose entry is freed. It stays here while its call runs.
+#[derive(Debug)]
+pub(crate) struct Current {
+    /// Index of its lane.
+    pub(crate) lane: usize,
+    pub(crate) request: RequestCopy,
+    /// The checked place of its payload.
+    pub(crate) payload: Place,
+    /// 0 without a deadline.
+    pub(crate) claimed_at_ticks: u64,
 }
 
 impl WorkerEnd {
@@ -126,6 +143,12 @@ impl WorkerEnd {
             own_cpu: u32::MAX,
             needs_help: false,
             rung_at: 0,
+            current: Current {
+                lane: 0,
+                request: RequestCopy::none(),
+                payload: Place::Inline { bytes: 0 },
+                claimed_at_ticks: 0,
+            },
         })
     }
 
@@ -175,26 +198,46 @@ impl WorkerEnd {
     /// [`Next::Mail`].
     #[inline]
     pub fn next(&mut self, park: &mut dyn FnMut() -> bool) -> Next<'_> {
+        // The second look says nothing, so there is always a first answer.
+        self.next_or(|_| Beside::Nothing, park).unwrap_or(Next::Mail)
+    }
+
+    /// As [`WorkerEnd::next`], for a runtime that serves sockets of its own beside the lanes: `beside` is asked whenever the
+    /// lanes are empty, told whether the worker polls, and `None` is the answer when it found something.
+    #[inline]
+    pub fn next_or(
+        &mut self,
+        mut beside: impl FnMut(bool) -> Beside,
+        park: &mut dyn FnMut() -> bool,
+    ) -> Option<Next<'_>> {
         let mut polling: Option<SpinLoop> = None;
         loop {
             let mail = self.words().mail.load(Ordering::Acquire);
             if mail != self.mail_seen {
                 self.mail_seen = mail;
-                return Next::Mail;
+                return Some(Next::Mail);
             }
             if !self.may_claim() {
-                return Next::Closed;
+                return Some(Next::Closed);
             }
-            if let Some(found) = self.poll_lanes() {
+            if self.poll_lanes() {
                 if polling.is_some() {
                     self.history.hit();
                 } else {
                     // Work was there at once, so there may be more.
-                    self.lanes[found.lane].prefetch_next();
+                    self.lanes[self.current.lane].prefetch_next();
                 }
-                return Next::Call(self.running(found));
+                return Some(Next::Call(self.running()));
+            }
+            let looked = beside(polling.is_some());
+            if looked == Beside::Found {
+                if polling.is_some() {
+                    self.history.hit();
+                }
+                return None;
             }
             let go_on = match &mut polling {
+                Some(turn) if looked == Beside::Asked => turn.pause_after_call(),
                 Some(turn) => turn.pause(),
                 None => {
                     polling = self.start_polling();
@@ -206,7 +249,7 @@ impl WorkerEnd {
                     self.history.miss();
                 }
                 if self.sleep(park) {
-                    return Next::Mail;
+                    return Some(Next::Mail);
                 }
             }
         }
@@ -217,24 +260,25 @@ impl WorkerEnd {
         phase_word::before_claim(self.control.phase_atomic(), &words.phase_copy, &mut self.phase_seen)
     }
 
-    /// One claim from the next lane that has a request, in turn.
+    /// One claim from the next lane that has a request, in turn. True: it is the current one now.
     #[inline]
-    fn poll_lanes(&mut self) -> Option<Found> {
+    fn poll_lanes(&mut self) -> bool {
         for _ in 0..self.lanes.len() {
             let index = self.turn;
             self.turn = if index + 1 == self.lanes.len() { 0 } else { index + 1 };
-            if let Some(found) = self.poll_lane(index) {
-                return Some(found);
+            if self.poll_lane(index) {
+                return true;
             }
         }
-        None
+        false
     }
 
     #[inline]
-    fn poll_lane(&mut self, index: usize) -> Option<Found> {
+    fn poll_lane(&mut self, index: usize) -> bool {
         let lane = &mut self.lanes[index];
         let id = lane.id;
-        let (request, taken) = lane.poll(self.tag)?;
+        let request = &mut self.current.request;
+        let Some(taken) = lane.poll(self.tag, request) else { return false };
         fault::point(Step::WorkerEntryClaimed);
         if self.sequence.is_multiple_of(u64::from(spin::REQUESTS_PER_CPU_LOOK)) {
             self.own_cpu = spin::current_cpu();
@@ -244,13 +288,14 @@ impl WorkerEnd {
         record.claim(self.sequence, id.0, request.target, request.root);
         fault::point(Step::WorkerRecordMade);
         taken.free();
-        self.lanes[index].prefetch_cell(request.target);
+        lane.prefetch_cell(request.target);
         fault::point(Step::WorkerEntryFreed);
         self.caller_cpu = request.cpu;
+        self.current.lane = index;
         if self.workers_max > 1 {
             self.pass_on_the_rest();
         }
-        self.admit(index, request)
+        self.admit()
     }
 
     /// Invariant 4: before this worker turns to its call.
@@ -282,10 +327,11 @@ impl WorkerEnd {
         ask
     }
 
-    /// Answers what must not run; hands out the rest.
+    /// Whether the current request may run; answers it otherwise.
     #[inline]
-    fn admit(&self, index: usize, request: RequestCopy) -> Option<Found> {
-        let lane = &self.lanes[index];
+    fn admit(&mut self) -> bool {
+        let request = &self.current.request;
+        let lane = &self.lanes[self.current.lane];
         let refusal = match request.payload {
             _ if self.control.is_revoked(lane.id) => (Outcome::Unauthorized, 0, 0),
             Err(OutOfBounds { bytes }) => (Outcome::Malformed, 0, bytes),
@@ -293,32 +339,24 @@ impl WorkerEnd {
                 let bytes = u32::try_from(payload.bytes()).unwrap_or(u32::MAX);
                 (Outcome::PayloadTooLarge, self.payload_bytes_max, bytes)
             }
-            Ok(payload) => return Some(Found { lane: index, request, payload }),
+            Ok(payload) => {
+                self.current.claimed_at_ticks = if request.deadline_ns == 0 { 0 } else { ticks::now() };
+                self.current.payload = payload;
+                return true;
+            }
         };
         let detail = crate::request::halves(refusal.1, refusal.2);
         lane.answer(self.tag, request.target, u32::MAX, refusal.0, detail, AnswerPayload::Bytes(&[]));
         // Condemned between two instructions: whatever this worker does until the kill arrives ends as any call does
         // whose worker dies.
         let _ = self.words().claims[RUNNING_RECORD].release(self.sequence);
-        None
+        false
     }
 
     #[inline]
-    fn running(&self, found: Found) -> RunningCall<'_> {
-        RunningCall {
-            lane: &self.lanes[found.lane],
-            page: self.words(),
-            worker: self.tag,
-            payload: found.payload,
-            sequence: self.sequence,
-            claimed_at_ticks: if found.request.deadline_ns == 0 { 0 } else { ticks::now() },
-            payload_bytes_max: self.payload_bytes_max,
-            cpu: self.own_cpu,
-            needs_help: self.needs_help,
-            output: Cell::new(None),
-            answered: false,
-            request: found.request,
-        }
+    fn running(&self) -> RunningCall<'_> {
+        let lane = &self.lanes[self.current.lane];
+        RunningCall { end: self, lane, words: self.words(), output: Cell::new(None), answered: false }
     }
 
     /// Begins to poll if that may pay; the caller looks at everything once more after the bits are set.

@@ -7,6 +7,7 @@ use praas_protocol::control::{LaneGeometry, LaneId};
 use praas_protocol::limits::REPLY_INLINE_BYTES;
 
 use crate::arena::Block;
+use crate::bell::Wakening;
 use crate::cell::Wake;
 use crate::copy;
 use crate::fault::{self, Step};
@@ -26,23 +27,28 @@ pub struct WorkerLaneParts {
     pub lane: LaneId,
     /// Its sizes.
     pub geometry: LaneGeometry,
-    /// Whether the client shares this application's trust domain.
-    pub trusted: bool,
+    /// Whether payloads are read and written in place: whoever may write the client's half shares a trust domain with the
+    /// workers, or is the server.
+    pub in_place: bool,
     /// The lane segment.
     pub segment: OwnedFd,
     /// The reply ledger.
     pub ledger: OwnedFd,
     /// Write end of the lane's doorbell, to wake another worker of this process.
     pub doorbell: OwnedFd,
+    /// Write end of the reply doorbell, to wake a client that sleeps until it is readable; `None` for one that sleeps on
+    /// words of the lane.
+    pub reply_doorbell: Option<OwnedFd>,
 }
 
 #[derive(Debug)]
 pub(crate) struct WorkerLane {
     pub(crate) id: LaneId,
-    pub(crate) trusted: bool,
+    pub(crate) in_place: bool,
     pub(crate) memory: LaneMemory,
     ledger: Ledger,
     doorbell: OwnedFd,
+    wakening: Wakening,
     cursor: u64,
 }
 
@@ -61,15 +67,28 @@ impl WorkerLane {
         let memory = LaneMemory::attach(parts.segment, layout)?;
         let ledger = Ledger::new(Segment::attach(parts.ledger, layout.ledger_bytes())?, layout);
         let cursor = ring::oldest_unclaimed(memory.entries());
-        Ok(Self { id: parts.lane, trusted: parts.trusted, memory, ledger, doorbell: parts.doorbell, cursor })
+        let wakening = Wakening::new(parts.reply_doorbell);
+        Ok(Self {
+            id: parts.lane,
+            in_place: parts.in_place,
+            memory,
+            ledger,
+            doorbell: parts.doorbell,
+            wakening,
+            cursor,
+        })
     }
 
-    /// Takes the next request. The entry is still held: the caller makes its claim record, then frees it.
+    /// Takes the next request and copies it into `request`. The entry is still held: the caller makes its claim record,
+    /// then frees it.
     #[inline]
-    pub(crate) fn poll(&mut self, worker: WorkerTag) -> Option<(RequestCopy, Taken<'_>)> {
+    pub(crate) fn poll(&mut self, worker: WorkerTag, request: &mut RequestCopy) -> Option<Taken<'_>> {
         let half_bytes = self.memory.layout().geometry.request_arena_bytes as usize;
         match ring::claim(self.memory.entries(), &mut self.cursor, worker) {
-            Polled::Taken(taken) => Some((RequestCopy::read(taken.entry, half_bytes), taken)),
+            Polled::Taken(taken) => {
+                request.read(taken.entry, half_bytes);
+                Some(taken)
+            }
             Polled::Empty | Polled::Unsure => None,
         }
     }
@@ -163,7 +182,7 @@ impl WorkerLane {
         });
         if answered == Ok(Wake::Bell) {
             fault::point(Step::WorkerBeforeBell);
-            self.memory.client_bell().ring();
+            self.wakening.ring(self.memory.client_bell());
         }
     }
 }

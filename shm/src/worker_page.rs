@@ -1,6 +1,6 @@
 //! The worker page: what one worker and the server tell each other without a message.
 //!
-//! Memory: one page a worker, created by the server, mapped read-write by that worker and the server; nobody else has it.
+//! Memory: one segment a worker, a page of words and behind it the counts of its functions ([`crate::function_stats`]), created by the server, mapped read-write by that worker and the server; nobody else has it.
 //! A new worker gets a new page. The server believes nothing in it beyond what the worker could do to its own calls.
 //!
 //! Invariants: the worker writes all words but `mail`, which the server writes, and the state of a claim record, which
@@ -9,14 +9,17 @@
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 
-use praas_protocol::limits::CLAIMS_PER_WORKER;
+use praas_protocol::limits::{CLAIMS_PER_WORKER, FUNCTIONS_MAX};
 
 use crate::claim::{ClaimSeen, Record};
+use crate::function_stats::{FunctionSeen, Slot};
 use crate::phase_word;
 use crate::segment::{AttachError, Segment};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 const PAGE_BYTES: usize = 4096;
+/// Sparse: the slots of functions that are called take memory, the others do not.
+const SEGMENT_BYTES: usize = (PAGE_BYTES + FUNCTIONS_MAX * size_of::<Slot>()).next_multiple_of(PAGE_BYTES);
 const MAGIC: u64 = u64::from_le_bytes(*b"praaswrk");
 const KIND: &str = "worker page";
 
@@ -37,16 +40,21 @@ pub(crate) struct Words {
     pub(crate) claims: [Record; CLAIMS_PER_WORKER],
 }
 
-const _: () = assert!(size_of::<Words>() <= PAGE_BYTES);
+const _: () = assert!(size_of::<Words>() <= PAGE_BYTES && PAGE_BYTES.is_multiple_of(align_of::<Slot>()));
 
 pub(crate) fn words(segment: &Segment) -> &Words {
     // SAFETY: `Words` is atomics only and the only type in this page.
     unsafe { segment.place(0) }
 }
 
+pub(crate) fn slots(segment: &Segment) -> &[Slot; FUNCTIONS_MAX] {
+    // SAFETY: `Slot` is atomics only and the only type behind the first page.
+    unsafe { segment.place(PAGE_BYTES) }
+}
+
 /// The worker's side.
 pub(crate) fn attach(fd: OwnedFd) -> Result<Segment, AttachError> {
-    let segment = Segment::attach(fd, PAGE_BYTES)?;
+    let segment = Segment::attach(fd, SEGMENT_BYTES)?;
     let magic = words(&segment).magic.load(Ordering::Acquire);
     if magic == MAGIC { Ok(segment) } else { Err(AttachError::Magic { kind: KIND, actual: magic }) }
 }
@@ -63,7 +71,7 @@ impl ServerWorkerPage {
     /// # Errors
     /// The system's, for want of descriptors or memory.
     pub fn create() -> io::Result<Self> {
-        let segment = Segment::create("praas-worker", PAGE_BYTES)?;
+        let segment = Segment::create("praas-worker", SEGMENT_BYTES)?;
         words(&segment).magic.store(MAGIC, Ordering::Release);
         Ok(Self { segment })
     }
@@ -107,5 +115,11 @@ impl ServerWorkerPage {
     #[must_use]
     pub fn calls(&self) -> u64 {
         words(&self.segment).calls.load(Ordering::Relaxed)
+    }
+
+    /// What the worker says of its functions, of each that was ever called.
+    #[must_use]
+    pub fn functions(&self) -> Vec<FunctionSeen> {
+        slots(&self.segment).iter().filter_map(Slot::seen).collect()
     }
 }

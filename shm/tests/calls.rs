@@ -707,7 +707,7 @@ fn what_the_caller_says_about_a_call_reaches_its_function() {
     let ticket = lane.submit(echo(), payload, u64::try_from(minute.as_nanos()).unwrap(), root).unwrap();
     {
         let call = next_call(&mut end);
-        let facts = (call.function(), call.payload_bytes(), call.trusted(), call.lane(), call.root());
+        let facts = (call.function(), call.payload_bytes(), call.in_place(), call.lane(), call.root());
         assert_eq!(facts, (echo(), 1, true, host.lane.id(), root));
         assert!(call.time_remaining().is_some_and(|left| left <= minute && left > Duration::ZERO));
         let seen: Vec<_> = page.claims().collect();

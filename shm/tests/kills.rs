@@ -112,7 +112,16 @@ fn be_worker(descriptors: Vec<OwnedFd>, generation: u16) {
     .unwrap();
     let geometry = praas_shm::layout::geometry_for(options.payload_bytes_max, options.calls);
     let trusted = options.trusted;
-    end.add_lane(WorkerLaneParts { lane: LaneId(1), geometry, trusted, segment, ledger, doorbell: ring }).unwrap();
+    let parts = WorkerLaneParts {
+        lane: LaneId(1),
+        geometry,
+        in_place: trusted,
+        segment,
+        ledger,
+        doorbell: ring,
+        reply_doorbell: None,
+    };
+    end.add_lane(parts).unwrap();
     let mut scratch = Scratch::new();
     loop {
         let mut park = || {

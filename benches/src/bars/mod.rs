@@ -14,6 +14,7 @@ mod shm_noop_spin;
 mod shm_noop_untrusted;
 mod shm_steady;
 mod shm_throughput;
+mod tcp_driver;
 
 use crate::floors::{Batch, FloorError};
 use crate::interleave::{Outcome, RoundError, Turn, interleave};
@@ -108,6 +109,7 @@ pub const ALL: &[Bar] = &[
     shm_steady::BAR,
     idle_100::BAR,
     create::BAR,
+    tcp_driver::BAR,
 ];
 
 /// The bars of these ids, in their order; all of them for no ids.

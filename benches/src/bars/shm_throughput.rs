@@ -1,9 +1,7 @@
 //! `shm-throughput`: calls a second of one client thread that keeps 32 calls of 64 bytes in flight, beside a bare ring of a
 //! lane's geometry with as many.
 
-use std::collections::VecDeque;
-
-use praas_client::{Pending, Process};
+use praas_client::{Pipeline, Process};
 
 use super::{Bar, BarError, Settings};
 use crate::floors::{BareRing, CALLS_PER_SAMPLE, Config, IN_FLIGHT, timed_groups};
@@ -54,33 +52,34 @@ fn run(settings: Settings) -> Result<Vec<Row>, BarError> {
 }
 
 /// Calls in flight, oldest first.
-struct Window<'a> {
-    process: &'a Process,
-    calls: VecDeque<(u64, Pending<'static>)>,
-    number: u64,
+struct Window {
+    calls: Pipeline<'static>,
+    /// Of the newest call.
+    sent: u64,
+    /// Of the newest reply.
+    received: u64,
 }
 
-impl<'a> Window<'a> {
-    fn new(process: &'a Process) -> Self {
-        Self { process, calls: VecDeque::with_capacity(IN_FLIGHT), number: 0 }
+impl Window {
+    fn new(process: &Process) -> Self {
+        Self { calls: process.pipeline(IN_FLIGHT), sent: 0, received: 0 }
     }
 
     /// Collects the oldest reply if the window is full, and sends the next call.
     #[inline]
     fn call(&mut self) -> Result<(), SubjectError> {
-        if self.calls.len() == IN_FLIGHT {
+        if self.calls.is_full() {
             self.collect()?;
         }
-        self.number += 1;
-        let pending = self.process.start(NOOP, &noop_payload(self.number))?;
-        self.calls.push_back((self.number, pending));
-        Ok(())
+        self.sent += 1;
+        Ok(self.calls.send(NOOP, &noop_payload(self.sent))?)
     }
 
     #[inline]
     fn collect(&mut self) -> Result<(), SubjectError> {
-        let Some((number, pending)) = self.calls.pop_front() else { return Ok(()) };
-        check_noop(number, &pending.wait()?)
+        let Some(reply) = self.calls.receive() else { return Ok(()) };
+        self.received += 1;
+        check_noop(self.received, &reply?)
     }
 
     fn drain(&mut self) -> Result<(), SubjectError> {

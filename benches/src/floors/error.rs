@@ -86,6 +86,22 @@ pub enum FloorError {
         /// What it said.
         reason: String,
     },
+    /// A program to compare with is not there.
+    #[error("{program} is not installed; install it with {advice}")]
+    NotInstalled {
+        /// The program.
+        program: &'static str,
+        /// How to install it.
+        advice: &'static str,
+    },
+    /// A program to compare with does not do what it is for.
+    #[error("{program} gave no figure: {reason}; try it by hand")]
+    OtherProgram {
+        /// The program.
+        program: &'static str,
+        /// What it did instead.
+        reason: String,
+    },
     /// The trivial program ended badly.
     #[error("{program} ended with wait status {status}; name a program that exits with success")]
     ProgramFailed {

@@ -19,12 +19,15 @@ mod message_queue;
 mod peer;
 mod ping_pong;
 mod placement;
+#[cfg(feature = "bars")]
+mod redis;
 mod samples;
 mod serve;
 mod session;
 #[cfg(feature = "bars")]
 mod shared_memory_crate;
 mod spawn;
+mod tcp;
 mod unix_stream;
 mod watch;
 
@@ -39,11 +42,16 @@ pub use error::FloorError;
 pub use message_queue::MessageQueue;
 pub use ping_pong::{PingPong, Waiting};
 pub use placement::{Pinned, Placement, allowed_cpus};
+#[cfg(feature = "bars")]
+pub use redis::Redis;
 pub use samples::{Batch, Samples, timed, timed_groups, timed_spans};
 pub use serve::serve_peer_if_asked;
 #[cfg(feature = "bars")]
 pub use shared_memory_crate::SharedMemoryCrate;
 pub use spawn::{Spawn, TRIVIAL_PROGRAM};
+pub use tcp::{
+    Crowd, EchoServer, Exchange, FRAME_BYTES, Load, Taken, TcpBlock, TcpCrowd, TcpEcho, allow_connections, connect,
+};
 pub use unix_stream::UnixSocket;
 
 use session::batch_of;
@@ -175,6 +183,30 @@ pub fn message_queue_ping_pong(config: &Config) -> Result<Samples, FloorError> {
 /// Any [`FloorError`].
 pub fn unix_stream_ping_pong(config: &Config) -> Result<Samples, FloorError> {
     UnixSocket::open(config)?.round(batch_of(config))
+}
+
+/// 64 bytes there and back over TCP on loopback; [`Waiting::Park`] sleeps in blocking calls.
+///
+/// # Errors
+/// Any [`FloorError`]; spinning on one core is refused.
+pub fn tcp_echo(waiting: Waiting, config: &Config) -> Result<Samples, FloorError> {
+    TcpEcho::open(waiting, config)?.round(batch_of(config))
+}
+
+/// A block filled, received whole, sent back over TCP on loopback, and checked.
+///
+/// # Errors
+/// Any [`FloorError`].
+pub fn tcp_block(config: &Config, block_bytes: usize) -> Result<Samples, FloorError> {
+    TcpBlock::open(block_bytes, config)?.round(batch_of(config))
+}
+
+/// Frames echoed on many TCP connections; a sample spans [`Crowd::calls_per_sample`] of them.
+///
+/// # Errors
+/// Any [`FloorError`].
+pub fn tcp_crowd(server: EchoServer, crowd: Crowd, config: &Config) -> Result<Samples, FloorError> {
+    TcpCrowd::open(server, crowd, config)?.round(batch_of(config))
 }
 
 /// The spinning ping-pong over a segment of the `shared_memory` crate.

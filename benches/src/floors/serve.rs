@@ -6,7 +6,7 @@ use std::process;
 
 use super::peer::{Orders, PEER_ARGUMENT};
 use super::ping_pong::{self, Waiting};
-use super::{background, bare_ring, bulk, message_queue, unix_stream};
+use super::{background, bare_ring, bulk, message_queue, tcp, unix_stream};
 
 /// Becomes the other side of a floor if this process was started as one, and then never returns. Every program that
 /// measures floors calls this before anything else in `main`.
@@ -32,6 +32,16 @@ fn serve(role: &str, orders: Orders) -> io::Result<()> {
         unix_stream::ROLE => unix_stream::serve(orders),
         bare_ring::ROLE => bare_ring::serve(orders),
         bulk::ROLE => bulk::serve(orders),
+        tcp::SPIN_ROLE => tcp::serve_echo(orders, Waiting::Spin),
+        tcp::PARK_ROLE => tcp::serve_echo(orders, Waiting::Park),
+        tcp::BLOCK_ROLE => tcp::serve_block(orders),
+        tcp::EPOLL_ROLE => tcp::serve_by_epoll(orders),
+        #[cfg(feature = "bars")]
+        tcp::IO_URING_DRIVER_ROLE => tcp::serve_by_driver(orders, praas_sys::driver::DriverChoice::IoUring),
+        #[cfg(feature = "bars")]
+        tcp::EPOLL_DRIVER_ROLE => tcp::serve_by_driver(orders, praas_sys::driver::DriverChoice::Epoll),
+        #[cfg(feature = "tokio-uring")]
+        tcp::TOKIO_URING_ROLE => tcp::serve_by_tokio_uring(orders),
         #[cfg(feature = "bars")]
         super::shared_memory_crate::ROLE => super::shared_memory_crate::serve(&orders),
         unknown => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("unknown role `{unknown}`"))),

@@ -52,6 +52,12 @@ pub enum SubjectError {
         /// What came.
         actual: String,
     },
+    /// The server answered a bare connection something else than it must.
+    #[error("the server answered {answer} on a bare connection; its output may tell more")]
+    Wire {
+        /// What came.
+        answer: String,
+    },
     /// The steady caller ended without a report.
     #[error("the steady caller gave no report: {reason}")]
     NoReport {

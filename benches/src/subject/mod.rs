@@ -8,6 +8,7 @@
 //! | `running_server` | a server on a data directory of its own, and clients of it |
 //! | `lane` | a process of one worker with a lane to it, placed, and asleep between rounds |
 //! | `steady`, `allocations`, `trap` | a caller that may neither call the system nor allocate |
+//! | `wire_load` | many connections that speak the network protocol, and a load over them |
 //! | `footprint` | what idle processes take of the machine |
 //!
 //! All run this very program again: its `main` calls [`serve_role_if_asked`] before anything else. Nothing outlives the
@@ -24,6 +25,7 @@ mod running_server;
 mod steady;
 #[allow(unsafe_code)] // The handler of the trap's signal is set by the C library.
 mod trap;
+mod wire_load;
 
 pub use allocations::CountingAllocator;
 pub use error::SubjectError;
@@ -33,6 +35,7 @@ pub use lane::{Lane, LanePlan, Trust, call_noop, check, check_noop, noop_payload
 pub use role::serve_role_if_asked;
 pub use running_server::RunningServer;
 pub use steady::{Steadiness, steady_calls};
+pub use wire_load::{Route, WireCalls, WireConnection, wire_crowd, wire_load};
 
 /// Bytes of a no-op's payload and of its answer: what travels inline both ways.
 pub const NOOP_BYTES: usize = 64;

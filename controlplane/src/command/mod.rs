@@ -7,8 +7,10 @@ pub mod demo;
 pub mod doctor;
 pub mod invoke;
 pub mod new;
+pub mod ping;
 pub mod process;
 pub mod serve;
+pub mod stats;
 pub mod token;
 
 use std::io::ErrorKind;
@@ -97,6 +99,8 @@ pub fn carry_out(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::serve(context, &arguments),
         Command::Process(command) => process::process(context, command),
         Command::Invoke(arguments) => invoke::invoke(context, &arguments),
+        Command::Ping(arguments) => ping::ping(context, &arguments),
+        Command::Stats(arguments) => stats::stats(context, &arguments),
         Command::Token(command) => token::token(context, command),
         Command::Doctor => doctor::doctor(context),
         Command::Completions(arguments) => completions::completions(&arguments),

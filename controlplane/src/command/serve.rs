@@ -16,6 +16,7 @@ use crate::command::check::warning;
 use crate::command::{Context, manifest_path};
 use crate::duration;
 use crate::failure::{Failure, ServerFailure};
+use crate::metrics::{MetricsAddress, MetricsEndpoint};
 use crate::table::Columns;
 
 /// This very program, also when its file was replaced since it started.
@@ -50,6 +51,9 @@ pub struct ServeArguments {
     /// Memory that all lanes and processes may take together, such as 4GiB; the host's memory unless given
     #[arg(long, value_name = "BYTES", value_parser = memory_bytes)]
     pub memory_budget: Option<u64>,
+    /// Answer counts and latencies in the OpenMetrics format at 127.0.0.1:PORT, [::1]:PORT or unix:PATH
+    #[arg(long, value_name = "ADDRESS")]
+    pub metrics: Option<MetricsAddress>,
     /// Least important lines to log on standard error
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: LogLevel,
@@ -96,7 +100,9 @@ pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failur
     if arguments.temporary {
         end_with_standard_input()?;
     }
-    announce(context, &server.data_directory().join(SOCKET_FILE), &applications)?;
+    let metrics = arguments.metrics.as_ref().map(|address| MetricsEndpoint::start(address, server.observer()));
+    let metrics = metrics.transpose().map_err(Failure::host("answering metrics at that address"))?;
+    announce(context, &server.data_directory().join(SOCKET_FILE), metrics.as_ref(), &applications)?;
     server.run(signals).map_err(ServerFailure::Ended)?;
     drop(removal);
     context.output().value(&json!({ "event": "ended" }))?;
@@ -133,10 +139,20 @@ fn load(paths: &[PathBuf]) -> Result<Vec<Application>, Failure> {
     Ok(loaded.into_iter().map(|(_, application)| application).collect())
 }
 
-fn announce(context: &Context, socket: &Path, applications: &[Application]) -> Result<(), Failure> {
+fn announce(
+    context: &Context,
+    socket: &Path,
+    metrics: Option<&MetricsEndpoint>,
+    applications: &[Application],
+) -> Result<(), Failure> {
     let output = context.output();
     let listed: Vec<Value> = applications.iter().map(as_json).collect();
-    output.value(&json!({ "event": "serving", "socket": socket.display().to_string(), "applications": listed }))?;
+    output.value(&json!({
+        "event": "serving",
+        "socket": socket.display().to_string(),
+        "metrics": metrics.map(|endpoint| endpoint.address().to_string()),
+        "applications": listed,
+    }))?;
     let mut columns = Columns::new(&["APPLICATION", "WORKERS", "PROGRAM"]);
     for application in applications {
         let workers = match (application.workers_min, application.workers_max) {
@@ -146,6 +162,9 @@ fn announce(context: &Context, socket: &Path, applications: &[Application]) -> R
         columns.row(vec![application.name.to_string(), workers, application.binary.display().to_string()]);
     }
     output.line(format_args!("serving on {}; Ctrl-C ends it\n\n{}\n", socket.display(), columns.render("  ")))?;
+    if let Some(endpoint) = metrics {
+        output.line(format_args!("metrics at {}\n", endpoint.address()))?;
+    }
     for warning in applications.iter().filter_map(warning) {
         output.line(format_args!("warning: {warning}"))?;
     }

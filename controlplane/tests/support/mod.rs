@@ -172,9 +172,15 @@ impl TestServer {
 
     /// Starts a server of what `manifest` describes over `directory`.
     pub fn start_with(directory: &Path, manifest: &Path) -> Self {
+        Self::start_with_arguments(directory, manifest, &[])
+    }
+
+    /// The same, with `arguments` to `praas serve`.
+    pub fn start_with_arguments(directory: &Path, manifest: &Path, arguments: &[&str]) -> Self {
         let data = directory.join("data");
         let mut child = praas(&data)
             .args(["--json", "serve", "--keeper-linger", "0"])
+            .args(arguments)
             .arg(manifest)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -197,6 +203,13 @@ impl TestServer {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it says of a process.
+    pub fn status(&self, process: &str) -> Value {
+        let listed = self.praas(&["--json", "process", "list"]).succeeded().json();
+        let all = listed["processes"].as_array().unwrap();
+        all.iter().find(|status| status["process"] == process).unwrap_or_else(|| panic!("{listed}")).clone()
     }
 
     /// Runs the binary against this server.

@@ -6,8 +6,8 @@ use std::time::Duration;
 use praas_protocol::CallError;
 
 use crate::function::Function;
-use crate::payload::{Kept, Payload};
-use crate::pending::Pending;
+use crate::payload::Payload;
+use crate::pending_call::Pending;
 use crate::process::Process;
 use crate::reply::Reply;
 
@@ -52,7 +52,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// [`CallError`]: how the call ended, or why it never ran.
     pub fn send(self) -> Result<Reply, CallError> {
-        self.process.shared().invoke(self.function, self.payload, self.deadline)
+        self.process.invoke_within(self.function, self.payload, self.deadline)
     }
 
     /// Sends the call and returns at once; its reply is collected later.
@@ -60,8 +60,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// [`CallError::Overloaded`] when the lane has no room: collect replies first.
     pub fn start(self) -> Result<Pending<'static>, CallError> {
-        let deadline = self.process.shared().deadline(self.deadline);
-        Pending::started(self.process.shared(), self.function, Kept::detached(self.payload), deadline)
+        self.process.start_within(self.function, self.payload, self.deadline)
     }
 }
 
@@ -71,7 +70,6 @@ impl<'a> IntoFuture for Call<'a> {
 
     /// The call as a future. It is sent when first polled, and waits for room in the lane, up to its deadline.
     fn into_future(self) -> Pending<'a> {
-        let deadline = self.process.shared().deadline(self.deadline);
-        Pending::unsent(self.process.shared(), self.function, Kept::borrowing(self.payload), deadline)
+        self.process.future(self.function, self.payload, self.deadline)
     }
 }

@@ -13,8 +13,10 @@ use praas_protocol::control::WaitMode;
 use crate::backoff::Backoff;
 use crate::error::{ConnectError, RequestError};
 use crate::limits::{BACKOFF_CONNECT_MAX, REQUEST_DEADLINE};
-use crate::options::{ConnectOptions, Settings};
+use crate::options::{ConnectOptions, Settings, Transport};
 use crate::process::Process;
+use crate::remote::{RemoteClient, dial_shared};
+use crate::same_host;
 use crate::session::{Session, lock};
 
 /// A client of one praas server. Cheap to clone; clones share the connection.
@@ -33,7 +35,16 @@ use crate::session::{Session, lock};
 /// ```
 #[derive(Clone)]
 pub struct Client {
-    pub(crate) shared: Arc<ClientShared>,
+    pub(crate) way: ClientWay,
+}
+
+/// How a client reaches its server.
+#[derive(Clone)]
+pub(crate) enum ClientWay {
+    /// On the same host: a control socket, and lanes.
+    Local(Arc<ClientShared>),
+    /// Over the network.
+    Remote(Arc<RemoteClient>),
 }
 
 /// What clones of a client, its processes and their calls share. The connection ends with the last of them.
@@ -59,12 +70,40 @@ impl Client {
         Self::connect(ConnectOptions::new())
     }
 
+    /// Connects to the server at a network address, `host:port`; over shared memory if that is on this host.
+    ///
+    /// ```no_run
+    /// use praas_client::Client;
+    ///
+    /// let client = Client::connect_remote("db.example:7411", "praas1.00.ff")?;
+    /// # Ok::<(), praas_client::ConnectError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ConnectError`] when there is no server, or it refuses the token or the version.
+    pub fn connect_remote(address: impl Into<String>, token: impl Into<String>) -> Result<Self, ConnectError> {
+        Self::connect(ConnectOptions::new().address(address).token(token))
+    }
+
     /// Connects as `options` say. One attempt is made; later losses are repaired with patience.
     ///
     /// # Errors
     /// [`ConnectError`] when there is no server, or it refuses the token or the version.
     pub fn connect(options: ConnectOptions) -> Result<Self, ConnectError> {
         let settings = options.resolve()?;
+        if settings.addresses.is_empty() {
+            return Self::connect_local(settings);
+        }
+        let link = dial_shared(&settings.addresses, &settings, request_end(REQUEST_DEADLINE))?;
+        if settings.transport == Transport::Automatic
+            && let Some(client) = same_host::connect(link.greeting(), &settings)
+        {
+            return Ok(client);
+        }
+        Ok(Self { way: ClientWay::Remote(Arc::new(RemoteClient::new(settings, link))) })
+    }
+
+    pub(crate) fn connect_local(settings: Settings) -> Result<Self, ConnectError> {
         let session = Session::open(&settings.socket, settings.token.read()?)?;
         let slot = Slot {
             current: Some(session),
@@ -73,28 +112,61 @@ impl Client {
             backoff: Backoff::new(BACKOFF_CONNECT_MAX),
         };
         let shared = ClientShared { settings, slot: Mutex::new(slot), connected: Condvar::new() };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { way: ClientWay::Local(Arc::new(shared)) })
     }
 
-    /// Opens a lane to a process. Cheap to clone; one lane serves many threads.
+    /// Opens a way to a process: a lane, or a handle on the connection. Cheap to clone; one serves many threads.
     ///
     /// # Errors
     /// [`RequestError`] when there is no such process, or the server gives no lane to it.
     pub fn process(&self, process: ProcessId) -> Result<Process, RequestError> {
-        Process::open(Arc::clone(&self.shared), process)
+        match &self.way {
+            ClientWay::Local(shared) => Process::open(Arc::clone(shared), process),
+            ClientWay::Remote(remote) => {
+                let dedicated = remote.settings().dedicated;
+                Process::open_remote(Arc::clone(remote), process, dedicated)
+            }
+        }
+    }
+
+    /// The same with a network connection of its own, which a worker of the process reads itself, whatever the options say.
+    /// Where the server refuses that, calls go the ordinary way: see [`Process::route`].
+    ///
+    /// # Errors
+    /// [`RequestError`] when there is no such process, or the server gives no way to it.
+    pub fn dedicated_process(&self, process: ProcessId) -> Result<Process, RequestError> {
+        match &self.way {
+            ClientWay::Local(_) => self.process(process),
+            ClientWay::Remote(remote) => Process::open_remote(Arc::clone(remote), process, true),
+        }
     }
 
     /// Changes whenever the server program starts anew; `None` while there is no connection.
     #[must_use]
     pub fn server_incarnation(&self) -> Option<u64> {
-        let slot = lock(&self.shared.slot);
-        slot.current.as_ref().filter(|session| !session.is_lost()).map(|session| session.incarnation())
+        match &self.way {
+            ClientWay::Local(shared) => {
+                let slot = lock(&shared.slot);
+                slot.current.as_ref().filter(|session| !session.is_lost()).map(|session| session.incarnation())
+            }
+            ClientWay::Remote(remote) => remote.server_incarnation(),
+        }
+    }
+
+    /// Whether the server is reached over the network.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        matches!(self.way, ClientWay::Remote(_))
     }
 }
 
 impl fmt::Debug for Client {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("Client").field(&self.shared).finish()
+        let mut shown = formatter.debug_tuple("Client");
+        match &self.way {
+            ClientWay::Local(shared) => shown.field(shared).finish(),
+            ClientWay::Remote(remote) => shown.field(remote).finish(),
+        }
     }
 }
 

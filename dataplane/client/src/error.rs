@@ -51,6 +51,36 @@ pub enum ConnectError {
         /// What happened instead.
         what: String,
     },
+    /// A server on the network could not be reached.
+    #[error("no praas server answers on {address}: {source}; is it started with `praas serve --listen`?")]
+    Unreachable {
+        /// The address.
+        address: String,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// None of several addresses led to a server.
+    #[error("none of the addresses led to a praas server: {attempts}")]
+    NoneReachable {
+        /// What happened at each.
+        attempts: String,
+    },
+    /// The peer at an address did not complete the hello.
+    #[error("the server at {address} did not complete the hello: {what}; is it a praas server of a release that fits?")]
+    Greeting {
+        /// The address.
+        address: String,
+        /// What happened instead.
+        what: String,
+    },
+    /// The options name no address, or too many.
+    #[error("{given} addresses were given; name 1 to {limit} as \"host:port\"")]
+    Addresses {
+        /// How many were given.
+        given: usize,
+        /// The limit.
+        limit: usize,
+    },
     /// The system refused a resource.
     #[error("{what} failed")]
     Host {
@@ -68,8 +98,14 @@ impl ConnectError {
             Self::Refused(refusal) => {
                 !matches!(refusal, ControlError::LimitReached { .. } | ControlError::ShuttingDown)
             }
-            Self::DataDirectory(_) | Self::TokenTooLong { .. } => true,
-            Self::NoServer { .. } | Self::TokenUnreadable { .. } | Self::Hello { .. } | Self::Host { .. } => false,
+            Self::DataDirectory(_) | Self::TokenTooLong { .. } | Self::Addresses { .. } => true,
+            Self::NoServer { .. }
+            | Self::TokenUnreadable { .. }
+            | Self::Hello { .. }
+            | Self::Unreachable { .. }
+            | Self::NoneReachable { .. }
+            | Self::Greeting { .. }
+            | Self::Host { .. } => false,
         }
     }
 }
@@ -107,6 +143,24 @@ pub enum RequestError {
         /// What came.
         what: &'static str,
     },
+    /// The process lives on another server, which could not be followed to.
+    #[error("the process moved to {to}; connect to that server")]
+    Moved {
+        /// The other server's address.
+        to: String,
+    },
+    /// The server refused it for a reason that this release does not know.
+    #[error("{what}; a newer client may say more")]
+    RefusedOtherwise {
+        /// The server's words.
+        what: String,
+    },
+    /// The network protocol has no such request.
+    #[error("{what} is not to be had over the network; ask on the server's own host")]
+    LocalOnly {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The lane that the server made could not be used.
     #[error("the lane could not be attached: {reason}")]
     Lane {
@@ -141,7 +195,11 @@ pub(crate) fn lane_verdict(error: &RequestError, process: ProcessId) -> LaneVerd
         RequestError::Refused(refusal) => refusal_verdict(refusal, process),
         RequestError::Connect(ConnectError::Refused(refusal)) => refusal_verdict(refusal, process),
         RequestError::Connect(error) if error.is_final() => Final(never_ran),
-        RequestError::Unexpected { .. } | RequestError::Lane { .. } => Final(never_ran),
+        RequestError::Moved { to } => Final(CallError::Moved { to: to.clone() }),
+        RequestError::Unexpected { .. }
+        | RequestError::RefusedOtherwise { .. }
+        | RequestError::LocalOnly { .. }
+        | RequestError::Lane { .. } => Final(never_ran),
         RequestError::Connect(_) | RequestError::ConnectionLost | RequestError::TimedOut { .. } => Later(never_ran),
         RequestError::TooManyOpen { used, limit } => {
             Later(CallError::Overloaded { what: "the control connection", used: *used as u64, limit: *limit as u64 })

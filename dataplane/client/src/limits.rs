@@ -46,4 +46,53 @@ pub(crate) const TYPED_STACK_BYTES: usize = 1024;
 pub(crate) const LIST_PAGES_MAX: usize =
     praas_protocol::limits::PROCESSES_MAX / praas_protocol::limits::LIST_PAGE_PROCESSES + 2;
 
+/// Longest sleep of whoever reads a network connection before it looks at deadlines: the socket's own time limit.
+pub(crate) const READ_TICK: Duration = Duration::from_millis(25);
+
+/// Longest sleep of a sender that finds a socket full while another thread reads: it may have to read itself then.
+pub(crate) const SEND_LOOK: Duration = Duration::from_millis(5);
+
+/// Bytes of the buffer that a network connection receives into. Of a larger payload only as much is copied.
+pub(crate) const RECEIVE_BUFFER_BYTES: usize = 16 << 10;
+
+/// Bytes of a payload that are copied behind their head for one plain send; larger ones are sent from where they are.
+pub(crate) const COPIED_SEND_BYTES: usize = 1024;
+
+/// Looks at a socket between two looks at the clock, when callers poll: some ten microseconds.
+pub(crate) const SPINS_PER_LOOK: usize = 64;
+
+/// A network connection that was quiet for longer is looked at before a call is sent: the server may have ended it.
+pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(20);
+
+/// Pause between two looks at answers that nobody collects: the server waits longer before it takes offence.
+pub(crate) const UNCOLLECTED_LOOK: Duration = Duration::from_millis(250);
+
+/// Time for one attempt to reach one address, its greeting included.
+pub(crate) const CONNECT_DEADLINE: Duration = Duration::from_secs(3);
+
+/// Addresses of one name that are tried.
+pub(crate) const ADDRESSES_PER_NAME_MAX: usize = 16;
+
+/// Addresses that options name.
+pub(crate) const ADDRESSES_MAX: usize = 64;
+
+/// A silent network connection is probed after this time ...
+pub(crate) const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(10);
+
+/// ... in this interval ...
+pub(crate) const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(3);
+
+/// ... and is lost after so many probes without an answer.
+pub(crate) const KEEP_ALIVE_PROBES: u32 = 4;
+
+/// Bytes that were sent and not acknowledged for this time mean that the server is gone.
+pub(crate) const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
+
+/// Times that one call, or one search for a process, follows a server's word that the process moved.
+pub(crate) const MOVED_HOPS_MAX: usize = 4;
+
+/// Servers that one client knows: its own, and those that processes moved to.
+pub(crate) const SERVERS_KNOWN_MAX: usize = 64;
+
+const _: () = assert!(READ_TICK.as_nanos() <= DRIVER_SLEEP_MAX.as_nanos());
 const _: () = assert!(DRIVER_SLEEP_BUSY.as_nanos() < DRIVER_SLEEP_MAX.as_nanos());

@@ -1,14 +1,15 @@
 //! What people and programs ask of a server beside calls: processes, applications, captured output.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use praas_protocol::control::{ClientRequest, ProcessStatus, ServerMessage};
+use praas_protocol::control::{ClientRequest, ProcessStats, ProcessStatus, ServerMessage};
 use praas_protocol::{Name, ProcessId};
 
-use crate::client::{Client, ClientShared, request_end};
+use crate::client::{Client, ClientShared, ClientWay, request_end};
 use crate::error::RequestError;
 use crate::limits::{LIST_PAGES_MAX, REQUEST_DEADLINE};
+use crate::options::Settings;
+use crate::remote::OpenQuestion;
 use crate::session::{ControlAnswer, OpenRequest};
 
 /// One page of a process list.
@@ -61,7 +62,7 @@ impl Client {
     /// # Errors
     /// [`RequestError`] when the server does not answer or the token gives no right.
     pub fn list_page(&self, after: Option<ProcessId>) -> Result<ProcessPage, RequestError> {
-        match self.shared.ask(ClientRequest::ProcessList { after }, REQUEST_DEADLINE)?.message {
+        match self.ask(ClientRequest::ProcessList { after }, REQUEST_DEADLINE)? {
             ServerMessage::Processes { processes, more, .. } => Ok(ProcessPage { processes, more }),
             _ => Err(RequestError::Unexpected { what: "something else than a list of processes" }),
         }
@@ -92,12 +93,31 @@ impl Client {
         Err(RequestError::Unexpected { what: "more pages of processes than a server can have" })
     }
 
+    /// What is counted of a process since it was created; asking stops nobody.
+    ///
+    /// ```no_run
+    /// # let client = praas_client::Client::connect_default()?;
+    /// for function in client.stats("hello/alice".parse()?)?.functions {
+    ///     println!("{}: {} calls, half within {} ns", function.function, function.calls, function.p50_ns);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`RequestError`], for example when there is no such process.
+    pub fn stats(&self, process: ProcessId) -> Result<ProcessStats, RequestError> {
+        match self.ask(ClientRequest::ProcessStats { process }, REQUEST_DEADLINE)? {
+            ServerMessage::Stats { stats, .. } => Ok(stats),
+            _ => Err(RequestError::Unexpected { what: "something else than counts" }),
+        }
+    }
+
     /// The applications that the server serves.
     ///
     /// # Errors
     /// [`RequestError`] when the server does not answer.
     pub fn applications(&self) -> Result<Vec<Name>, RequestError> {
-        match self.shared.ask(ClientRequest::ApplicationList, REQUEST_DEADLINE)?.message {
+        match self.ask(ClientRequest::ApplicationList, REQUEST_DEADLINE)? {
             ServerMessage::Applications { applications, .. } => Ok(applications),
             _ => Err(RequestError::Unexpected { what: "something else than a list of applications" }),
         }
@@ -109,7 +129,7 @@ impl Client {
     /// [`RequestError`], for example when there is no such process.
     pub fn output(&self, process: ProcessId, from: u64) -> Result<OutputChunk, RequestError> {
         let request = ClientRequest::ProcessOutput { process, from, follow: false };
-        output_chunk(self.shared.ask(request, REQUEST_DEADLINE)?)
+        output_chunk(self.ask(request, REQUEST_DEADLINE)?)
     }
 
     /// The captured output of a process from byte `from` on, as it comes.
@@ -130,14 +150,31 @@ impl Client {
     /// ```
     #[must_use]
     pub fn follow_output(&self, process: ProcessId, from: u64) -> OutputFollower {
-        OutputFollower { shared: Arc::clone(&self.shared), process, position: from, outstanding: None }
+        OutputFollower { client: self.clone(), process, position: from, outstanding: None }
     }
 
     fn lifecycle(&self, request: ClientRequest) -> Result<(), RequestError> {
-        let limit = self.shared.settings().lifecycle_deadline;
-        match self.shared.ask(request, limit)?.message {
+        let limit = self.settings().lifecycle_deadline;
+        match self.ask(request, limit)? {
             ServerMessage::Done { .. } => Ok(()),
             _ => Err(RequestError::Unexpected { what: "something else than that it is done" }),
+        }
+    }
+}
+
+impl Client {
+    fn settings(&self) -> &Settings {
+        match &self.way {
+            ClientWay::Local(shared) => shared.settings(),
+            ClientWay::Remote(remote) => remote.settings(),
+        }
+    }
+
+    /// Asks the server, wherever it is; the request is sent once.
+    fn ask(&self, body: ClientRequest, limit: Duration) -> Result<ServerMessage, RequestError> {
+        match &self.way {
+            ClientWay::Local(shared) => shared.ask(body, limit).map(|answer| answer.message),
+            ClientWay::Remote(remote) => remote.ask(body, limit),
         }
     }
 }
@@ -151,10 +188,25 @@ impl ClientShared {
 
 /// Reads a process' output as it comes. A request that found nothing yet stays open between two reads.
 pub struct OutputFollower {
-    shared: Arc<ClientShared>,
+    client: Client,
     process: ProcessId,
     position: u64,
-    outstanding: Option<OpenRequest>,
+    outstanding: Option<Outstanding>,
+}
+
+/// A request that was sent and not answered yet.
+enum Outstanding {
+    Local(OpenRequest),
+    Remote(OpenQuestion),
+}
+
+impl Outstanding {
+    fn wait(&self, limit: Duration) -> Result<Option<ServerMessage>, RequestError> {
+        match self {
+            Self::Local(request) => Ok(request.wait(limit)?.map(|answer| answer.message)),
+            Self::Remote(question) => question.wait(limit),
+        }
+    }
 }
 
 impl OutputFollower {
@@ -186,9 +238,15 @@ impl OutputFollower {
         self.position
     }
 
-    fn ask_for_more(&self, limit: Duration) -> Result<OpenRequest, RequestError> {
-        let session = self.shared.session_until(request_end(limit.min(REQUEST_DEADLINE)))?;
-        session.start(ClientRequest::ProcessOutput { process: self.process, from: self.position, follow: true })
+    fn ask_for_more(&self, limit: Duration) -> Result<Outstanding, RequestError> {
+        let request = ClientRequest::ProcessOutput { process: self.process, from: self.position, follow: true };
+        match &self.client.way {
+            ClientWay::Local(shared) => {
+                let session = shared.session_until(request_end(limit.min(REQUEST_DEADLINE)))?;
+                session.start(request).map(Outstanding::Local)
+            }
+            ClientWay::Remote(remote) => remote.start(request, limit).map(Outstanding::Remote),
+        }
     }
 }
 
@@ -202,8 +260,8 @@ impl std::fmt::Debug for OutputFollower {
     }
 }
 
-fn output_chunk(answer: ControlAnswer) -> Result<OutputChunk, RequestError> {
-    match answer.message {
+fn output_chunk(answer: ServerMessage) -> Result<OutputChunk, RequestError> {
+    match answer {
         ServerMessage::Output { position, bytes, ended, .. } => Ok(OutputChunk { position, bytes, ended }),
         _ => Err(RequestError::Unexpected { what: "something else than output" }),
     }

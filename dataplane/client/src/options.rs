@@ -10,7 +10,7 @@ use praas_protocol::limits::{CALL_DEADLINE_NS_DEFAULT, TOKEN_BYTES_MAX};
 use praas_sys::data_directory::{self, SOCKET_FILE, TOKEN_FILE};
 
 use crate::error::ConnectError;
-use crate::limits::LIFECYCLE_DEADLINE;
+use crate::limits::{ADDRESSES_MAX, LIFECYCLE_DEADLINE};
 
 /// How to reach a server, and the defaults of this client's calls.
 ///
@@ -34,6 +34,19 @@ pub struct ConnectOptions {
     wait_mode: Option<WaitMode>,
     payload_bytes_max: Option<u32>,
     calls_in_flight: Option<u32>,
+    addresses: Vec<String>,
+    transport: Transport,
+    dedicated: bool,
+}
+
+/// How calls travel to a server that was named by its network address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Transport {
+    /// Shared memory when the server turns out to be on this host, else the network.
+    #[default]
+    Automatic,
+    /// The network, wherever the server is.
+    Network,
 }
 
 impl ConnectOptions {
@@ -100,8 +113,44 @@ impl ConnectOptions {
         self
     }
 
+    /// The network address of a server, as `host:port`: a name, an IPv4 address, or an IPv6 address in brackets. Each call
+    /// adds one; they are tried in turn, and lead to the same service.
+    ///
+    /// ```no_run
+    /// use praas_client::{Client, ConnectOptions};
+    ///
+    /// let options = ConnectOptions::new().address("[2001:db8::7]:7411").address("db.example:7411").token("praas1.00.ff");
+    /// let client = Client::connect(options)?;
+    /// # Ok::<(), praas_client::ConnectError>(())
+    /// ```
+    #[must_use]
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.addresses.push(address.into());
+        self
+    }
+
+    /// Whether a server that was named by its address is reached over shared memory where that is possible.
+    #[must_use]
+    pub fn transport(mut self, transport: Transport) -> Self {
+        self.transport = transport;
+        self
+    }
+
+    /// Ask for a network connection of its own for each process, which a worker reads itself: one hop less a call, and one
+    /// connection more a process. Where the server refuses, calls go the ordinary way: see
+    /// [`Process::route`](crate::Process::route).
+    #[must_use]
+    pub fn dedicated(mut self, dedicated: bool) -> Self {
+        self.dedicated = dedicated;
+        self
+    }
+
     pub(crate) fn resolve(self) -> Result<Settings, ConnectError> {
-        let needs_directory = self.socket.is_none() || self.token.is_none();
+        if self.addresses.len() > ADDRESSES_MAX {
+            return Err(ConnectError::Addresses { given: self.addresses.len(), limit: ADDRESSES_MAX });
+        }
+        let needs_socket = self.socket.is_none() && self.addresses.is_empty();
+        let needs_directory = needs_socket || self.token.is_none();
         let directory = match self.data_directory {
             Some(directory) => directory,
             None if needs_directory => data_directory::default_path()?,
@@ -118,6 +167,9 @@ impl ConnectOptions {
             wait_mode: self.wait_mode,
             payload_bytes_max: self.payload_bytes_max,
             calls_in_flight: self.calls_in_flight,
+            addresses: self.addresses,
+            transport: self.transport,
+            dedicated: self.dedicated,
         })
     }
 }
@@ -132,6 +184,8 @@ impl fmt::Debug for ConnectOptions {
             .field("token", &self.token.as_ref().map(|_| "hidden"))
             .field("call_deadline", &self.call_deadline)
             .field("wait_mode", &self.wait_mode)
+            .field("addresses", &self.addresses)
+            .field("transport", &self.transport)
             .finish_non_exhaustive()
     }
 }
@@ -145,9 +199,20 @@ pub(crate) struct Settings {
     pub(crate) wait_mode: Option<WaitMode>,
     pub(crate) payload_bytes_max: Option<u32>,
     pub(crate) calls_in_flight: Option<u32>,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) transport: Transport,
+    pub(crate) dedicated: bool,
+}
+
+impl Settings {
+    /// Whether callers poll a socket instead of sleeping. A network has no answers within a microsecond, so only by order.
+    pub(crate) fn spins(&self) -> bool {
+        self.wait_mode == Some(WaitMode::Spin)
+    }
 }
 
 /// Where the token comes from. A file is read for each connection: a fresh server may have written another.
+#[derive(Clone)]
 pub(crate) enum TokenSource {
     Text(String),
     File(PathBuf),

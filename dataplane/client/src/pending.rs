@@ -5,13 +5,10 @@
 //! 2. The request is sent again only after a refusal, which proves that it never ran, or after a retraction that says so.
 //! 3. Every wait ends at the call's deadline.
 
-use std::fmt;
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Poll, Waker};
 
-use praas_protocol::{CallError, FunctionId, Outcome, Phase};
+use praas_protocol::{CallError, FunctionId, Outcome, Phase, ProcessId};
 use praas_shm::client_lane::{Answer, LoanBlock, Retracted, Ticket, WaitEnd};
 
 use crate::backoff::Backoff;
@@ -30,23 +27,8 @@ use crate::settle::{Settled, settle};
 /// Attempts within one poll, so that a poll stays short; the driving thread wakes the future for more.
 const ATTEMPTS_PER_POLL: usize = 4;
 
-/// A call whose reply has not been collected.
-///
-/// [`wait`](Pending::wait) blocks for the reply; `.await` works on any executor. Dropping it cancels the call: the function
-/// may still run, its reply is thrown away, and the lane keeps the call's room until then.
-///
-/// ```no_run
-/// # let client = praas_client::Client::connect_default()?;
-/// # let alice = client.process("hello/alice".parse()?)?;
-/// // Pipelined: all three are on their way before the first reply is collected.
-/// let calls = [alice.start("echo", b"a")?, alice.start("echo", b"b")?, alice.start("echo", b"c")?];
-/// for call in calls {
-///     println!("{:?}", call.wait()?.as_slice());
-/// }
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[must_use = "dropping a pending call cancels it"]
-pub struct Pending<'a> {
+/// A call in a lane, or on its way into one.
+pub(crate) struct LanePending<'a> {
     /// First, so that it is given up before the process that it belongs to.
     seat: Option<Seat>,
     process: Arc<ProcessShared>,
@@ -111,7 +93,7 @@ impl Setback {
     }
 }
 
-impl<'a> Pending<'a> {
+impl<'a> LanePending<'a> {
     /// Built where it stays: it is large, and moving it would show in a pipelined call.
     #[inline(always)]
     fn new(
@@ -170,18 +152,14 @@ impl<'a> Pending<'a> {
     }
 
     /// Waits for the reply, to the call's deadline.
-    ///
-    /// # Errors
-    /// [`CallError`]: how the call ended, or why it never ran.
     #[inline]
-    pub fn wait(mut self) -> Result<Reply, CallError> {
+    pub(crate) fn wait(mut self) -> Result<Reply, CallError> {
         self.leave_seat();
         self.finish()
     }
 
-    /// Whether [`wait`](Pending::wait) would return at once, because the call was answered or its connection was lost.
-    #[must_use]
-    pub fn is_done(&self) -> bool {
+    /// Whether waiting would return at once, because the call was answered or its connection was lost.
+    pub(crate) fn is_done(&self) -> bool {
         match &self.stage {
             Stage::Unsent => false,
             Stage::Sent { open, ticket } => open.lane().is_answered(ticket) || open.is_lost(),
@@ -189,9 +167,32 @@ impl<'a> Pending<'a> {
         }
     }
 
-    /// Stops waiting. The function sees that nobody waits any more; it may still run to its end.
-    pub fn cancel(self) {
-        drop(self);
+    pub(crate) fn process_id(&self) -> ProcessId {
+        self.process.id()
+    }
+
+    pub(crate) fn function_name(&self) -> &KeptName {
+        &self.name
+    }
+
+    pub(crate) fn stage_name(&self) -> &'static str {
+        match &self.stage {
+            Stage::Unsent => "unsent",
+            Stage::Sent { .. } if self.is_done() => "answered",
+            Stage::Sent { .. } => "sent",
+            Stage::Finished => "finished",
+        }
+    }
+
+    /// The future's poll. Nothing in it is pinned: every field may move.
+    #[inline]
+    pub(crate) fn poll(&mut self, waker: &Waker) -> Poll<Result<Reply, CallError>> {
+        let end = self.poll_end(waker);
+        if end.is_ready() {
+            self.leave_seat();
+            self.stage = Stage::Finished;
+        }
+        end
     }
 
     /// Waits for the end of a call whatever its stage, sending it again where that is allowed.
@@ -466,40 +467,8 @@ impl<'a> Pending<'a> {
     }
 }
 
-impl Future for Pending<'_> {
-    type Output = Result<Reply, CallError>;
-
-    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        // Nothing in it is pinned: every field may move.
-        let pending = self.get_mut();
-        let end = pending.poll_end(context.waker());
-        if end.is_ready() {
-            pending.leave_seat();
-            pending.stage = Stage::Finished;
-        }
-        end
-    }
-}
-
-impl Drop for Pending<'_> {
+impl Drop for LanePending<'_> {
     fn drop(&mut self) {
         self.abandon();
-    }
-}
-
-impl fmt::Debug for Pending<'_> {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let stage = match &self.stage {
-            Stage::Unsent => "unsent",
-            Stage::Sent { .. } if self.is_done() => "answered",
-            Stage::Sent { .. } => "sent",
-            Stage::Finished => "finished",
-        };
-        formatter
-            .debug_struct("Pending")
-            .field("process", &self.process.id())
-            .field("function", &self.name)
-            .field("stage", &stage)
-            .finish_non_exhaustive()
     }
 }

@@ -1,4 +1,5 @@
-//! A process as a client sees it: the lane to it, replaced when it must be, and the calls that go over it.
+//! A process as a client sees it: the lane to it, replaced when it must be, and the calls that go over it. One that is
+//! reached over the network is `crate::remote`'s.
 //!
 //! Invariants
 //! 1. `lane` holds the newest lane. It is replaced by one thread at a time, and only when it is lost or closed.
@@ -24,7 +25,9 @@ use crate::limits::REQUEST_DEADLINE;
 use crate::loan::Loan;
 use crate::open_lane::OpenLane;
 use crate::payload::{Given, Kept, Payload};
-use crate::pending::Pending;
+use crate::pending::LanePending;
+use crate::pending_call::Pending;
+use crate::remote::{RemoteClient, RemoteProcess};
 use crate::reply::Reply;
 
 /// A process that functions are invoked on. Cheap to clone; clones and threads share one lane.
@@ -33,7 +36,29 @@ use crate::reply::Reply;
 /// sent again within its deadline.
 #[derive(Clone)]
 pub struct Process {
-    shared: Arc<ProcessShared>,
+    way: Way,
+}
+
+/// How a process is reached.
+#[derive(Clone)]
+enum Way {
+    Lane(Arc<ProcessShared>),
+    Network(Arc<RemoteProcess>),
+}
+
+/// How calls to a process travel at this moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Route {
+    /// Through a lane of shared memory.
+    SharedMemory,
+    /// Over the client's connection to its server.
+    Network {
+        /// Why there is no connection of its own, if one was asked for.
+        not_dedicated: Option<String>,
+    },
+    /// Over a connection of its own, which a worker of the process reads.
+    Dedicated,
 }
 
 /// What clones of a process and its calls share.
@@ -58,25 +83,53 @@ impl Process {
             driver: Arc::default(),
             client,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self { way: Way::Lane(Arc::new(shared)) })
+    }
+
+    pub(crate) fn open_remote(client: Arc<RemoteClient>, id: ProcessId, dedicated: bool) -> Result<Self, RequestError> {
+        Ok(Self { way: Way::Network(RemoteProcess::open(client, id, dedicated)?) })
     }
 
     /// Its id.
     #[must_use]
     pub fn id(&self) -> ProcessId {
-        self.shared.id
+        match &self.way {
+            Way::Lane(shared) => shared.id,
+            Way::Network(remote) => remote.id(),
+        }
     }
 
-    /// Whether the lane lies within one trust domain, so that loans and replies are used in place.
+    /// Whether there is a lane that lies within one trust domain, so that loans and replies are used in place.
     #[must_use]
     pub fn is_trusted(&self) -> bool {
-        self.shared.lane.load().trusted()
+        match &self.way {
+            Way::Lane(shared) => shared.lane.load().trusted(),
+            Way::Network(_) => false,
+        }
     }
 
     /// Largest payload in bytes.
     #[must_use]
     pub fn payload_bytes_max(&self) -> u32 {
-        self.shared.lane.load().payload_bytes_max()
+        match &self.way {
+            Way::Lane(shared) => shared.lane.load().payload_bytes_max(),
+            Way::Network(remote) => remote.binding().payload_bytes_max(),
+        }
+    }
+
+    /// How calls travel at this moment; it may change when a connection is made anew.
+    #[must_use]
+    pub fn route(&self) -> Route {
+        match &self.way {
+            Way::Lane(_) => Route::SharedMemory,
+            Way::Network(remote) => {
+                let binding = remote.binding();
+                match binding.is_dedicated() {
+                    true => Route::Dedicated,
+                    false => Route::Network { not_dedicated: binding.refusal().map(str::to_owned) },
+                }
+            }
+        }
     }
 
     /// Calls a function and waits for its reply.
@@ -97,16 +150,29 @@ impl Process {
         function: impl Into<Function<'a>>,
         payload: impl Into<Payload<'a>>,
     ) -> Result<Reply, CallError> {
-        self.shared.invoke(function.into(), payload.into(), None)
+        self.invoke_within(function.into(), payload.into(), None)
+    }
+
+    #[inline]
+    pub(crate) fn invoke_within(
+        &self,
+        function: Function<'_>,
+        payload: Payload<'_>,
+        deadline: Option<Duration>,
+    ) -> Result<Reply, CallError> {
+        match &self.way {
+            Way::Lane(shared) => shared.invoke(function, payload, deadline),
+            Way::Network(remote) => remote.invoke(function, payload, deadline),
+        }
     }
 
     /// Sends a call and returns at once; its reply is collected later. Many may be on their way, in any order.
     ///
     /// A borrowed payload over 64 bytes is copied once more, so that a refused call can be sent again; an owned one or a
-    /// [`Loan`] is not. A process that is being restarted is waited for.
+    /// [`Loan`] is not. A process that is being restarted is waited for, and over the network the socket.
     ///
     /// # Errors
-    /// [`CallError::Overloaded`] when the lane has no room: collect replies first.
+    /// [`CallError::Overloaded`] when the lane or the connection has no room: collect replies first.
     #[inline]
     pub fn start<'a>(
         &self,
@@ -114,15 +180,52 @@ impl Process {
         payload: impl Into<Payload<'a>>,
     ) -> Result<Pending<'static>, CallError> {
         let (function, payload) = (function.into(), payload.into());
-        let deadline = self.shared.deadline(None);
+        let shared = match &self.way {
+            Way::Lane(shared) => shared,
+            Way::Network(remote) => return Pending::remote(remote, function, payload, remote.deadline(None)),
+        };
+        let deadline = shared.deadline(None);
         // The direct path: the request goes out before anything is kept of it, and what is kept is built where it stays.
         if let Given::Borrowed(bytes) = payload.0 {
-            let open = self.shared.lane.load_full();
+            let open = shared.lane.load_full();
             if let Ok(ticket) = open.submit_bytes(function.id(), bytes, deadline.limit_ns()) {
-                return Ok(Pending::sent(&self.shared, function, Kept::detached(payload), deadline, open, ticket));
+                let kept = Kept::detached(payload);
+                return Ok(Pending::lane(LanePending::sent(shared, function, kept, deadline, open, ticket)));
             }
         }
-        Pending::started(&self.shared, function, Kept::detached(payload), deadline)
+        Ok(Pending::lane(LanePending::started(shared, function, Kept::detached(payload), deadline)?))
+    }
+
+    /// [`Process::start`] with a deadline of the call's own.
+    pub(crate) fn start_within(
+        &self,
+        function: Function<'_>,
+        payload: Payload<'_>,
+        deadline: Option<Duration>,
+    ) -> Result<Pending<'static>, CallError> {
+        match &self.way {
+            Way::Lane(shared) => {
+                let deadline = shared.deadline(deadline);
+                Ok(Pending::lane(LanePending::started(shared, function, Kept::detached(payload), deadline)?))
+            }
+            Way::Network(remote) => Pending::remote(remote, function, payload, remote.deadline(deadline)),
+        }
+    }
+
+    /// A call that is sent when it is first polled.
+    pub(crate) fn future<'a>(
+        &self,
+        function: Function<'_>,
+        payload: Payload<'a>,
+        deadline: Option<Duration>,
+    ) -> Pending<'a> {
+        match &self.way {
+            Way::Lane(shared) => {
+                let deadline = shared.deadline(deadline);
+                Pending::lane(LanePending::unsent(shared, function, Kept::borrowing(payload), deadline))
+            }
+            Way::Network(remote) => Pending::remote_unsent(remote, function, payload, remote.deadline(deadline)),
+        }
     }
 
     /// A call with options of its own: see [`Call`]. Also the way to `.await` one.
@@ -139,12 +242,15 @@ impl Process {
         Call::new(self, function.into())
     }
 
-    /// Memory of the lane to build a payload in.
+    /// Memory to build a payload in: the lane's, or for a process on the network a buffer.
     ///
     /// # Errors
     /// [`CallError::PayloadTooLarge`] or [`CallError::Overloaded`], and whatever keeps a lane from being opened.
     pub fn loan(&self, bytes: usize) -> Result<Loan, CallError> {
-        let shared = &self.shared;
+        let shared = match &self.way {
+            Way::Lane(shared) => shared,
+            Way::Network(_) => return self.private_loan(bytes),
+        };
         if !shared.has_usable_lane() {
             let end = Instant::now() + shared.client.settings().call_deadline;
             shared.reopen(end).map_err(LaneVerdict::into_error)?;
@@ -156,18 +262,22 @@ impl Process {
         }
     }
 
-    pub(crate) fn shared(&self) -> &Arc<ProcessShared> {
-        &self.shared
+    fn private_loan(&self, bytes: usize) -> Result<Loan, CallError> {
+        let (limit_bytes, actual_bytes) = (u64::from(self.payload_bytes_max()), bytes as u64);
+        if actual_bytes > limit_bytes {
+            return Err(CallError::PayloadTooLarge { limit_bytes, actual_bytes });
+        }
+        Ok(Loan::private(bytes))
     }
 }
 
 impl fmt::Debug for Process {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("Process")
-            .field("id", &self.shared.id)
-            .field("lane", &**self.shared.lane.load())
-            .finish()
+        let mut shown = formatter.debug_struct("Process");
+        match &self.way {
+            Way::Lane(shared) => shown.field("id", &shared.id).field("lane", &**shared.lane.load()).finish(),
+            Way::Network(remote) => shown.field("id", &remote.id()).field("network", &remote).finish(),
+        }
     }
 }
 
@@ -185,7 +295,7 @@ impl ProcessShared {
         }
     }
 
-    /// Calls and waits: the direct path, which leaves for [`Pending`] at the first thing out of the ordinary.
+    /// Calls and waits: the direct path, which leaves for [`LanePending`] at the first thing out of the ordinary.
     #[inline]
     pub(crate) fn invoke(
         self: &Arc<Self>,
@@ -205,7 +315,7 @@ impl ProcessShared {
         };
         if !matches!(open.wait(&ticket, &mut deadline), WaitEnd::Answered) {
             let open = Arc::clone(&open);
-            return Pending::sent(self, function, Kept::borrowing(payload), deadline, open, ticket).finish();
+            return LanePending::sent(self, function, Kept::borrowing(payload), deadline, open, ticket).finish();
         }
         let answer = open.lane().take(ticket);
         self.room_was_freed();
@@ -213,7 +323,7 @@ impl ProcessShared {
             Some(output) if answer.outcome_code == Outcome::Ok as u32 => Ok(Reply::new(output)),
             _ => {
                 let open = Arc::clone(&open);
-                let mut pending = Pending::unsent(self, function, Kept::borrowing(payload), deadline);
+                let mut pending = LanePending::unsent(self, function, Kept::borrowing(payload), deadline);
                 pending.finish_answered(&open, answer)
             }
         }
@@ -226,7 +336,7 @@ impl ProcessShared {
         payload: Payload<'_>,
         deadline: Deadline,
     ) -> Result<Reply, CallError> {
-        Pending::unsent(self, function, Kept::borrowing(payload), deadline).finish()
+        LanePending::unsent(self, function, Kept::borrowing(payload), deadline).finish()
     }
 }
 

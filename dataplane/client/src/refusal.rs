@@ -36,7 +36,7 @@ impl OpenLane {
             Kept::Loan(loan) => match loan.into_block(self) {
                 Ok(block) => return self.submit_block(function, block, deadline_ns),
                 // The lane was replaced: the content moves over, and the old block goes back.
-                Err(elsewhere) => Kept::Owned(elsewhere.content()),
+                Err(elsewhere) => Kept::Owned(elsewhere.into_content()),
             },
             other => other,
         };

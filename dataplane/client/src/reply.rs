@@ -5,6 +5,8 @@ use std::ops::Deref;
 
 use praas_shm::client_lane::AnswerPayload;
 
+use crate::remote::{Inline, ReplyBytes};
+
 /// A function's output.
 ///
 /// Within a trust domain a large one lies in the lane's memory and is read there; its room is free again when this is
@@ -18,6 +20,8 @@ enum Bytes {
     Readable(AnswerPayload),
     /// A copy that begins at `start`: 0 with every common allocator.
     Copied { bytes: Vec<u8>, start: usize },
+    /// From the network, and small.
+    Received(Inline),
 }
 
 impl Reply {
@@ -29,6 +33,17 @@ impl Reply {
         Self { bytes: aligned_copy(&payload) }
     }
 
+    /// An output that came over the network.
+    #[inline]
+    pub(crate) fn received(bytes: ReplyBytes) -> Self {
+        Self {
+            bytes: match bytes {
+                ReplyBytes::Inline(inline) => Bytes::Received(inline),
+                ReplyBytes::Owned(bytes) => aligned(bytes),
+            },
+        }
+    }
+
     /// The output.
     #[must_use]
     #[inline]
@@ -36,6 +51,7 @@ impl Reply {
         match &self.bytes {
             Bytes::Readable(payload) => payload.as_slice().unwrap_or_default(),
             Bytes::Copied { bytes, start } => &bytes[*start..],
+            Bytes::Received(inline) => inline.as_slice(),
         }
     }
 
@@ -48,6 +64,7 @@ impl Reply {
                 bytes.drain(..start);
                 bytes
             }
+            Bytes::Received(inline) => inline.as_slice().to_vec(),
         }
     }
 
@@ -68,7 +85,11 @@ impl Reply {
 const REPLY_ALIGNMENT: usize = 16;
 
 fn aligned_copy(payload: &AnswerPayload) -> Bytes {
-    let bytes = private_copy(payload);
+    aligned(private_copy(payload))
+}
+
+/// `bytes` where they begin as replies do; every common allocator has them there.
+fn aligned(bytes: Vec<u8>) -> Bytes {
     if bytes.as_ptr().align_offset(REPLY_ALIGNMENT) == 0 {
         return Bytes::Copied { bytes, start: 0 };
     }

@@ -217,7 +217,7 @@ pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 fn say_hello(socket: &ControlSocket, path: &Path, token: String) -> Result<u64, ConnectError> {
     let broken = |what: String| ConnectError::Hello { path: path.to_owned(), what };
-    let hello = ClientMessage::Hello { version: CONTROL_VERSION, token };
+    let hello = ClientMessage::Hello { version: CONTROL_VERSION, token, network: false };
     // A server that refuses a connection answers and closes without reading, so a failed send is not the last word.
     let sent = socket.send(&hello, REQUEST_DEADLINE);
     let answered = socket.receive_within(&mut PacketBuffer::new(), REQUEST_DEADLINE);
@@ -241,6 +241,7 @@ fn request_number(message: &ServerMessage) -> Option<u64> {
         | ServerMessage::Failed { request, .. }
         | ServerMessage::Processes { request, .. }
         | ServerMessage::Applications { request, .. }
+        | ServerMessage::Stats { request, .. }
         | ServerMessage::Output { request, .. }
         | ServerMessage::LaneOpened { request, .. } => Some(*request),
     }

@@ -34,8 +34,23 @@ pub(crate) fn settle(
             let phase = Phase::from_word(u64::from(detail)).unwrap_or(Phase::Draining);
             return Settled::Refused { phase, returned: returned_loan };
         }
-        Some(Outcome::FunctionFailed) => CallError::FunctionFailed { code: detail, message: message(payload.as_ref()) },
-        Some(Outcome::FunctionPanicked) => CallError::FunctionPanicked { message: message(payload.as_ref()) },
+        outcome => failure(outcome, detail, more, || message(payload.as_ref()), function, exceeded),
+    };
+    Settled::Failed(error)
+}
+
+/// The error that an outcome other than `Ok` and `Unavailable` means for the caller.
+pub(crate) fn failure(
+    outcome: Option<Outcome>,
+    detail: u32,
+    more: u32,
+    message: impl FnOnce() -> String,
+    function: impl FnOnce() -> String,
+    exceeded: impl FnOnce() -> CallError,
+) -> CallError {
+    match outcome {
+        Some(Outcome::FunctionFailed) => CallError::FunctionFailed { code: detail, message: message() },
+        Some(Outcome::FunctionPanicked) => CallError::FunctionPanicked { message: message() },
         Some(Outcome::WorkerLost) => CallError::WorkerLost,
         Some(Outcome::UnknownFunction) => CallError::UnknownFunction { function: function() },
         Some(Outcome::PayloadTooLarge) => {
@@ -54,9 +69,10 @@ pub(crate) fn settle(
         }
         // Only servers know where processes live, and a lane's answers are written by workers.
         Some(Outcome::Moved) => CallError::MalformedReply { what: "a worker said that its process moved" },
-        None => CallError::MalformedReply { what: "its outcome is none that exists" },
-    };
-    Settled::Failed(error)
+        Some(Outcome::Ok | Outcome::Unavailable) | None => {
+            CallError::MalformedReply { what: "its outcome is none that exists" }
+        }
+    }
 }
 
 /// A message for people, cut where a function wrote more than one may.

@@ -1,9 +1,9 @@
 //! [`Call`]: the input of a running function and the place for its output.
 //!
 //! Where the output lies until the reply is published (the invariant behind [`Staged`]):
-//! * small ones (at most [`REPLY_INLINE_BYTES`]) and all of an untrusted lane: in the worker's private buffer, from which
+//! * small ones (at most [`REPLY_INLINE_BYTES`]) and all of a lane that is not written in place: in the worker's private buffer, from which
 //!   the reply copies them; the buffer is cleared before a function sees it, so no caller reads another's bytes;
-//! * larger ones of a trusted lane: in a block of the lane, where the caller reads them without a copy. When the lane has
+//! * larger ones of a lane that is: in a block of the lane, where the caller reads them without a copy. When the lane has
 //!   no block free, or the function wants more than it asked for first, in the private buffer: there may be one by the time
 //!   of the reply.
 
@@ -44,7 +44,8 @@ pub(crate) enum Staged {
 pub struct Call<'call> {
     input: &'call [u8],
     context: Context<'call>,
-    running: &'call RunningCall<'call>,
+    /// The lane's call, where the output may be written in place.
+    in_place: Option<&'call RunningCall<'call>>,
     /// The lane's block for the output, once one is reserved; a call gets one.
     block: Option<&'call mut [u8]>,
     private: &'call mut AlignedVec,
@@ -56,12 +57,12 @@ impl<'call> Call<'call> {
     pub(crate) fn new(
         input: &'call [u8],
         context: Context<'call>,
-        running: &'call RunningCall<'call>,
         private: &'call mut AlignedVec,
         payload_bytes_max: usize,
     ) -> Self {
         let staged = Staged::Private { bytes: 0 };
-        Self { input, context, running, block: None, private, staged, payload_bytes_max }
+        let in_place = context.running().filter(|running| running.in_place());
+        Self { input, context, in_place, block: None, private, staged, payload_bytes_max }
     }
 
     /// The caller's bytes, aligned to 16. From a trusted caller they are read where it wrote them, else they are a private
@@ -109,10 +110,12 @@ impl<'call> Call<'call> {
 
     /// Room for `bytes` bytes, which are within the limit; whatever was staged before is forgotten.
     pub(crate) fn room(&mut self, bytes: usize) -> Room<'_> {
-        if bytes > REPLY_INLINE_BYTES && self.context.is_caller_trusted() {
+        if bytes > REPLY_INLINE_BYTES
+            && let Some(running) = self.in_place
+        {
             if self.block.is_none() {
                 // No block free: the private buffer serves, and the reply looks again.
-                self.block = self.running.output_in_place(bytes).ok().flatten();
+                self.block = running.output_in_place(bytes).ok().flatten();
             }
             if let Some(block) = self.block.as_deref_mut().and_then(|block| block.get_mut(..bytes)) {
                 self.staged = Staged::InPlace { bytes };

@@ -15,11 +15,15 @@ use praas_shm::running_call::RunningCall;
 use rkyv::util::AlignedVec;
 
 use crate::call::{Call, Staged};
-use crate::context::{Context, LaneIdentity, WorkerIdentity};
+use crate::context::{CallerIdentity, Context, Origin, WorkerIdentity};
+use crate::dedicated::ConnectionCall;
 use crate::error::FunctionError;
 use crate::limits::{PRIVATE_OUTPUT_BYTES_KEPT, PRIVATE_OUTPUT_BYTES_START};
 use crate::panic_record::catch;
 use crate::table::{Body, FunctionTable};
+
+/// Alignment of every input: that of the lane's blocks, and of the largest type that an archive can hold.
+const INPUT_ALIGNMENT: usize = 16;
 
 /// How the run of a function ended.
 enum Ending {
@@ -34,7 +38,7 @@ pub(crate) struct CallRunner {
     table: FunctionTable,
     worker: WorkerIdentity,
     /// By lane number modulo their count, which is unique among the live lanes of a process.
-    lanes: Vec<Option<LaneIdentity>>,
+    lanes: Vec<Option<CallerIdentity>>,
     payload_bytes_max: usize,
     scratch: Scratch,
     private: AlignedVec,
@@ -46,7 +50,7 @@ impl CallRunner {
         Self { table, worker, lanes, payload_bytes_max, scratch: Scratch::new(), private: fresh_private() }
     }
 
-    pub(crate) fn add_lane(&mut self, lane: LaneId, identity: LaneIdentity) {
+    pub(crate) fn add_lane(&mut self, lane: LaneId, identity: CallerIdentity) {
         self.lanes[slot_of(lane)] = Some(identity);
     }
 
@@ -56,19 +60,57 @@ impl CallRunner {
 
     /// Runs the function that `running` asks for, and answers.
     pub(crate) fn answer(&mut self, running: RunningCall<'_>) -> Result<(), Condemned> {
-        let Some(body) = self.table.body(running.function()) else {
+        let Some((index, body)) = self.table.find(running.function()) else {
             return running.reply(Outcome::UnknownFunction, 0, 0, &[]);
         };
         let Some(lane) = &self.lanes[slot_of(running.lane())] else {
             return running.reply(Outcome::Unauthorized, 0, 0, &[]);
         };
-        let context = Context::new(&self.worker, lane, &running);
+        let context = Context::new(&self.worker, lane, Origin::Lane(&running));
         let input = running.input(&mut self.scratch);
-        let call = Call::new(input, context, &running, &mut self.private, self.payload_bytes_max);
+        let call = Call::new(input, context, &mut self.private, self.payload_bytes_max);
+        let counted = running.count(index);
         let ending = run(body, call);
+        let is_ok = matches!(ending, Ending::Output(_));
         let end = reply(running, ending, &self.private);
+        counted.end(is_ok);
         self.trim();
         end
+    }
+
+    /// Runs the function that `running` asks for, and hands its answer to `reply`: outcome, two words of detail, payload.
+    /// The payload is at most as long as the connection allows.
+    pub(crate) fn run_beside(
+        &mut self,
+        running: &ConnectionCall<'_>,
+        caller: &CallerIdentity,
+        payload: &[u8],
+        reply: impl FnOnce(Outcome, u32, u32, &[u8]),
+    ) {
+        let Some((index, body)) = self.table.find(running.function()) else {
+            return reply(Outcome::UnknownFunction, 0, 0, &[]);
+        };
+        let context = Context::new(&self.worker, caller, Origin::Connection(running));
+        let input = aligned(payload, &mut self.scratch);
+        let limit_bytes = running.payload_bytes_max().min(self.payload_bytes_max);
+        let call = Call::new(input, context, &mut self.private, limit_bytes);
+        let counted = running.count(index);
+        let ending = run(body, call);
+        let is_ok = matches!(ending, Ending::Output(_));
+        match ending {
+            Ending::Output(Staged::Private { bytes }) => reply(Outcome::Ok, 0, 0, &self.private[..bytes]),
+            Ending::Output(Staged::Owned(bytes)) => reply(Outcome::Ok, 0, 0, &bytes),
+            Ending::Output(Staged::InPlace { .. }) => unreachable!("there is no lane to write in place"),
+            Ending::Error(error) => {
+                let (outcome, detail, more, message) = error.as_reply();
+                reply(outcome, detail, more, fitting(message, limit_bytes));
+            }
+            Ending::Panic(message) => {
+                reply(Outcome::FunctionPanicked, 0, 0, fitting(&message, limit_bytes));
+            }
+        }
+        counted.end(is_ok);
+        self.trim();
     }
 
     /// Gives the memory of an unusually large call back.
@@ -84,6 +126,21 @@ fn fresh_private() -> AlignedVec {
     let mut private = AlignedVec::new();
     private.resize(PRIVATE_OUTPUT_BYTES_START, 0);
     private
+}
+
+/// `payload` at an address that is fit for any archive.
+fn aligned<'a>(payload: &'a [u8], scratch: &'a mut Scratch) -> &'a [u8] {
+    if payload.as_ptr().addr().is_multiple_of(INPUT_ALIGNMENT) {
+        return payload;
+    }
+    let copy = scratch.prepare(payload.len());
+    copy.copy_from_slice(payload);
+    copy
+}
+
+/// As much of a message as a payload can hold.
+fn fitting(message: &str, limit_bytes: usize) -> &[u8] {
+    &message.as_bytes()[..message.floor_char_boundary(limit_bytes)]
 }
 
 fn slot_of(lane: LaneId) -> usize {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use praas_protocol::{Name, ProcessId};
 use praas_shm::running_call::RunningCall;
 
+use crate::dedicated::ConnectionCall;
 use crate::error::{FunctionError, FunctionResult};
 
 /// What does not change while a worker lives.
@@ -16,11 +17,20 @@ pub(crate) struct WorkerIdentity {
     pub(crate) index: u8,
 }
 
-/// What does not change while a lane lives.
+/// What does not change while a lane or a connection lives.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct LaneIdentity {
+pub(crate) struct CallerIdentity {
     pub(crate) principal: Name,
     pub(crate) trusted: bool,
+}
+
+/// Where a call came from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Origin<'call> {
+    /// A lane.
+    Lane(&'call RunningCall<'call>),
+    /// A dedicated connection.
+    Connection(&'call ConnectionCall<'call>),
 }
 
 /// What a running function knows about its call and its process.
@@ -43,26 +53,34 @@ pub(crate) struct LaneIdentity {
 #[derive(Debug, Clone, Copy)]
 pub struct Context<'call> {
     worker: &'call WorkerIdentity,
-    lane: &'call LaneIdentity,
-    running: &'call RunningCall<'call>,
+    caller: &'call CallerIdentity,
+    origin: Origin<'call>,
 }
 
 impl<'call> Context<'call> {
-    pub(crate) fn new(
-        worker: &'call WorkerIdentity,
-        lane: &'call LaneIdentity,
-        running: &'call RunningCall<'call>,
-    ) -> Self {
-        Self { worker, lane, running }
+    pub(crate) fn new(worker: &'call WorkerIdentity, caller: &'call CallerIdentity, origin: Origin<'call>) -> Self {
+        Self { worker, caller, origin }
     }
 
-    /// Whether the caller no longer waits, because it cancelled or its deadline passed. One load: ask often.
+    /// The lane's call, if it came on a lane.
+    pub(crate) fn running(&self) -> Option<&'call RunningCall<'call>> {
+        match self.origin {
+            Origin::Lane(call) => Some(call),
+            Origin::Connection(_) => None,
+        }
+    }
+
+    /// Whether the caller no longer waits, because it cancelled or its deadline passed. One load, or a read of the clock when
+    /// the caller is on a connection of this worker's own: ask often.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.running.is_abandoned()
+        match self.origin {
+            Origin::Lane(call) => call.is_abandoned(),
+            Origin::Connection(call) => call.is_abandoned(),
+        }
     }
 
-    /// `Ok` while the caller waits; an error to return at once when it does not. One load: ask often.
+    /// `Ok` while the caller waits; an error to return at once when it does not. As cheap as [`Context::is_cancelled`].
     ///
     /// Which error is a matter of a moment: the caller counts its time from the call, the worker from when it took it.
     /// The caller, gone, gets neither.
@@ -82,7 +100,10 @@ impl<'call> Context<'call> {
     /// Time until the caller's deadline, zero when it has passed, `None` when the caller set none. Reads the clock.
     #[must_use]
     pub fn time_remaining(&self) -> Option<Duration> {
-        self.running.time_remaining()
+        match self.origin {
+            Origin::Lane(call) => call.time_remaining(),
+            Origin::Connection(call) => call.time_remaining(),
+        }
     }
 
     /// The process that this function runs in.
@@ -100,22 +121,23 @@ impl<'call> Context<'call> {
     /// Who calls, from the token that the server checked.
     #[must_use]
     pub fn principal(&self) -> Name {
-        self.lane.principal
+        self.caller.principal
     }
 
-    /// Whether the caller shares the application's trust domain: its input is then read where the caller wrote it.
+    /// Whether the caller shares the application's trust domain. The input of one on this host is then read where it wrote it.
     #[must_use]
     pub fn is_caller_trusted(&self) -> bool {
-        self.lane.trusted
+        self.caller.trusted
     }
 
     /// The id that all calls made on behalf of one client's call have in common; `None` for that first call itself, as
     /// long as it has called nobody.
     #[must_use]
     pub fn root_id(&self) -> Option<u128> {
-        match self.running.root() {
-            0 => None,
-            root => Some(root),
-        }
+        let root = match self.origin {
+            Origin::Lane(call) => call.root(),
+            Origin::Connection(call) => call.root(),
+        };
+        (root != 0).then_some(root)
     }
 }

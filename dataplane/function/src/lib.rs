@@ -33,9 +33,11 @@
 #![forbid(unsafe_code)]
 
 mod application;
+mod built_in;
 mod call;
 mod call_runner;
 mod context;
+mod dedicated;
 mod error;
 pub mod limits;
 mod mail;

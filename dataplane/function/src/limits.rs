@@ -13,6 +13,10 @@ pub(crate) const PRIVATE_OUTPUT_BYTES_START: usize = 4096;
 /// Bytes of private output buffer kept from call to call: large replies are rare, and workers are many.
 pub(crate) const PRIVATE_OUTPUT_BYTES_KEPT: usize = 4 << 20;
 
+/// Bytes of a command from the server: numbers and two names. A larger one is refused. Room for the largest message that a
+/// control socket takes would cost a new worker the first touch of 16 pages, about 30 µs of its start.
+pub(crate) const COMMAND_BYTES_MAX: usize = 4096;
+
 /// Time from the worker's hello to its start message, and from a message's announcement to the message itself. The server
 /// answers in microseconds; a server that needs longer is stopped or gone.
 pub(crate) const SERVER_ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -23,3 +27,50 @@ pub(crate) const EVENTS_PER_WAIT: usize = 64;
 /// Longest sleep of an idle worker. Every ring wakes it earlier; this one wake a minute costs nothing and ends a sleep that
 /// a peer caused by breaking the doorbell's protocol.
 pub(crate) const PARK_MAX: Duration = Duration::from_secs(60);
+
+/// Calls from lanes after which a worker looks at its dedicated connections even though more wait in the lanes.
+pub(crate) const LANE_CALLS_IN_A_ROW_MAX: u32 = 16;
+
+/// Calls of one connection after which the lanes and the other connections have their turn.
+pub(crate) const CONNECTION_CALLS_TURN_MAX: u32 = 32;
+
+/// Looks at the lanes between two looks at the connections while a worker polls: the kernel takes 0.25 µs to say that there
+/// is nothing, a lane some nanoseconds.
+pub(crate) const LOOKS_PER_CONNECTION_LOOK: u32 = 16;
+
+/// Bytes received from a connection at a time, unless they belong to one large payload: hundreds of small calls.
+pub(crate) const RECEIVE_BYTES: usize = 64 << 10;
+
+/// Bytes for which room is made when the head of a large payload is there. More comes as bytes do, so that an announcement
+/// alone costs no memory.
+pub(crate) const PAYLOAD_BYTES_START: usize = 256 << 10;
+
+/// Bytes of a large payload's memory that are kept for the next one.
+pub(crate) const PAYLOAD_BYTES_KEPT: usize = 4 << 20;
+
+/// Bytes of answers that are gathered before they are sent.
+pub(crate) const REPLIES_BYTES_GATHERED: usize = 64 << 10;
+
+/// Bytes of an answer that is copied to be sent together with others; a larger one is sent from where it lies.
+pub(crate) const REPLY_BYTES_COPIED: usize = 8 << 10;
+
+/// Bytes of memory for answers that are kept for the next ones.
+pub(crate) const REPLIES_BYTES_KEPT: usize = 256 << 10;
+
+/// Run time of a connection's calls after which their answers are sent, although more requests came with them.
+pub(crate) const REPLIES_HELD_NS_MAX: u64 = 50_000;
+
+/// Time in which a client must take some of its answers once its socket is full: as long as the server gives any peer.
+pub(crate) const CONNECTION_STALL_MAX: Duration = Duration::from_secs(10);
+
+/// Time in which a client must end a connection after the worker said that it goes: what the client sends meanwhile is read
+/// and dropped, because closing on unread bytes would destroy answers on their way.
+pub(crate) const CONNECTION_LINGER_MAX: Duration = Duration::from_secs(2);
+
+/// Shortest time between two looks at a connection while a function asks whether its caller still waits.
+pub(crate) const CANCEL_LOOK_PERIOD: Duration = Duration::from_millis(1);
+
+/// Cancels noted in one piece of the stream; a client that sends more of them is heard late.
+pub(crate) const CANCELS_NOTED_MAX: usize = 64;
+
+const _: () = assert!(REPLY_BYTES_COPIED <= REPLIES_BYTES_GATHERED && REPLIES_BYTES_GATHERED <= REPLIES_BYTES_KEPT);

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use praas_protocol::codec;
 use praas_protocol::control::{WorkerCommand, WorkerMessage};
-use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, CONTROL_MESSAGE_FDS_MAX};
+use praas_protocol::limits::CONTROL_MESSAGE_FDS_MAX;
 use praas_sys::message_socket::{MessageSocket, Received, Sending};
 
-use crate::limits::SERVER_ANSWER_MAX;
+use crate::limits::{COMMAND_BYTES_MAX, SERVER_ANSWER_MAX};
 use crate::worker::WorkerError;
 
 /// A message from the server.
@@ -27,7 +27,7 @@ pub(crate) struct Mail {
 
 impl Mail {
     pub(crate) fn new(socket: MessageSocket) -> Self {
-        Self { socket, buffer: vec![0; CONTROL_MESSAGE_BYTES_MAX].into() }
+        Self { socket, buffer: vec![0; COMMAND_BYTES_MAX].into() }
     }
 
     /// Sends `message`; waits for room for a bounded time.

@@ -6,8 +6,9 @@ use std::fmt;
 use std::panic::Location;
 
 use praas_protocol::limits::FUNCTIONS_MAX;
-use praas_protocol::{FunctionId, Name, NameError};
+use praas_protocol::{BUILT_IN_PREFIX, FunctionId, Name, NameError, PING_FUNCTION};
 
+use crate::built_in;
 use crate::call::Call;
 use crate::error::FunctionResult;
 
@@ -56,6 +57,16 @@ pub enum ApplicationError {
         /// Where it was registered.
         second_place: &'static Location<'static>,
     },
+    /// The name is one of those that praas adds itself.
+    #[error(
+        "the function registered at {place} cannot be called {name}: names that begin with {BUILT_IN_PREFIX} are built in"
+    )]
+    BuiltIn {
+        /// The refused name.
+        name: String,
+        /// Where it was registered.
+        place: &'static Location<'static>,
+    },
     /// There are too many functions.
     #[error("{actual} functions are registered, the limit is {FUNCTIONS_MAX}: split the application")]
     TooMany {
@@ -91,6 +102,7 @@ impl FunctionTable {
             _ => {}
         }
         let mut entries = registrations.into_iter().map(|one| Entry::new(one, id_of)).collect::<Result<Vec<_>, _>>()?;
+        entries.push(Entry::built_in(PING_FUNCTION, Box::new(built_in::ping), id_of));
         // Stable: of two equal ids the one registered first stays first.
         entries.sort_by_key(|entry| entry.id);
         match entries.windows(2).find(|pair| pair[0].id == pair[1].id) {
@@ -99,22 +111,34 @@ impl FunctionTable {
         }
     }
 
+    /// What the application registered; built-in functions are everywhere and named nowhere.
     pub(crate) fn names(&self) -> Vec<Name> {
-        let mut names: Vec<Name> = self.entries.iter().map(|entry| entry.name).collect();
+        let registered = self.entries.iter().filter(|entry| !entry.name.as_str().starts_with(BUILT_IN_PREFIX));
+        let mut names: Vec<Name> = registered.map(|entry| entry.name).collect();
         names.sort_unstable();
         names
     }
 
-    pub(crate) fn body(&mut self, id: FunctionId) -> Option<&mut Body> {
+    /// The function with this id, and its index.
+    pub(crate) fn find(&mut self, id: FunctionId) -> Option<(usize, &mut Body)> {
         let index = self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?;
-        Some(&mut self.entries[index].body)
+        Some((index, &mut self.entries[index].body))
     }
 }
 
 impl Entry {
+    #[track_caller]
+    fn built_in(name: &str, body: Body, id_of: fn(&str) -> FunctionId) -> Self {
+        let checked = name.parse().expect("built-in functions have good names");
+        Self { id: id_of(name), name: checked, place: Location::caller(), body }
+    }
+
     fn new(registration: Registration, id_of: fn(&str) -> FunctionId) -> Result<Self, ApplicationError> {
         let Registration { name, place, body } = registration;
         match name.parse::<Name>() {
+            Ok(checked) if checked.as_str().starts_with(BUILT_IN_PREFIX) => {
+                Err(ApplicationError::BuiltIn { name, place })
+            }
             Ok(checked) => Ok(Self { id: id_of(&name), name: checked, place, body }),
             Err(error) => Err(ApplicationError::Name { name, place, error }),
         }
@@ -153,9 +177,9 @@ mod tests {
     fn functions_are_found_by_the_hash_of_their_names() {
         let mut table = FunctionTable::new(["c", "a", "b"].map(registered).into()).unwrap();
         for name in ["a", "b", "c"] {
-            assert!(table.body(FunctionId::of(name)).is_some());
+            assert!(table.find(FunctionId::of(name)).is_some());
         }
-        assert!(table.body(FunctionId::of("d")).is_none());
+        assert!(table.find(FunctionId::of("d")).is_none());
         assert_eq!(table.names().iter().map(Name::as_str).collect::<Vec<_>>(), ["a", "b", "c"]);
     }
 

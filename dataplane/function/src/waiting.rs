@@ -1,14 +1,17 @@
-//! How an idle worker sleeps: one epoll over its control socket and the doorbells of its lanes.
+//! How an idle worker sleeps: one epoll over its control socket, the doorbells of its lanes and its dedicated connections.
 //!
 //! 1. A doorbell is armed edge-triggered and exclusive: one ring wakes one sleeping worker of the process, not all.
 //! 2. Every ring is an edge, whether the pipe was empty or not (Linux 5.14 and later, pipe(7)). So a doorbell is drained at
 //!    every [`WAKES_PER_DRAIN`]th wake only: a system call less a call. It must not fill up: a ring into a full pipe is lost.
 //!    Draining is bounded by the pipe's size.
 //! 3. The control socket is level-triggered: a message left unread wakes the worker again.
-//! 4. No wait is endless: every [`PARK_MAX`] a timer in the same epoll makes the worker look at its lanes even if nothing
+//! 4. Connections are level-triggered too, and named by their slots. Those that were reported wait in a queue, which is
+//!    filled only when it is empty, so each is in it once.
+//! 5. No wait is endless: every [`PARK_MAX`] a timer in the same epoll makes the worker look at its lanes even if nothing
 //!    rang. A timeout of each wait would cost 0.25 µs a call for setting and clearing it.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
@@ -26,6 +29,10 @@ use crate::limits::{EVENTS_PER_WAIT, PARK_MAX};
 const CONTROL: u64 = u64::MAX;
 /// What the timer is called.
 const TIMER: u64 = u64::MAX - 1;
+/// Added to the slots of connections.
+const CONNECTION: u64 = 1 << 62;
+/// A timeout that has passed.
+const AT_ONCE: Timespec = Timespec { tv_sec: 0, tv_nsec: 0 };
 /// Wakes by a doorbell between two drains. A wake comes with a ring or a few, and the smallest pipe that the system makes
 /// holds 4096, so honest clients do not fill it; a client whose ring finds no room tells the server, which wakes workers.
 const WAKES_PER_DRAIN: u32 = 16;
@@ -36,6 +43,24 @@ pub(crate) struct Waiting {
     epoll: OwnedFd,
     timer: OwnedFd,
     doorbells: Vec<Doorbell>,
+    /// Slots of connections that have something to read, or room to write.
+    ready: RefCell<VecDeque<usize>>,
+}
+
+/// What a connection waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Interest {
+    ToRead,
+    ToWrite,
+}
+
+impl Interest {
+    fn flags(self) -> EventFlags {
+        match self {
+            Self::ToRead => EventFlags::IN,
+            Self::ToWrite => EventFlags::OUT,
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -51,7 +76,7 @@ impl Waiting {
         epoll::add(&epoll, control, EventData::new_u64(CONTROL), EventFlags::IN)?;
         let timer = look_again_every(PARK_MAX)?;
         epoll::add(&epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
-        Ok(Self { epoll, timer, doorbells: Vec::new() })
+        Ok(Self { epoll, timer, doorbells: Vec::new(), ready: RefCell::default() })
     }
 
     pub(crate) fn add_lane(&mut self, lane: LaneId, doorbell: OwnedFd) -> io::Result<()> {
@@ -70,10 +95,59 @@ impl Waiting {
         }
     }
 
-    /// Sleeps until a lane rings, the server writes, or time is up; whether the server has written or is gone.
-    pub(crate) fn park(&self) -> bool {
+    /// Listens to a connection.
+    pub(crate) fn add_connection(&self, socket: impl AsFd, slot: usize) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, socket, name_of(slot), Interest::ToRead.flags())?)
+    }
+
+    /// Changes what is listened for.
+    pub(crate) fn change_connection(&self, socket: impl AsFd, slot: usize, interest: Interest) {
+        // Fails only for a descriptor that is not in the set, whose connection has ended.
+        let _ = epoll::modify(&self.epoll, socket, name_of(slot), interest.flags());
+    }
+
+    /// Forgets a connection, of which the server holds a duplicate.
+    pub(crate) fn remove_connection(&self, socket: impl AsFd) {
+        let _ = epoll::delete(&self.epoll, socket);
+    }
+
+    /// Whether a connection is waiting to be served.
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.ready.borrow().is_empty()
+    }
+
+    /// The next connection to be served.
+    pub(crate) fn take_ready(&self) -> Option<usize> {
+        self.ready.borrow_mut().pop_front()
+    }
+
+    /// Serves a connection, that is not in the queue, once more.
+    pub(crate) fn add_ready(&self, slot: usize) {
+        self.ready.borrow_mut().push_back(slot);
+    }
+
+    /// Looks without sleeping whether a connection is to be served. A lane that has rung is noted; what the server has
+    /// written is announced in another way too.
+    pub(crate) fn look_at_connections(&self) -> bool {
+        self.has_ready() || {
+            self.hear(Some(&AT_ONCE));
+            self.has_ready()
+        }
+    }
+
+    /// Sleeps until a lane rings, a connection is ready, the server writes, or time is up, which `timeout` can bring forward;
+    /// whether the server has written or is gone.
+    pub(crate) fn park(&self, timeout: Option<Duration>) -> bool {
+        match timeout {
+            None => self.hear(None),
+            Some(timeout) => self.hear(Some(&timespec(timeout))),
+        }
+    }
+
+    #[inline]
+    fn hear(&self, timeout: Option<&Timespec>) -> bool {
         let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; EVENTS_PER_WAIT];
-        let count = match epoll::wait(&self.epoll, &mut events, None) {
+        let count = match epoll::wait(&self.epoll, &mut events, timeout) {
             Ok(count) => count,
             Err(Errno::INTR) => 0,
             // The set belongs to this worker alone and is open: no other error exists. Reading the control socket is
@@ -86,6 +160,7 @@ impl Waiting {
                 CONTROL => control_is_readable = true,
                 // The count of periods is of no interest; reading it silences the timer.
                 TIMER => drop(rustix::io::read(&self.timer, &mut [0_u8; 8])),
+                slot if slot & CONNECTION != 0 => self.add_ready(slot_of(slot)),
                 lane => self.heard(lane),
             }
         }
@@ -106,12 +181,23 @@ impl Waiting {
     }
 }
 
+fn name_of(slot: usize) -> EventData {
+    EventData::new_u64(CONNECTION | slot as u64)
+}
+
+fn slot_of(name: u64) -> usize {
+    usize::try_from(name & !CONNECTION).unwrap_or(usize::MAX)
+}
+
+fn timespec(time: Duration) -> Timespec {
+    Timespec { tv_sec: time.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: time.subsec_nanos().into() }
+}
+
 /// A timer that becomes readable every `period`.
 fn look_again_every(period: Duration) -> io::Result<OwnedFd> {
     let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
     let timer = timerfd_create(TimerfdClockId::Monotonic, flags)?;
-    let period =
-        Timespec { tv_sec: period.as_secs().try_into().unwrap_or(i64::MAX), tv_nsec: period.subsec_nanos().into() };
+    let period = timespec(period);
     timerfd_settime(&timer, TimerfdTimerFlags::empty(), &Itimerspec { it_interval: period, it_value: period })?;
     Ok(timer)
 }

@@ -13,17 +13,21 @@ use praas_protocol::codec::CodecError;
 use praas_protocol::control::{CONTROL_VERSION, LaneGeometry, LaneId, WorkerCommand, WorkerMessage};
 use praas_protocol::limits::WORKERS_MAX;
 use praas_shm::segment::AttachError;
-use praas_shm::worker_end::{Next, WorkerEnd, WorkerStart};
+use praas_shm::worker_end::{Beside, Next, WorkerEnd, WorkerStart};
 use praas_shm::{WorkerLaneParts, WorkerTag};
 use praas_sys::message_socket::{MessageSocket, SocketError};
 
 use crate::application::Application;
 use crate::call_runner::CallRunner;
-use crate::context::{LaneIdentity, WorkerIdentity};
-use crate::limits::{PARK_MAX, SERVER_ANSWER_MAX};
+use crate::context::{CallerIdentity, WorkerIdentity};
+use crate::dedicated::{Connections, Given, Host};
+use crate::limits::{LANE_CALLS_IN_A_ROW_MAX, PARK_MAX, SERVER_ANSWER_MAX};
 use crate::mail::{Mail, Parcel};
 use crate::table::ApplicationError;
 use crate::waiting::Waiting;
+
+/// Descriptors that come with every lane; a reply doorbell is one more.
+const LANE_FDS: usize = 4;
 
 /// Why a worker could not serve.
 #[derive(Debug, thiserror::Error)]
@@ -79,6 +83,30 @@ pub(crate) enum Ended {
     Condemned,
 }
 
+/// What a look came to, a call being answered at once.
+enum Found {
+    Answered(Option<Ended>),
+    Connection,
+    Mail,
+    Closed,
+}
+
+impl Found {
+    #[inline]
+    fn of(next: Next<'_>, runner: &mut CallRunner, mail: &Mail) -> Self {
+        match next {
+            Next::Call(call) => {
+                if call.needs_help() {
+                    mail.hint(&WorkerMessage::Ring);
+                }
+                Self::Answered(runner.answer(call).err().map(|_| Ended::Condemned))
+            }
+            Next::Mail => Self::Mail,
+            Next::Closed => Self::Closed,
+        }
+    }
+}
+
 /// A worker that has attached its process.
 #[derive(Debug)]
 pub(crate) struct Worker {
@@ -86,6 +114,9 @@ pub(crate) struct Worker {
     runner: CallRunner,
     waiting: Waiting,
     mail: Mail,
+    connections: Connections,
+    /// Looks since the connections had a turn, most of which were calls from lanes.
+    lane_calls: u32,
 }
 
 impl Worker {
@@ -110,7 +141,7 @@ impl Worker {
         let end = WorkerEnd::new(WorkerStart { page, control, tag, wait_mode, workers_max, payload_bytes_max })?;
         let runner = CallRunner::new(table, WorkerIdentity { process, index }, payload_bytes_max as usize);
         mail.send(&WorkerMessage::Ready)?;
-        Ok(Self { end, runner, waiting, mail })
+        Ok(Self { end, runner, waiting, mail, connections: Connections::default(), lane_calls: 0 })
     }
 
     /// Serves calls until the end of this worker.
@@ -125,26 +156,57 @@ impl Worker {
         }
     }
 
-    /// One call, or some messages.
+    /// One call, or some messages, or a turn of a connection.
     fn turn(&mut self) -> Result<Option<Ended>, WorkerError> {
-        let is_closed = match self.end.next(&mut || self.waiting.park()) {
-            Next::Call(call) => {
-                if call.needs_help() {
-                    self.mail.hint(&WorkerMessage::Ring);
-                }
-                return Ok(self.runner.answer(call).err().map(|_| Ended::Condemned));
-            }
-            Next::Mail => false,
-            Next::Closed => true,
+        let found = if self.connections.is_empty() {
+            Found::of(self.end.next(&mut || self.waiting.park(None)), &mut self.runner, &self.mail)
+        } else {
+            self.look_beside()?
         };
-        if !is_closed {
-            return self.read_mail();
+        match found {
+            Found::Answered(ended) => Ok(ended),
+            Found::Connection => self.serve_connections(),
+            Found::Mail => self.read_mail(),
+            Found::Closed => {
+                self.connections.end_all(&self.waiting, &self.mail)?;
+                // An end is what usually follows, but a drain can be called off.
+                match self.mail.next_within(PARK_MAX)? {
+                    Some(parcel) => self.obey(parcel),
+                    None => Ok(None),
+                }
+            }
         }
-        // An end is what usually follows, but a drain can be called off.
-        match self.mail.next_within(PARK_MAX)? {
-            Some(parcel) => self.obey(parcel),
-            None => Ok(None),
+    }
+
+    /// The same look for a worker that also has connections.
+    fn look_beside(&mut self) -> Result<Found, WorkerError> {
+        if self.connections_are_due()? {
+            return Ok(Found::Connection);
         }
+        let Self { end, runner, waiting, mail, connections, lane_calls } = self;
+        let time_left = connections.time_left();
+        let next = end.next_or(|polls| connections.look(waiting, polls), &mut || waiting.park(time_left));
+        *lane_calls += 1;
+        Ok(next.map_or(Found::Connection, |next| Found::of(next, runner, mail)))
+    }
+
+    /// Whether the connections come before the lanes: now and then, or when they have to end.
+    fn connections_are_due(&mut self) -> Result<bool, WorkerError> {
+        if !self.end.is_active() {
+            self.connections.drain(&self.waiting, &self.mail)?;
+        }
+        if self.lane_calls < LANE_CALLS_IN_A_ROW_MAX {
+            return Ok(false);
+        }
+        self.lane_calls = 0;
+        Ok(self.connections.look(&self.waiting, true) == Beside::Found)
+    }
+
+    /// A turn of one connection that has something to read, or room to write.
+    fn serve_connections(&mut self) -> Result<Option<Ended>, WorkerError> {
+        self.lane_calls = 0;
+        let Self { end, runner, waiting, mail, connections, .. } = self;
+        connections.serve_one(Host { end, runner, waiting, mail })
     }
 
     /// Obeys every message that is there. The server sends a handful in a worker's life and fills no loop.
@@ -159,8 +221,9 @@ impl Worker {
 
     fn obey(&mut self, Parcel { command, fds }: Parcel) -> Result<Option<Ended>, WorkerError> {
         match command {
-            WorkerCommand::LaneAdd { lane, geometry, trusted, principal } => {
-                let error = self.add_lane(lane, geometry, LaneIdentity { principal, trusted }, fds).err();
+            WorkerCommand::LaneAdd { lane, geometry, trusted, in_place, principal } => {
+                let identity = CallerIdentity { principal, trusted };
+                let error = self.add_lane(lane, geometry, in_place, identity, fds).err();
                 let error = error.map(|error| error.to_string());
                 self.mail.send(&WorkerMessage::LaneAttached { lane, error })?;
                 Ok(None)
@@ -170,6 +233,13 @@ impl Worker {
                 self.runner.remove_lane(lane);
                 self.end.remove_lane(lane);
                 self.mail.send(&WorkerMessage::LaneDetached { lane })?;
+                Ok(None)
+            }
+            WorkerCommand::ConnectionAdd { connection, request_id, limits, trusted, principal } => {
+                let [socket] = exactly(fds)?;
+                let caller = CallerIdentity { principal, trusted };
+                let given = Given { socket, id: connection, request_id, limits, caller };
+                self.connections.add(given, &self.end, &self.waiting, &self.mail)?;
                 Ok(None)
             }
             // The phase is read before every claim: being awake is all that was asked.
@@ -183,14 +253,15 @@ impl Worker {
         &mut self,
         lane: LaneId,
         geometry: LaneGeometry,
-        identity: LaneIdentity,
-        fds: Vec<OwnedFd>,
+        in_place: bool,
+        identity: CallerIdentity,
+        mut fds: Vec<OwnedFd>,
     ) -> Result<(), WorkerError> {
-        let [segment, ledger, listen, ring] = exactly(fds)?;
-        let trusted = identity.trusted;
+        let reply_doorbell = if fds.len() == LANE_FDS + 1 { fds.pop() } else { None };
+        let [segment, ledger, listen, ring] = exactly::<LANE_FDS>(fds)?;
         // Listening first: a ring that comes before the lane is served is then not lost.
         self.waiting.add_lane(lane, listen).map_err(system("listening to a doorbell"))?;
-        let parts = WorkerLaneParts { lane, geometry, trusted, segment, ledger, doorbell: ring };
+        let parts = WorkerLaneParts { lane, geometry, in_place, segment, ledger, doorbell: ring, reply_doorbell };
         if let Err(error) = self.end.add_lane(parts) {
             self.waiting.remove_lane(lane);
             return Err(error.into());

@@ -9,11 +9,26 @@ use serde::{Deserialize, Serialize};
 use crate::{Name, ProcessId};
 
 /// The version of these messages; client, server and worker must agree on it exactly.
-pub const CONTROL_VERSION: u32 = 1;
+pub const CONTROL_VERSION: u32 = 2;
 
 /// Number of a lane, unique within its process and never given twice during the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct LaneId(pub u32);
+
+/// Number of a dedicated connection, never given twice during the life of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct ConnectionId(pub u64);
+
+/// What the client of a dedicated connection may do, as its worker tells it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionLimits {
+    /// Largest payload in bytes, both ways.
+    pub payload_bytes_max: u32,
+    /// Most calls in flight.
+    pub in_flight_max: u32,
+    /// Most payload bytes of calls in flight.
+    pub window_bytes: u64,
+}
 
 /// How both ends of a lane wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -50,6 +65,9 @@ pub enum ClientMessage {
         version: u32,
         /// The token in text form.
         token: String,
+        /// Whether this is a session of the server's own network side, which speaks for the remote holder of the token.
+        /// Refused unless the socket's credentials are those of the server's own process.
+        network: bool,
     },
     /// A numbered request.
     Request {
@@ -115,8 +133,26 @@ pub enum ClientRequest {
         /// Calls in flight that the client wants; `None` takes the default. The server may give fewer.
         calls_in_flight: Option<u32>,
     },
+    /// Give a TCP connection of the network protocol to a worker of a process. Descriptor: the socket, on which the client
+    /// has asked for this and sends nothing more until the worker's `HANDED_OVER`. From network sessions only. Answered by
+    /// `Done` when a worker owns it; after `Failed` it is still the asker's.
+    ConnectionGive {
+        /// The process.
+        process: ProcessId,
+        /// Id of the client's question on that connection, the last one that it used.
+        request_id: u64,
+        /// Largest payload the client wants to send or receive, in bytes; `None` takes the application's limit.
+        payload_bytes_max: Option<u32>,
+        /// Calls in flight that the client wants; `None` takes the default. The server may give fewer.
+        calls_in_flight: Option<u32>,
+    },
     /// The applications that this server serves. Answered by `Applications`.
     ApplicationList,
+    /// What the workers of a process counted, and how full its lanes are. Answered by `Stats`. Stops nobody.
+    ProcessStats {
+        /// Its id.
+        process: ProcessId,
+    },
 }
 
 /// Server → client.
@@ -168,7 +204,15 @@ pub enum ServerMessage {
         /// Whether the process has ended and nothing follows.
         ended: bool,
     },
-    /// A lane. Descriptors: lane segment, control page, doorbell (write end of a pipe).
+    /// Counts of a process.
+    Stats {
+        /// Number of the request.
+        request: u64,
+        /// What they are.
+        stats: ProcessStats,
+    },
+    /// A lane. Descriptors: lane segment, control page, doorbell (write end of a pipe); for a network session also the
+    /// reply doorbell (read end of a pipe).
     LaneOpened {
         /// Number of the request.
         request: u64,
@@ -178,7 +222,8 @@ pub enum ServerMessage {
         lane: LaneId,
         /// Its sizes.
         geometry: LaneGeometry,
-        /// Whether both ends share a trust domain.
+        /// Whether both ends share a trust domain. Never so for a network session: the server does not read in place what
+        /// workers may write meanwhile.
         trusted: bool,
         /// Largest payload in bytes.
         payload_bytes_max: u32,
@@ -187,6 +232,44 @@ pub enum ServerMessage {
         /// How the application's workers wait.
         wait_mode: WaitMode,
     },
+}
+
+/// What is counted of a process since it was created: by its workers, whose word is taken for it, and by the server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProcessStats {
+    /// Its functions, in order of their names; those that were never called are left out.
+    pub functions: Vec<FunctionStats>,
+    /// Requests that lie unclaimed in its lanes now.
+    pub queued: u64,
+    /// Calls that its workers run now.
+    pub running: u64,
+    /// Open lanes.
+    pub lanes: u64,
+    /// Times a worker was replaced after it died.
+    pub worker_restarts: u64,
+}
+
+/// What the workers of a process counted of one function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FunctionStats {
+    /// Its name.
+    pub function: Name,
+    /// Calls answered.
+    pub calls: u64,
+    /// Of those, calls that ended as an error or a panic.
+    pub failed: u64,
+    /// Calls that were timed, one in 64: from the start of the function to the publication of its answer.
+    pub timed: u64,
+    /// Their mean in nanoseconds.
+    pub mean_ns: u64,
+    /// The time that half of them did not exceed, to within 6 %.
+    pub p50_ns: u64,
+    /// The same for 99 %.
+    pub p99_ns: u64,
+    /// The same for 99.9 %.
+    pub p999_ns: u64,
+    /// The longest of them.
+    pub max_ns: u64,
 }
 
 /// The state of a process for people and programs.
@@ -344,6 +427,11 @@ pub enum WorkerMessage {
         /// The lane.
         lane: LaneId,
     },
+    /// The worker is done with a dedicated connection and has shut it down.
+    ConnectionEnded {
+        /// The connection.
+        connection: ConnectionId,
+    },
     /// This worker waits inside a nested call, or leaves work behind, and no other worker is idle.
     Ring,
 }
@@ -366,7 +454,8 @@ pub enum WorkerCommand {
         /// Most workers of this process.
         workers_max: u32,
     },
-    /// Serve a lane. Descriptors: lane segment, reply ledger of the lane, doorbell read end, doorbell write end.
+    /// Serve a lane. Descriptors: lane segment, reply ledger of the lane, doorbell read end, doorbell write end; if its client
+    /// sleeps on a reply doorbell, also that one's write end.
     LaneAdd {
         /// Its number.
         lane: LaneId,
@@ -374,6 +463,8 @@ pub enum WorkerCommand {
         geometry: LaneGeometry,
         /// Whether the client shares the application's trust domain.
         trusted: bool,
+        /// Whether payloads are read and written in place: for a trusted client, and where only the server writes requests.
+        in_place: bool,
         /// Who the client is, from its token.
         principal: Name,
     },
@@ -381,6 +472,20 @@ pub enum WorkerCommand {
     LaneRemove {
         /// Its number.
         lane: LaneId,
+    },
+    /// Serve a TCP connection of the network protocol, beginning with `HANDED_OVER`. Descriptor: the socket. When the process
+    /// drains, the worker answers what it took, says `GOAWAY` and ends the connection.
+    ConnectionAdd {
+        /// Its number.
+        connection: ConnectionId,
+        /// Id of the client's question, to be repeated in the answer.
+        request_id: u64,
+        /// What the client may do.
+        limits: ConnectionLimits,
+        /// Whether the client shares the application's trust domain.
+        trusted: bool,
+        /// Who the client is, from its token.
+        principal: Name,
     },
     /// Look at the control page: its phase changed.
     Wake,

@@ -24,6 +24,6 @@ pub mod phase;
 pub mod token;
 pub mod wire;
 
-pub use name::{FunctionId, Name, NameError, ProcessId};
+pub use name::{BUILT_IN_PREFIX, FunctionId, Name, NameError, PING_FUNCTION, ProcessId};
 pub use outcome::{CallError, Outcome};
 pub use phase::Phase;

@@ -137,6 +137,13 @@ impl fmt::Display for ProcessId {
     }
 }
 
+/// What the names of functions that praas itself adds to every application begin with; an application cannot register such.
+pub const BUILT_IN_PREFIX: &str = "praas.";
+
+/// A function of every application: answers 16 bytes, the worker's monotonic clock in nanoseconds when it took the call and
+/// when it answered, both 64 bits little endian. Its input is ignored.
+pub const PING_FUNCTION: &str = "praas.ping";
+
 /// What a request names its function by: a 64-bit FNV-1a hash of the function's name.
 ///
 /// A hash needs no table to be exchanged before the first call, and stays right when an application is reloaded. A worker

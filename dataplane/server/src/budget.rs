@@ -40,9 +40,15 @@ impl Budget {
                 used,
                 limit: self.limit_bytes,
                 asked: bytes,
-                advice: "close lanes, ask for a smaller payload_bytes_max, or serve with a larger --memory".into(),
+                advice: "close lanes, ask for a smaller payload_bytes_max, or serve with a larger --memory-budget"
+                    .into(),
             }),
         }
+    }
+
+    /// Whether the use, with `bytes` more, stays within one of `parts` equal parts of the whole.
+    pub(crate) fn leaves_free(&self, bytes: u64, parts: u64) -> bool {
+        self.used_bytes.get().saturating_add(bytes) <= self.limit_bytes / parts
     }
 
     #[cfg(test)]
@@ -75,6 +81,7 @@ mod tests {
         let error = budget.charge(41).unwrap_err();
         assert!(matches!(error, ControlError::LimitReached { used: 60, limit: 100, asked: 41, .. }), "{error}");
         assert!(budget.charge(u64::MAX).is_err());
+        assert!(!budget.leaves_free(0, 2) && budget.leaves_free(40, 1));
         drop(first);
         assert_eq!(budget.used_bytes(), 0);
         assert!(budget.charge(100).is_ok());

@@ -10,12 +10,12 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mio::Interest;
 use praas_protocol::codec;
-use praas_protocol::control::{CONTROL_VERSION, ClientMessage, ControlError, LaneId, ServerMessage};
+use praas_protocol::control::{CONTROL_VERSION, ClientMessage, ClientRequest, ControlError, LaneId, ServerMessage};
 use praas_protocol::limits::{CLIENTS_MAX, CONTROL_MESSAGE_BYTES_MAX};
 use praas_protocol::token::Claims;
 use praas_sys::MessageSocket;
 
-use crate::limits::{ACCEPTS_TURN_MAX, CLIENT_HELLO_MAX, PEER_PACKETS_TURN_MAX, PENDING_PER_CLIENT_MAX};
+use crate::limits::{ACCEPTS_TURN_MAX, PEER_PACKETS_TURN_MAX, PENDING_PER_CLIENT_MAX};
 use crate::peer::{Packet, Peer, PeerError};
 use crate::processes::{Asker, ProcessKey};
 use crate::shard::Shard;
@@ -35,6 +35,8 @@ pub(crate) struct Client {
     peer: Peer,
     /// What its token says; `None` before the hello.
     pub(crate) claims: Option<Claims>,
+    /// Whether it is the server's own network side, which speaks for a remote holder of its token.
+    pub(crate) is_network: bool,
     /// Requests that are answered later.
     pending: HashSet<u64>,
     pub(crate) lanes: BTreeMap<LaneId, ProcessKey>,
@@ -104,9 +106,15 @@ impl Shard {
             return self.log.warning(format_args!("watching a client failed: {error}"));
         }
         self.metrics.clients_accepted += 1;
-        let client = Client { peer: Peer::new(socket), claims: None, pending: HashSet::new(), lanes: BTreeMap::new() };
+        let client = Client {
+            peer: Peer::new(socket),
+            claims: None,
+            is_network: false,
+            pending: HashSet::new(),
+            lanes: BTreeMap::new(),
+        };
         self.clients.entries.insert(key, client);
-        self.timers.after(CLIENT_HELLO_MAX, Timer::ClientHello(key));
+        self.timers.after(self.client_hello, Timer::ClientHello(key));
         self.ready.add(Source::Client(key));
     }
 
@@ -148,7 +156,7 @@ impl Shard {
             }
             let packet = flushed.and_then(|()| client.peer.receive(&mut buffer));
             let outcome = match packet {
-                Ok(Some(packet)) => self.hear_client(key, &packet),
+                Ok(Some(packet)) => self.hear_client(key, packet),
                 Ok(None) => break,
                 Err(error) => Err(error),
             };
@@ -167,13 +175,20 @@ impl Shard {
         self.packet_buffer = buffer;
     }
 
-    fn hear_client(&mut self, key: ClientKey, packet: &Packet<'_>) -> Result<(), PeerError> {
+    fn hear_client(&mut self, key: ClientKey, mut packet: Packet<'_>) -> Result<(), PeerError> {
         let message: Result<ClientMessage, _> = codec::decode(packet.bytes);
         let Some(client) = self.clients.get_mut(key) else { return Ok(()) };
+        let given = matches!(
+            &message,
+            Ok(ClientMessage::Request { body: ClientRequest::ConnectionGive { .. }, .. }) if client.is_network
+        );
+        let socket = if given { packet.fds.pop() } else { None };
         match message {
             _ if !packet.fds.is_empty() => self.refuse_client(key, protocol("clients send no file descriptors")),
             Err(error) => self.refuse_client(key, protocol(&error.to_string())),
-            Ok(ClientMessage::Hello { version, token }) if client.claims.is_none() => self.greet(key, version, &token),
+            Ok(ClientMessage::Hello { version, token, network }) if client.claims.is_none() => {
+                self.greet(key, version, &token, network)
+            }
             Ok(_) if client.claims.is_none() => {
                 self.refuse_client(key, protocol("the first message must be the hello"))
             }
@@ -185,7 +200,7 @@ impl Shard {
                     return self.refuse_client(key, protocol(&reason));
                 }
                 let asker = Asker { client: key, request };
-                if let Err(error) = self.carry_out(asker, &body) {
+                if let Err(error) = self.carry_out(asker, &body, socket) {
                     self.answer_failed(asker, error);
                 }
                 Ok(())
@@ -212,22 +227,32 @@ impl Shard {
         Ok(())
     }
 
-    fn greet(&mut self, key: ClientKey, version: u32, token: &str) -> Result<(), PeerError> {
+    fn greet(&mut self, key: ClientKey, version: u32, token: &str, network: bool) -> Result<(), PeerError> {
         if version != CONTROL_VERSION {
             let error = ControlError::WrongVersion { server: CONTROL_VERSION, client: version };
             return self.refuse_client(key, error);
+        }
+        if network && !self.is_own_process(key) {
+            return self.refuse_client(key, protocol("only the server itself opens network sessions"));
         }
         let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
         match self.secret.verify(token, now_unix_s) {
             Ok(claims) => {
                 if let Some(client) = self.clients.get_mut(key) {
                     client.claims = Some(claims);
+                    client.is_network = network;
                 }
                 let welcome = ServerMessage::Welcome { version: CONTROL_VERSION, incarnation: self.incarnation };
                 self.clients.send(Asker { client: key, request: 0 }, &welcome, &[], &mut self.timers)
             }
             Err(error) => self.refuse_client(key, ControlError::TokenRefused { reason: error.to_string() }),
         }
+    }
+
+    /// Whether this very process opened the connection.
+    fn is_own_process(&self, key: ClientKey) -> bool {
+        let credentials = self.clients.get(key).map(|client| client.peer.socket().peer_credentials());
+        matches!(credentials, Some(Ok(credentials)) if credentials.pid == std::process::id())
     }
 
     /// Tells a client why it is cut off.

@@ -23,6 +23,7 @@ use praas_sys::private_directory::create_private_directory;
 
 use crate::StartError;
 use crate::limits::SOCKET_PATH_BYTES_MAX;
+use crate::secret::{SECRET_FILE, SecretError, read_secret};
 
 /// An open data directory. Dropping it releases the lock and leaves the files.
 #[derive(Debug)]
@@ -82,14 +83,19 @@ impl DataDirectory {
         format!("praas-{:x}-{:x}", identity.0, identity.1)
     }
 
+    /// Where the directories of all applications lie.
+    pub(crate) fn run_directory(&self) -> PathBuf {
+        self.path.join("run")
+    }
+
     /// Where the workers of `process` run.
     pub(crate) fn run_path(&self, process: &ProcessId) -> PathBuf {
-        self.path.join("run").join(process.application.as_str()).join(process.process.as_str())
+        self.run_directory().join(process.application.as_str()).join(process.process.as_str())
     }
 
     /// Removes what processes of an earlier server left. Only after all their workers ended.
     pub(crate) fn sweep(&self) -> io::Result<()> {
-        absent_is_fine(fs::remove_dir_all(self.path.join("run")))
+        absent_is_fine(fs::remove_dir_all(self.run_directory()))
     }
 
     /// Makes the working directory of `process`, unless its other workers have it already.
@@ -102,7 +108,12 @@ impl DataDirectory {
     /// Removes it, and the application's directory with its last process.
     pub(crate) fn remove_run_path(&self, process: &ProcessId) -> io::Result<()> {
         let path = self.run_path(process);
-        absent_is_fine(fs::remove_dir_all(&path))?;
+        // Most are empty: those take one call and no descriptor, of which there may be none.
+        if let Err(error) = fs::remove_dir(&path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            absent_is_fine(fs::remove_dir_all(&path))?;
+        }
         // Fails while other processes of the application run.
         if let Some(application) = path.parent() {
             let _ = fs::remove_dir(application);
@@ -112,21 +123,16 @@ impl DataDirectory {
 
     /// The secret that signs this server's tokens; made when there is none.
     pub(crate) fn secret(&self) -> Result<Secret, StartError> {
-        let path = self.path.join("secret");
-        match fs::read(&path) {
-            Ok(bytes) => {
-                let mode =
-                    fs::metadata(&path).map_err(|error| StartError::host("examining the secret", &error))?.mode();
-                let bytes: Option<[u8; 32]> = bytes.try_into().ok();
-                bytes.filter(|_| mode & 0o077 == 0).map(Secret::from_bytes).ok_or(StartError::BadSecret { path })
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        match read_secret(&self.path) {
+            Ok(secret) => Ok(secret),
+            Err(SecretError::Absent { .. }) => {
                 let secret = Secret::generate().map_err(|error| StartError::host("making a secret", &error))?;
-                self.write_private("secret", secret.as_bytes())
+                self.write_private(SECRET_FILE, secret.as_bytes())
                     .map_err(|error| StartError::host("writing the secret", &error))?;
                 Ok(secret)
             }
-            Err(error) => Err(StartError::host("reading the secret", &error)),
+            Err(SecretError::Bad { path }) => Err(StartError::BadSecret { path }),
+            Err(SecretError::Unreadable { source, .. }) => Err(StartError::host("reading the secret", &source)),
         }
     }
 

@@ -1,7 +1,8 @@
 //! Draining: a process finishes its running calls, refuses the others untouched, and lets its workers go.
 //!
 //! 1. `draining` is written and every worker woken; unclaimed requests are refused, except descendants of running calls.
-//! 2. When no claim is left, or `drain_ms` is over and the rest were killed, `closed` is written: nothing is claimed.
+//!    Workers answer what they took over dedicated connections, and end those.
+//! 2. When no claim and no dedicated connection is left, or `drain_ms` is over and the rest were killed, `closed` is written: nothing is claimed.
 //! 3. When each worker has copied this very word, or is dead, all lanes are swept again: what was published in between is
 //!    refused. A refused request never ran; its client sends it again.
 //! 4. The workers are told to end. When all have ended, the process ends, or begins anew.
@@ -131,8 +132,9 @@ impl Shard {
             let overdue = now >= until;
             if overdue {
                 self.kill_callers(key);
+                self.cut_connections_to(key);
             }
-            if overdue || !self.has_claims(key) {
+            if overdue || !(self.has_claims(key) || self.has_connections(key)) {
                 self.close(key, until.max(now + WORKER_EXIT_MAX));
             } else {
                 self.refuse_others(key);

@@ -1,7 +1,13 @@
 //! What the loop must not do itself because it may block: starting workers, removing directories, starting a keeper.
 //!
-//! Two threads of bounded queues, one that builds (spawns) and one that clears away, so that a tenant's millions of files
-//! cannot delay another's start. Results come back over a channel, followed by a wake of the loop.
+//! Three threads of bounded queues: the spawner's, one that clears away, so that a tenant's millions of files cannot delay
+//! another's start, and one that waits for keepers. Results come back over a channel, followed by a wake of the loop.
+//!
+//! A worker's directory and sandbox are made while the loop still makes its sockets and pages: both are on the way to its
+//! first call, and most hosts have more than one core. So a directory may be made for a worker that is given up meanwhile,
+//! and its removal goes through the spawner's queue, behind whatever may make it.
+
+mod ready_directories;
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -9,12 +15,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use mio::Waker;
 use praas_protocol::ProcessId;
 use praas_protocol::limits::PROCESSES_MAX;
 use praas_sys::{
     Cgroup, CgroupLimits, CgroupRoot, Output, ResourceLimits, SandboxPlan, SpawnRequest, Spawned, Spawner, WorkerUser,
+    Workshop,
 };
 
 use crate::application::{Application, Network};
@@ -25,6 +33,7 @@ use crate::limits::WORKER_PROCESSES_MAX;
 use crate::log::Log;
 use crate::processes::ProcessKey;
 use crate::workers::WorkerKey;
+use ready_directories::ReadyDirectories;
 
 /// Number of the control socket in a worker.
 const WORKER_SOCKET_FD: i32 = 3;
@@ -35,14 +44,21 @@ const WORKER_PIPE_FD: i32 = 4;
 /// Tells a program that it runs as a worker.
 const WORKER_VARIABLE: &str = "PRAAS_WORKER";
 
+/// Jobs of the keeper's thread: there is one keeper, and another is started when that is known to be dead.
+const KEEPER_JOBS_MAX: usize = 4;
+
+/// How long a worker that is being started waits for its descriptors. The loop makes them in the same turn in which it asks
+/// for the worker, or lets go of the other end.
+const DESCRIPTORS_MAX: Duration = Duration::from_secs(10);
+
 /// What is to be done.
 pub(crate) enum Job {
-    /// Start a worker.
-    Spawn(Box<SpawnJob>),
     /// Clear away what a worker left: dropping its cgroup waits for it to be empty.
     Clear(Arc<Cgroup>),
     /// Remove the working directory of an ended process.
     Remove { key: ProcessKey, process: ProcessId },
+    /// Make working directories ahead.
+    FillDirectories,
     /// Start a keeper in the place of a dead one.
     Keeper(Option<KeeperLink>),
 }
@@ -54,6 +70,11 @@ pub(crate) struct SpawnJob {
     pub(crate) application: Arc<Application>,
     /// Uid and gid of its own, when the server can give one.
     pub(crate) user: Option<u32>,
+    pub(crate) descriptors: Receiver<WorkerDescriptors>,
+}
+
+/// What a worker inherits.
+pub(crate) struct WorkerDescriptors {
     pub(crate) socket: OwnedFd,
     pub(crate) pipe: OwnedFd,
 }
@@ -74,20 +95,22 @@ pub(crate) enum JobResult {
 /// What the threads share.
 struct Site {
     data: Arc<DataDirectory>,
-    spawner: Spawner,
     cgroups: Arc<CgroupRoot>,
     strict: bool,
     keeper: KeeperPlan,
     log: Log,
     results: Sender<JobResult>,
     waker: Arc<Waker>,
+    directories: ReadyDirectories,
 }
 
-/// The two threads. Dropping it waits for them.
+/// The threads. Dropping it waits for them, and ends all workers with the spawner.
 pub(crate) struct Hosting {
-    build: Option<SyncSender<Job>>,
+    keeper: Option<SyncSender<Job>>,
     clear: Option<SyncSender<Job>>,
     threads: Vec<JoinHandle<()>>,
+    spawner: Spawner,
+    site: Arc<Site>,
 }
 
 /// What the threads need to know.
@@ -104,23 +127,63 @@ impl Hosting {
     /// Starts the threads. They write to `results` and then wake `waker`.
     pub(crate) fn start(plan: HostingPlan, results: Sender<JobResult>, waker: Arc<Waker>) -> std::io::Result<Self> {
         let HostingPlan { data, spawner, cgroups, strict, keeper, log } = plan;
-        let site = Arc::new(Site { data, spawner, cgroups, strict, keeper, log, results, waker });
+        let site = Arc::new(Site {
+            data,
+            cgroups,
+            strict,
+            keeper,
+            log,
+            results,
+            waker,
+            directories: ReadyDirectories::default(),
+        });
         let mut threads = Vec::new();
-        let mut thread = |name: &str| {
-            let (sender, jobs) = sync_channel(2 * PROCESSES_MAX);
+        let mut thread = |name: &str, jobs_max: usize| {
+            let (sender, jobs) = sync_channel(jobs_max);
             let site = Arc::clone(&site);
             threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(move || site.work(&jobs))?);
             Ok::<_, std::io::Error>(Some(sender))
         };
-        let (build, clear) = (thread("praas-build")?, thread("praas-clear")?);
-        Ok(Self { build, clear, threads })
+        let (keeper, clear) = (thread("praas-keeping", KEEPER_JOBS_MAX)?, thread("praas-clear", 2 * PROCESSES_MAX)?);
+        Ok(Self { keeper, clear, threads, spawner, site })
+    }
+
+    /// Queues the start of a worker; the error says why not.
+    pub(crate) fn spawn(&self, job: SpawnJob) -> Result<(), String> {
+        let site = Arc::clone(&self.site);
+        let task = move |workshop: &mut Workshop| {
+            let worker = job.worker;
+            site.tell(JobResult::Spawned { worker, result: site.spawn(&job, workshop) });
+        };
+        self.spawner.run(task).map_err(|error| error.to_string())
+    }
+
+    /// Has working directories made ahead if few are left. For when nobody waits for a worker.
+    pub(crate) fn prepare_directories(&self) {
+        if self.site.directories.are_few() {
+            // A full queue has removals in it, which fill as well.
+            let _ = self.submit(Job::FillDirectories);
+        }
+    }
+
+    /// Queues the removal of an ended process's working directory; false if there is no room for it.
+    pub(crate) fn remove(&self, key: ProcessKey, process: ProcessId) -> bool {
+        let Some(clear) = self.clear.clone() else { return false };
+        let site = Arc::clone(&self.site);
+        let task = move |_: &mut Workshop| {
+            if let Err(TrySendError::Full(job)) = clear.try_send(Job::Remove { key, process }) {
+                // The queue holds as many as there can be processes. Late is better than never told.
+                site.carry_out(job);
+            }
+        };
+        self.spawner.run(task).is_ok()
     }
 
     /// Queues a job; gives it back when the queue is full.
     pub(crate) fn submit(&self, job: Job) -> Result<(), Job> {
         let queue = match job {
-            Job::Spawn(_) | Job::Keeper(_) => &self.build,
-            Job::Clear(_) | Job::Remove { .. } => &self.clear,
+            Job::Keeper(_) => &self.keeper,
+            Job::Clear(_) | Job::Remove { .. } | Job::FillDirectories => &self.clear,
         };
         match queue.as_ref().map(|queue| queue.try_send(job)) {
             None | Some(Ok(())) => Ok(()),
@@ -131,48 +194,56 @@ impl Hosting {
 
 impl Drop for Hosting {
     fn drop(&mut self) {
-        (self.build, self.clear) = (None, None);
+        (self.keeper, self.clear) = (None, None);
         for thread in self.threads.drain(..) {
             // A panic there was printed by the panic hook; here it is only the end.
             let _ = thread.join();
         }
+        self.site.directories.clear();
     }
 }
 
 impl Site {
     fn work(&self, jobs: &Receiver<Job>) {
         while let Ok(job) = jobs.recv() {
-            let result = match job {
-                Job::Spawn(job) => Some(JobResult::Spawned { worker: job.worker, result: self.spawn(*job) }),
-                Job::Clear(cgroup) => {
-                    drop(cgroup);
-                    None
+            self.carry_out(job);
+        }
+    }
+
+    fn carry_out(&self, job: Job) {
+        match job {
+            Job::Clear(cgroup) => drop(cgroup),
+            Job::Remove { key, process } => {
+                if let Err(error) = self.data.remove_run_path(&process) {
+                    self.log.warning(format_args!("the working directory of {process} stays: {error}"));
                 }
-                Job::Remove { key, process } => {
-                    if let Err(error) = self.data.remove_run_path(&process) {
-                        self.log.warning(format_args!("the working directory of {process} stays: {error}"));
-                    }
-                    Some(JobResult::Removed { key })
+                self.tell(JobResult::Removed { key });
+                self.fill_directories();
+            }
+            Job::FillDirectories => self.fill_directories(),
+            Job::Keeper(old) => {
+                if let Some(old) = old {
+                    old.reap();
                 }
-                Job::Keeper(old) => {
-                    if let Some(old) = old {
-                        old.reap();
-                    }
-                    Some(JobResult::Keeper(KeeperLink::start(&self.keeper, self.data.lock_fd())))
-                }
-            };
-            if let Some(result) = result
-                && self.results.send(result).is_ok()
-            {
-                // Fails only when the loop is gone.
-                let _ = self.waker.wake();
+                self.tell(JobResult::Keeper(KeeperLink::start(&self.keeper, self.data.lock_fd())));
             }
         }
     }
 
-    fn spawn(&self, job: SpawnJob) -> Result<Started, String> {
-        let directory =
-            self.data.create_run_path(&job.process).map_err(|error| format!("working directory: {error}"))?;
+    fn fill_directories(&self) {
+        // Without them, each worker's directory is made when it is wanted, and a failure told then.
+        let _ = self.directories.fill(&self.data.run_directory());
+    }
+
+    fn tell(&self, result: JobResult) {
+        if self.results.send(result).is_ok() {
+            // Fails only when the loop is gone.
+            let _ = self.waker.wake();
+        }
+    }
+
+    fn spawn(&self, job: &SpawnJob, workshop: &mut Workshop) -> Result<Started, String> {
+        let directory = self.working_directory(&job.process).map_err(|error| format!("working directory: {error}"))?;
         if let Some(user) = job.user {
             std::os::unix::fs::lchown(&directory, Some(user), Some(user))
                 .map_err(|error| format!("giving away the working directory: {error}"))?;
@@ -180,17 +251,25 @@ impl Site {
         let plan = worker_plan(&job.application, directory, job.user, self.strict);
         // Prepared for each worker anew: the program may have been rebuilt since the last.
         let sandbox = plan.prepare(Some(&self.cgroups)).map_err(|error| error.to_string())?;
+        let cgroup = self.cgroup(&job.application);
+        let descriptors = job.descriptors.recv_timeout(DESCRIPTORS_MAX);
+        let WorkerDescriptors { socket, pipe } = descriptors.map_err(|_| "it is no longer wanted".to_owned())?;
         let request = SpawnRequest {
             arguments: job.application.arguments.iter().map(OsString::from).collect(),
             environment: environment(&job.application),
-            fds: vec![(job.socket, WORKER_SOCKET_FD), (job.pipe, WORKER_PIPE_FD)],
+            fds: vec![(socket, WORKER_SOCKET_FD), (pipe, WORKER_PIPE_FD)],
             sandbox,
-            cgroup: self.cgroup(&job.application),
+            cgroup: cgroup.clone(),
             output: Output::Capture,
         };
-        let cgroup = request.cgroup.clone();
-        let spawned = self.spawner.spawn(request).map_err(|error| error.to_string())?;
+        let spawned = workshop.spawn(request).map_err(|error| error.to_string())?;
         Ok(Started { spawned, cgroup })
+    }
+
+    /// The working directory of a process, unless its other workers have it already.
+    fn working_directory(&self, process: &ProcessId) -> std::io::Result<PathBuf> {
+        let path = self.data.run_path(process);
+        if self.directories.place(&path) { Ok(path) } else { self.data.create_run_path(process) }
     }
 
     /// A cgroup for a worker, where its application sets limits that the host can keep. What is lacking was reported at start.

@@ -5,12 +5,16 @@
 //! 3. The client gets a lane when every worker that is ready and not in a call has attached it. One that is in a call
 //!    attaches it afterwards, and then finds what lies there.
 //! 4. The lane of a dead client is never given to another.
-//! 5. The server neither reads nor writes the doorbell: a client could make its end block. Workers are woken by their
+//! 5. Who creates a process usually calls it next: the lane of the default size that it will ask for is made and attached
+//!    while the first worker starts. If it is not asked for within [`PREPARED_LANE_MAX`], it is taken back.
+//! 6. Workers read and write the lane of a network session in place, whatever its token says: only the server writes there.
+//!    Whether their functions trust the caller is another matter.
+//! 7. The server neither reads nor writes the doorbell: a client could make its end block. Workers are woken by their
 //!    control sockets, and ring each other through an open file description that no client shares.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use praas_protocol::control::{ControlError, LaneGeometry, LaneId, ServerMessage, WorkerCommand};
 use praas_protocol::limits::{CELLS_DEFAULT, LANES_PER_CLIENT_MAX, LANES_PER_PROCESS_MAX, RING_ENTRIES_MAX};
@@ -20,6 +24,7 @@ use praas_shm::layout::{LaneLayout, geometry_for};
 use praas_shm::server_lane::ServerLane;
 use praas_sys::Doorbell;
 
+use crate::application::Application;
 use crate::budget::Charge;
 use crate::clients::ClientKey;
 use crate::peer::{Peer, PeerError};
@@ -31,9 +36,18 @@ use crate::workers::{Attachment, Worker, WorkerKey, WorkerStage};
 /// Period in which a lane that is being opened is looked at.
 const OPENING_LOOK_PERIOD: Duration = Duration::from_millis(20);
 
+/// How long a lane that nobody has asked for is kept.
+const PREPARED_LANE_MAX: Duration = Duration::from_secs(1);
+
+/// Prepared lanes are made only while the host's segments, with the new one, take up at most this part of their budget: they
+/// must not be the reason why somebody is refused.
+const PREPARED_BUDGET_PARTS: u64 = 4;
+
 /// How far a lane has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LaneStage {
+    /// Nobody has asked for it yet; it is taken back then.
+    Prepared(Instant),
     /// Workers attach it; the asker waits.
     Opening(Asker),
     /// The client has it.
@@ -54,16 +68,31 @@ pub(crate) struct Lane {
     workers_ring: OwnedFd,
     /// The client's write end, until the client has it.
     client_ring: Option<OwnedFd>,
-    geometry: LaneGeometry,
+    /// For a network session.
+    replies: Option<ReplyDoorbell>,
+    sizes: LaneSizes,
     trusted: bool,
     principal: Name,
-    payload_bytes_max: u32,
     stage: LaneStage,
     /// Given back when the last worker has forgotten the lane.
     _charge: Charge,
 }
 
+/// The pipe by which workers wake a client that sleeps on other things than the lane's words: a network session. The server's
+/// own write end has a description of its own, which no worker can make it wait with; [`ServerLane`] has it.
+#[derive(Debug)]
+struct ReplyDoorbell {
+    /// The client's read end, until the client has it.
+    listen: Option<OwnedFd>,
+    workers_ring: OwnedFd,
+}
+
 impl Lane {
+    /// Whether somebody has asked for it.
+    pub(crate) fn is_asked_for(&self) -> bool {
+        !matches!(self.stage, LaneStage::Prepared(_))
+    }
+
     /// Whether workers are to serve it.
     pub(crate) fn is_served(&self) -> bool {
         self.memory.is_some() && self.stage != LaneStage::Closing
@@ -74,11 +103,14 @@ impl Lane {
         let Some(memory) = &self.memory else { return Ok(()) };
         let add = WorkerCommand::LaneAdd {
             lane: id,
-            geometry: self.geometry,
+            geometry: self.sizes.geometry,
             trusted: self.trusted,
+            in_place: self.trusted || self.replies.is_some(),
             principal: self.principal,
         };
-        peer.send(&add, &[memory.segment_fd(), memory.ledger_fd(), self.listen.as_fd(), self.workers_ring.as_fd()])
+        let mut fds = vec![memory.segment_fd(), memory.ledger_fd(), self.listen.as_fd(), self.workers_ring.as_fd()];
+        fds.extend(self.replies.as_ref().map(|replies| replies.workers_ring.as_fd()));
+        peer.send(&add, &fds)
     }
 }
 
@@ -90,14 +122,38 @@ pub(crate) struct LaneWish {
     pub(crate) calls_in_flight: Option<u32>,
 }
 
+/// The sizes of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct LaneSizes {
+    payload_bytes_max: u32,
+    geometry: LaneGeometry,
+}
+
+impl LaneSizes {
+    fn new(wish: &LaneWish, application: &Application) -> Self {
+        let payload_limit = application.limits.payload_bytes_max;
+        let payload_bytes_max = wish.payload_bytes_max.unwrap_or(payload_limit).clamp(1, payload_limit);
+        let calls = wish.calls_in_flight.unwrap_or(CELLS_DEFAULT).clamp(1, RING_ENTRIES_MAX);
+        Self { payload_bytes_max, geometry: geometry_for(payload_bytes_max, calls) }
+    }
+
+    fn charged_bytes(&self) -> Result<u64, ControlError> {
+        let layout = LaneLayout::new(&self.geometry).map_err(|error| host("laying out a lane", &error))?;
+        Ok((layout.segment_bytes() + layout.ledger_bytes()) as u64)
+    }
+}
+
 impl Shard {
     /// Opens a lane; `asker` is answered when the workers have it.
     pub(crate) fn open_lane(&mut self, wish: LaneWish, asker: Asker) -> Result<(), ControlError> {
         let key = self.processes.key_of(&wish.process)?;
         let client = self.clients.get(asker.client).ok_or(ControlError::ShuttingDown)?;
-        let (held, claims) = (client.lanes.len(), client.claims.clone());
-        let Some(claims) = claims else { return Err(ControlError::ShuttingDown) };
-        limit("lanes of this connection", held, LANES_PER_CLIENT_MAX, "close some, or share a lane between threads")?;
+        limit(
+            "lanes of this connection",
+            client.lanes.len(),
+            LANES_PER_CLIENT_MAX,
+            "close some, or share a lane between threads",
+        )?;
         let process = self.processes.get(key).ok_or(ControlError::UnknownProcess { process: wish.process })?;
         match &process.stage {
             Stage::Active(_) if process.has_failed() => {
@@ -108,40 +164,89 @@ impl Shard {
             Stage::Draining(drain) if drain.is_restart() => {}
             _ => return Err(ControlError::WrongState { process: wish.process, state: process.state() }),
         }
-        let taken = process.lanes.len();
+        let sizes = LaneSizes::new(&wish, &process.application);
+        if let Some(id) = self.take_prepared_lane(key, asker, sizes) {
+            self.open_if_attached(key, id);
+            return Ok(());
+        }
+        let id = self.make_lane(key, asker.client, sizes, LaneStage::Opening(asker))?;
+        self.announce_lane(key, id);
+        self.open_if_attached(key, id);
+        Ok(())
+    }
+
+    /// Makes the lane that the creator of a process is likely to ask for, while its first worker starts. Whatever stands
+    /// against it, the client meets when it asks.
+    pub(crate) fn prepare_lane(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get(key) else { return };
+        let Stage::Creating(askers) = &process.stage else { return };
+        let Some(client_key) = askers.first().map(|asker| asker.client).filter(|_| process.lanes.is_empty()) else {
+            return;
+        };
+        let Some(client) = self.clients.get(client_key) else { return };
+        let may_call = client
+            .claims
+            .as_ref()
+            .is_some_and(|claims| claims.rights.contains(Rights::INVOKE) && claims.scope.covers(&process.id));
+        let wish = LaneWish { process: process.id, payload_bytes_max: None, calls_in_flight: None };
+        let sizes = LaneSizes::new(&wish, &process.application);
+        let has_room = client.lanes.len() < LANES_PER_CLIENT_MAX / 2
+            && sizes.charged_bytes().is_ok_and(|bytes| self.budget.leaves_free(bytes, PREPARED_BUDGET_PARTS));
+        if may_call && has_room {
+            let stage = LaneStage::Prepared(Instant::now() + PREPARED_LANE_MAX);
+            if let Ok(id) = self.make_lane(key, client_key, sizes, stage) {
+                self.timers.after(PREPARED_LANE_MAX, Timer::Lane(key, id.0));
+            }
+        }
+    }
+
+    /// The lane that was prepared for this client in these sizes, now asked for.
+    fn take_prepared_lane(&mut self, key: ProcessKey, asker: Asker, sizes: LaneSizes) -> Option<LaneId> {
+        let process = self.processes.get_mut(key)?;
+        let fits = |lane: &Lane| !lane.is_asked_for() && lane.client == asker.client && lane.sizes == sizes;
+        let (id, lane) = process.lanes.iter_mut().find(|(_, lane)| fits(lane))?;
+        lane.stage = LaneStage::Opening(asker);
+        Some(*id)
+    }
+
+    /// Makes a lane and enters it with its process and client.
+    fn make_lane(
+        &mut self,
+        key: ProcessKey,
+        client_key: ClientKey,
+        sizes: LaneSizes,
+        stage: LaneStage,
+    ) -> Result<LaneId, ControlError> {
+        let client = self.clients.get(client_key).ok_or(ControlError::ShuttingDown)?;
+        let (claims, is_network) = (client.claims.clone().ok_or(ControlError::ShuttingDown)?, client.is_network);
+        let taken = self.processes.get(key).map_or(0, |process| process.lanes.len());
         limit("lanes of this process", taken, LANES_PER_PROCESS_MAX, "close lanes, or create another process")?;
-        let payload_limit = process.application.limits.payload_bytes_max;
-        let payload_bytes_max = wish.payload_bytes_max.unwrap_or(payload_limit).clamp(1, payload_limit);
-        let calls = wish.calls_in_flight.unwrap_or(CELLS_DEFAULT).clamp(1, RING_ENTRIES_MAX);
-        let geometry = geometry_for(payload_bytes_max, calls);
-        let layout = LaneLayout::new(&geometry).map_err(|error| host("laying out a lane", &error))?;
-        let charge = self.budget.charge((layout.segment_bytes() + layout.ledger_bytes()) as u64)?;
+        let charge = self.budget.charge(sizes.charged_bytes()?)?;
         let id = self.choose_lane_id(key)?;
-        let memory = ServerLane::create(id, geometry).map_err(|error| host("creating a lane", &error))?;
+        let mut memory = ServerLane::create(id, sizes.geometry).map_err(|error| host("creating a lane", &error))?;
         let bell = Doorbell::new().map_err(|error| host("creating a doorbell", &error))?;
         let workers_ring = bell.another_ring().map_err(|error| host("opening a doorbell", &error))?;
+        let replies = is_network.then(|| reply_doorbell(&mut memory)).transpose()?;
         let lane = Lane {
-            client: asker.client,
+            client: client_key,
             memory: Some(memory),
             listen: bell.listen,
             workers_ring,
             client_ring: Some(bell.ring),
-            geometry,
+            replies,
+            sizes,
             trusted: claims.rights.contains(Rights::TRUSTED),
             principal: claims.principal,
-            payload_bytes_max,
-            stage: LaneStage::Opening(asker),
+            stage,
             _charge: charge,
         };
         if let Some(process) = self.processes.get_mut(key) {
             process.lanes.insert(id, lane);
         }
-        if let Some(client) = self.clients.get_mut(asker.client) {
+        if let Some(client) = self.clients.get_mut(client_key) {
             client.lanes.insert(id, key);
         }
-        self.announce_lane(key, id);
-        self.open_if_attached(key, id);
-        Ok(())
+        Ok(id)
     }
 
     /// The next number whose residue no lane of the process has.
@@ -199,8 +304,13 @@ impl Shard {
             return Ok(());
         };
         let lane = self.processes.get(key).and_then(|process| process.lanes.get(&id));
-        let Some(LaneStage::Opening(asker)) = lane.map(|lane| lane.stage) else {
-            return Err(format!("it cannot attach lane {}: {error}", id.0));
+        let asker = match lane.map(|lane| lane.stage) {
+            Some(LaneStage::Opening(asker)) => asker,
+            Some(LaneStage::Prepared(_)) => {
+                self.close_lane(key, id);
+                return Ok(());
+            }
+            _ => return Err(format!("it cannot attach lane {}: {error}", id.0)),
         };
         self.close_lane(key, id);
         let error = ControlError::Host { what: "attaching the lane in a worker".into(), reason: error };
@@ -222,18 +332,20 @@ impl Shard {
         let Some(lane) = process.lanes.get_mut(&id) else { return };
         let (LaneStage::Opening(asker), Some(memory)) = (lane.stage, &lane.memory) else { return };
         let Some(client_ring) = lane.client_ring.take() else { return };
+        let replies_listen = lane.replies.as_mut().and_then(|replies| replies.listen.take());
         lane.stage = LaneStage::Open;
         let opened = ServerMessage::LaneOpened {
             request: asker.request,
             process: process.id,
             lane: id,
-            geometry: lane.geometry,
-            trusted: lane.trusted,
-            payload_bytes_max: lane.payload_bytes_max,
+            geometry: lane.sizes.geometry,
+            trusted: lane.trusted && lane.replies.is_none(),
+            payload_bytes_max: lane.sizes.payload_bytes_max,
             workers_max: application.workers_max,
             wait_mode: application.wait,
         };
-        let fds = [memory.segment_fd(), process.control.fd(), client_ring.as_fd()];
+        let mut fds = vec![memory.segment_fd(), process.control.fd(), client_ring.as_fd()];
+        fds.extend(replies_listen.as_ref().map(AsFd::as_fd));
         self.metrics.lanes_opened += 1;
         let sent = self.clients.send(asker, &opened, &fds, &mut self.timers);
         if let Err(error) = sent {
@@ -241,11 +353,13 @@ impl Shard {
         }
     }
 
-    /// Timer: whether a lane that is being opened still waits for somebody.
+    /// Timer: whether a lane that is being opened still waits for somebody, or one that was prepared still for its asker.
     pub(crate) fn opening_due(&mut self, key: ProcessKey, id: LaneId) {
         let lane = self.processes.get(key).and_then(|process| process.lanes.get(&id));
-        if lane.is_some_and(|lane| matches!(lane.stage, LaneStage::Opening(_))) {
-            self.open_if_attached(key, id);
+        match lane.map(|lane| lane.stage) {
+            Some(LaneStage::Opening(_)) => self.open_if_attached(key, id),
+            Some(LaneStage::Prepared(end)) if end <= Instant::now() => self.close_lane(key, id),
+            _ => {}
         }
     }
 
@@ -335,7 +449,15 @@ impl Shard {
     }
 }
 
-fn limit(what: &str, used: usize, limit: usize, advice: &str) -> Result<(), ControlError> {
+/// A reply doorbell, whose server end the lane gets.
+fn reply_doorbell(memory: &mut ServerLane) -> Result<ReplyDoorbell, ControlError> {
+    let bell = Doorbell::new().map_err(|error| host("creating a reply doorbell", &error))?;
+    let workers_ring = bell.another_ring().map_err(|error| host("opening a reply doorbell", &error))?;
+    memory.wake_client_by(bell.ring);
+    Ok(ReplyDoorbell { listen: Some(bell.listen), workers_ring })
+}
+
+pub(crate) fn limit(what: &str, used: usize, limit: usize, advice: &str) -> Result<(), ControlError> {
     if used < limit {
         return Ok(());
     }

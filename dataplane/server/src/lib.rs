@@ -10,6 +10,7 @@
 //! | `clients`, `requests` | connections, tokens, what clients ask for |
 //! | `processes`, `lanes`, `drain` | the table of processes, brokering, graceful ends |
 //! | `workers`, `supervision`, `hosting` | starting and watching OS processes |
+//! | `network` | remote clients |
 //! | `keeper`, `keeping` | the process that outlives the server, and the server's side of it |
 //! | `application`, `manifest` | what is served |
 #![forbid(unsafe_code)]
@@ -20,6 +21,7 @@ mod application;
 mod budget;
 mod clients;
 mod data_directory;
+mod dedicated;
 mod drain;
 mod hosting;
 pub mod keeper;
@@ -29,13 +31,16 @@ mod limits;
 mod log;
 mod manifest;
 mod metrics;
+mod network;
 mod output;
 mod peer;
 mod processes;
 mod requests;
+mod secret;
 mod server;
 mod shard;
 mod sources;
+mod stats;
 mod supervision;
 mod timers;
 mod watch;
@@ -45,4 +50,9 @@ pub use application::{Application, ApplicationLimits, CALL_MS_MAX_DEFAULT, Field
 pub use log::Level;
 pub use manifest::{ManifestError, Problem, parse_bytes};
 pub use metrics::Metrics;
-pub use server::{SandboxLack, Server, ServerHandle, ServerOptions, ServerStopper, StartError};
+pub use network::{NetworkFacts, NetworkMetrics};
+pub use praas_shm::function_stats::Latency;
+pub use praas_sys::driver::{DriverChoice, DriverKind};
+pub use secret::{SecretError, read_secret};
+pub use server::{SandboxLack, Server, ServerHandle, ServerObserver, ServerOptions, ServerStopper, StartError};
+pub use stats::{ProcessSnapshot, Snapshot};

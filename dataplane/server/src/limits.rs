@@ -27,8 +27,25 @@ pub(crate) const OUT_QUEUE_MESSAGES_MAX: usize = 2 * praas_protocol::limits::LAN
 /// Requests of one client that are answered later (create, stop, restart, follow, lane).
 pub(crate) const PENDING_PER_CLIENT_MAX: usize = 256;
 
-/// Time in which a client must send its hello.
-pub(crate) const CLIENT_HELLO_MAX: Duration = Duration::from_secs(10);
+/// Dedicated connections of one worker: it looks at all of them between calls, and each costs it one descriptor.
+pub(crate) const CONNECTIONS_PER_WORKER_MAX: usize = 256;
+
+/// Dedicated connections of the server, which keeps a duplicate of each.
+pub(crate) const CONNECTIONS_MAX: usize = 4096;
+
+/// Calls in flight on a dedicated connection unless its client wants another number: they wait in the sockets' buffers, so
+/// more would only make answers late.
+pub(crate) const CONNECTION_CALLS_DEFAULT: u32 = 256;
+
+/// Payloads of the largest size whose bytes may be in flight on a dedicated connection: one that is received and one that
+/// is on its way.
+pub(crate) const CONNECTION_WINDOW_PAYLOADS: u64 = 2;
+
+/// Least window of a dedicated connection: small payloads do not make it a narrow one.
+pub(crate) const CONNECTION_WINDOW_BYTES_MIN: u64 = 1 << 20;
+
+/// Default time in which a client must send its hello.
+pub(crate) const CLIENT_HELLO_DEFAULT: Duration = Duration::from_secs(10);
 
 /// Time a peer may leave its answers unread once its socket is full.
 pub(crate) const PEER_STALL_MAX: Duration = Duration::from_secs(10);
@@ -54,11 +71,14 @@ pub(crate) const WORKER_HEALTHY_AFTER: Duration = Duration::from_secs(10);
 /// Failures in a row after which a process is shown as failed. Attempts go on at the longest delay.
 pub(crate) const FAILURES_IN_A_ROW_MAX: u32 = 5;
 
-/// A worker above `min` that has been parked without a call for so long is ended.
-pub(crate) const WORKER_IDLE_MAX: Duration = Duration::from_secs(30);
+/// Default time after which a worker above `min` that has been parked without a call is ended.
+pub(crate) const WORKER_IDLE_DEFAULT: Duration = Duration::from_secs(30);
 
-/// Period of the look for idle workers, kept only while some process has more than its `min`.
-pub(crate) const IDLE_SCAN_PERIOD: Duration = Duration::from_secs(5);
+/// Longest period of the look for idle workers, kept only while some process has more than its `min`.
+pub(crate) const IDLE_SCAN_PERIOD_MAX: Duration = Duration::from_secs(5);
+
+/// Shortest period of that look, however soon idle workers are to end.
+pub(crate) const IDLE_SCAN_PERIOD_MIN: Duration = Duration::from_millis(10);
 
 /// Time from `Exit` to the end of a worker that has nothing to run, before it is killed.
 pub(crate) const WORKER_EXIT_MAX: Duration = Duration::from_secs(5);
@@ -86,6 +106,9 @@ pub(crate) const WORKER_PROCESSES_MAX: u64 = 1024;
 /// Time for an answer of the keeper to one message; it does nothing that blocks.
 pub(crate) const KEEPER_ANSWER_MAX: Duration = Duration::from_secs(5);
 
+/// Time for a snapshot of all counts: microseconds a process, after whatever the loop is doing.
+pub(crate) const SNAPSHOT_MAX: Duration = Duration::from_secs(5);
+
 /// Time in which a keeper must see the last server's workers end and hand its descriptors over.
 pub(crate) const KEEPER_HANDOVER_MAX: Duration = Duration::from_secs(20);
 
@@ -110,8 +133,100 @@ pub(crate) const MANIFEST_BYTES_MAX: u64 = 256 << 10;
 /// Bytes of a Unix socket's path that `sockaddr_un` can hold, without the final zero.
 pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
 
+/// Connections that wait to be accepted on one address: a burst of clients that start at once.
+pub(crate) const LISTEN_BACKLOG: i32 = 1024;
+
+/// Pause before network connections are accepted again when the host had no descriptor left.
+pub(crate) const NETWORK_ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Parts of the server's descriptors of which network connections may take one.
+pub(crate) const NETWORK_DESCRIPTOR_PARTS: u64 = 2;
+
+/// Network connections of one shard: the driver's table of sources, less room for lanes' bells.
+pub(crate) const NETWORK_CONNECTIONS_MAX: usize = 60_000;
+
+/// Threads that serve the network; a shard's number has 8 bits in an event.
+pub(crate) const NETWORK_SHARDS_MAX: usize = 64;
+
+/// Silence after which the kernel asks whether a remote client is still there.
+pub(crate) const KEEPALIVE_IDLE: Duration = Duration::from_secs(60);
+
+/// Period in which it asks again.
+pub(crate) const KEEPALIVE_PERIOD: Duration = Duration::from_secs(10);
+
+/// Unanswered questions of the kernel after which a remote client is gone.
+pub(crate) const KEEPALIVE_PROBES: u32 = 3;
+
+/// Milliseconds that sent bytes may stay unacknowledged before a remote client is gone.
+pub(crate) const UNACKNOWLEDGED_MS_MAX: u32 = 30_000;
+
+/// Handles open on one network connection.
+pub(crate) const HANDLES_MAX: u32 = 1024;
+
+/// Calls in flight on one network connection: a quarter of a lane, so that one client that does not read its answers leaves
+/// room for others.
+pub(crate) const IN_FLIGHT_MAX: u32 = LANE_CALLS / 4;
+
+/// Least payload bytes of calls in flight that one network connection is allowed.
+pub(crate) const WINDOW_BYTES_MIN: u64 = 64 << 20;
+
+/// Bytes of unread replies at which a network connection is not read any more, unless its client asks for another number.
+pub(crate) const REPLY_WINDOW_BYTES_DEFAULT: u64 = 4 << 20;
+
+/// Least bytes of unread replies that a client may ask for: a page of processes fits.
+pub(crate) const REPLY_WINDOW_BYTES_MIN: u64 = 128 << 10;
+
+/// Most bytes of unread replies that a client may ask for.
+pub(crate) const REPLY_WINDOW_BYTES_MAX: u64 = 64 << 20;
+
+/// Calls in flight in one lane of a shard, which many connections share.
+pub(crate) const LANE_CALLS: u32 = 1024;
+
+/// Period after which a shard's lane that nobody uses is closed. Opening one takes about a millisecond.
+pub(crate) const LANE_LINGER: Duration = Duration::from_secs(5);
+
+/// Period after which a shard's control session without lanes and questions is closed.
+pub(crate) const SESSION_LINGER: Duration = Duration::from_secs(5);
+
+/// Control sessions of one shard, one a token: far fewer than the clients that the server's loop accepts.
+pub(crate) const SESSIONS_MAX: usize = 512;
+
+/// Answers taken from one lane in one turn of a shard.
+pub(crate) const ANSWERS_PER_LOOK: usize = 256;
+
+/// Period in which a shard looks at lanes with calls in flight whether or not they rang.
+pub(crate) const LANES_LOOK_PERIOD: Duration = Duration::from_millis(praas_protocol::limits::PARKED_CHECK_MS);
+
+/// Time that a call without a deadline waits for room in its lane.
+pub(crate) const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
+
+/// Period in which a shard tries again for calls that wait for room: cells of abandoned calls come back without a word.
+pub(crate) const ROOM_LOOK_PERIOD: Duration = Duration::from_millis(5);
+
+/// Time that a network connection's output may stand still, or a payload stay away, beyond what its bytes take.
+pub(crate) const OUTPUT_STALL_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes a second of the slowest line that is put up with.
+pub(crate) const SLOWEST_BYTES_PER_S: u64 = 64 << 10;
+
+/// Empty messages that a shard keeps for their memory.
+pub(crate) const SPARE_MESSAGES_MAX: usize = 64;
+
+/// Bytes of the largest message whose memory is kept.
+pub(crate) const SPARE_MESSAGE_BYTES_MAX: usize = 64 << 10;
+
+/// Time in which a client that was told to go reads the last words and closes.
+pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// Time that a shard in adaptive mode polls for answers before it sleeps: about two round trips of sleeping parties.
+pub(crate) const POLL_BUDGET: Duration = Duration::from_micros(20);
+
+/// Most sleeps between two tries to poll.
+pub(crate) const POLL_SKIPS_MAX: u32 = 1024;
+
 const _: () = {
     assert!(OUT_QUEUE_BYTES_MAX >= 2 * praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX);
     assert!(WORKER_UIDS as usize >= praas_protocol::limits::PROCESSES_MAX);
+    assert!(LANE_CALLS <= praas_protocol::limits::RING_ENTRIES_MAX && NETWORK_SHARDS_MAX <= 256);
     assert!(WORKER_UID_FIRST > 65_535 && WORKER_UID_FIRST + WORKER_UIDS < 524_288);
 };

@@ -11,6 +11,8 @@ pub struct Metrics {
     pub requests_failed: u64,
     /// Lanes opened.
     pub lanes_opened: u64,
+    /// Connections given to workers.
+    pub connections_given: u64,
     /// Workers started.
     pub workers_started: u64,
     /// Workers that ended without being told to.

@@ -14,11 +14,11 @@ use praas_shm::control_page::ControlPage;
 use crate::application::Application;
 use crate::clients::ClientKey;
 use crate::drain::{Drain, Purpose};
-use crate::hosting::Job;
 use crate::lanes::Lane;
 use crate::limits::{OUTPUT_QUOTED_BYTES, WORKER_UID_FIRST, WORKER_UIDS};
 use crate::output::OutputRing;
 use crate::shard::Shard;
+use crate::stats::FunctionCounts;
 use crate::workers::WorkerKey;
 
 /// Names one incarnation of a process; never reused.
@@ -78,6 +78,8 @@ pub(crate) struct Process {
     pub(crate) restarts: u64,
     /// Calls reported by workers that have ended.
     pub(crate) calls_of_ended: u64,
+    /// What is counted of its functions.
+    pub(crate) counts: FunctionCounts,
 }
 
 impl Process {
@@ -192,6 +194,7 @@ impl Shard {
             last_exit: None,
             restarts: 0,
             calls_of_ended: 0,
+            counts: FunctionCounts::default(),
         };
         self.processes.entries.insert(key, process);
         self.processes.by_id.insert(id, key);
@@ -228,8 +231,7 @@ impl Shard {
     pub(crate) fn remove_process(&mut self, key: ProcessKey, askers: Vec<Asker>) {
         let Some(process) = self.processes.get_mut(key) else { return };
         process.stage = Stage::Removing(askers);
-        let job = Job::Remove { key, process: process.id };
-        if self.hosting.submit(job).is_err() {
+        if !self.hosting.remove(key, process.id) {
             // The queue is far longer than there are processes; the directory is swept at the next start.
             self.process_removed(key);
         }
@@ -271,7 +273,7 @@ impl Shard {
             state: process.state(),
             workers: u32::try_from(ready.len()).unwrap_or(u32::MAX),
             worker_pids: ready.iter().filter_map(|(_, worker)| worker.pid()).collect(),
-            lanes: u32::try_from(process.lanes.len()).unwrap_or(u32::MAX),
+            lanes: u32::try_from(process.lanes.values().filter(|lane| lane.is_asked_for()).count()).unwrap_or(u32::MAX),
             worker_restarts: process.restarts,
             last_exit: process.last_exit.clone(),
             calls_reported: process.calls_of_ended.saturating_add(calls),

@@ -2,6 +2,8 @@
 //!
 //! Rights and scope come first, existence after: a token learns nothing about processes outside its scope.
 
+use std::os::fd::OwnedFd;
+
 use praas_protocol::ProcessId;
 use praas_protocol::codec;
 use praas_protocol::control::{ClientRequest, ControlError, ServerMessage};
@@ -21,7 +23,12 @@ const PAGE_LOOKS_MAX: usize = 4096;
 
 impl Shard {
     /// Carries a request out, or starts to; whoever finishes it answers.
-    pub(crate) fn carry_out(&mut self, asker: Asker, body: &ClientRequest) -> Result<(), ControlError> {
+    pub(crate) fn carry_out(
+        &mut self,
+        asker: Asker,
+        body: &ClientRequest,
+        socket: Option<OwnedFd>,
+    ) -> Result<(), ControlError> {
         let claims = self.clients.get(asker.client).and_then(|client| client.claims.clone());
         let claims = claims.ok_or(ControlError::Protocol { reason: "no hello was said".into() })?;
         match *body {
@@ -44,6 +51,22 @@ impl Shard {
             ClientRequest::LaneOpen { process, payload_bytes_max, calls_in_flight } => {
                 allow(&claims, Rights::INVOKE, "invoke", &process)?;
                 self.open_lane(LaneWish { process, payload_bytes_max, calls_in_flight }, asker)
+            }
+            ClientRequest::ProcessStats { process } => {
+                allow(&claims, Rights::MANAGE, "manage", &process)?;
+                let key = self.processes.key_of(&process)?;
+                let stats = self.stats_of(key).ok_or(ControlError::UnknownProcess { process })?;
+                self.answer(asker, &ServerMessage::Stats { request: asker.request, stats }, &[]);
+                Ok(())
+            }
+            ClientRequest::ConnectionGive { process, request_id, payload_bytes_max, calls_in_flight } => {
+                let missing = || ControlError::Protocol { reason: "no connection came with the request".into() };
+                let socket = socket.ok_or_else(missing)?;
+                allow(&claims, Rights::INVOKE, "invoke", &process)?;
+                let wish = LaneWish { process, payload_bytes_max, calls_in_flight };
+                self.give_connection(&wish, request_id, socket, &claims)?;
+                self.answer_done(asker);
+                Ok(())
             }
             ClientRequest::ProcessList { after } => self.list_processes(&claims, after, asker),
             ClientRequest::ApplicationList => {

@@ -5,14 +5,19 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use mio::{Interest, Poll, Waker};
+use praas_protocol::control::WaitMode;
+use praas_protocol::wire::host_id;
+use praas_sys::driver::{DriverChoice, OpenError};
 use praas_sys::{CgroupRoot, FileLock, Listener, SignalQueue, Spawner, StaleSocket};
 
 use crate::application::{Application, FieldError};
@@ -22,11 +27,16 @@ use crate::hosting::{Hosting, HostingPlan, worker_plan};
 use crate::keeper::KeeperError;
 use crate::keeper::link::{KeeperLink, KeeperPlan};
 use crate::keeping::Keeping;
-use crate::limits::{KEEPER_ANSWER_MAX, KEEPER_LINGER_DEFAULT, WORKER_UID_FIRST};
+use crate::limits::{
+    CLIENT_HELLO_DEFAULT, KEEPER_ANSWER_MAX, KEEPER_LINGER_DEFAULT, NETWORK_CONNECTIONS_MAX, NETWORK_DESCRIPTOR_PARTS,
+    NETWORK_SHARDS_MAX, SNAPSHOT_MAX, WORKER_IDLE_DEFAULT, WORKER_UID_FIRST,
+};
 use crate::log::{Level, Log};
 use crate::metrics::Metrics;
+use crate::network::{self, NetworkFacts, NetworkThreads};
 use crate::shard::Shard;
 use crate::sources::Source;
+use crate::stats::Snapshot;
 use crate::timers::{Timer, Timers};
 
 /// How a server is to run.
@@ -44,6 +54,18 @@ pub struct ServerOptions {
     pub keeper_command: Vec<OsString>,
     /// How long the keeper outlives a server that crashed.
     pub keeper_linger: Duration,
+    /// Time in which a connection must say hello.
+    pub client_hello: Duration,
+    /// How long a worker above `min` may have nothing to do before it is ended.
+    pub worker_idle: Duration,
+    /// Addresses that remote clients connect to; none, and there is no network. Nothing on it is encrypted.
+    pub listen: Vec<SocketAddr>,
+    /// Threads that serve the network.
+    pub network_shards: usize,
+    /// What drives their sockets.
+    pub network_driver: DriverChoice,
+    /// How they wait for answers of workers.
+    pub network_wait: WaitMode,
     /// Whether processes restart when the binary of their application was rebuilt.
     pub watch: bool,
     /// Least important lines that are logged.
@@ -61,6 +83,12 @@ impl ServerOptions {
             memory_bytes_max: None,
             keeper_command,
             keeper_linger: KEEPER_LINGER_DEFAULT,
+            client_hello: CLIENT_HELLO_DEFAULT,
+            worker_idle: WORKER_IDLE_DEFAULT,
+            listen: Vec::new(),
+            network_shards: std::thread::available_parallelism().map_or(1, usize::from),
+            network_driver: DriverChoice::Auto,
+            network_wait: WaitMode::Adaptive,
             watch: false,
             log_level: Level::Info,
         }
@@ -115,6 +143,17 @@ pub enum StartError {
     /// The keeper cannot be used.
     #[error(transparent)]
     Keeper(#[from] KeeperError),
+    /// An address cannot be listened on.
+    #[error("listening on {address} failed: {reason}; choose another address or port, or end who uses it")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's error.
+        reason: String,
+    },
+    /// The network's sockets cannot be driven.
+    #[error(transparent)]
+    Driver(#[from] OpenError),
     /// The host refused something.
     #[error("{what} failed: {reason}")]
     Host {
@@ -136,6 +175,7 @@ impl StartError {
 pub(crate) enum Order {
     Shutdown,
     Metrics(Sender<Metrics>),
+    Snapshot(Sender<Snapshot>),
     Signals(SignalQueue),
     Keep { name: String, fd: OwnedFd, done: Sender<Result<(), String>> },
     Kept { name: String, answer: Sender<Option<OwnedFd>> },
@@ -150,6 +190,7 @@ pub struct Server;
 pub struct ServerHandle {
     data_directory: PathBuf,
     sandbox_lacks: Vec<SandboxLack>,
+    network: Option<NetworkFacts>,
     stopper: ServerStopper,
     thread: Option<JoinHandle<std::io::Result<()>>>,
 }
@@ -175,6 +216,20 @@ impl ServerStopper {
     }
 }
 
+/// Looks at what a running server counts, from any thread.
+#[derive(Debug, Clone)]
+pub struct ServerObserver(ServerStopper);
+
+impl ServerObserver {
+    /// Everything that is counted now; `None` when the server has ended. Calls are not stopped for it.
+    #[must_use]
+    pub fn snapshot(&self) -> Option<Snapshot> {
+        let (answer, snapshot) = channel();
+        self.0.order(Order::Snapshot(answer));
+        snapshot.recv_timeout(SNAPSHOT_MAX).ok()
+    }
+}
+
 /// A confinement of workers that this host does not grant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SandboxLack {
@@ -197,7 +252,8 @@ impl Server {
         let run = move || {
             let mut shard = match prepare(&options, received) {
                 Ok(Prepared { shard, waker, sandbox_lacks }) => {
-                    let _ = started.send(Ok((shard.data.path().to_owned(), waker, sandbox_lacks)));
+                    let network = shard.network.as_ref().map(NetworkThreads::facts);
+                    let _ = started.send(Ok((shard.data.path().to_owned(), waker, sandbox_lacks, network)));
                     shard
                 }
                 Err(error) => {
@@ -212,9 +268,9 @@ impl Server {
             .spawn(run)
             .map_err(|error| StartError::host("starting the server's thread", &error))?;
         match outcome.recv() {
-            Ok(Ok((data_directory, waker, sandbox_lacks))) => {
+            Ok(Ok((data_directory, waker, sandbox_lacks, network))) => {
                 let stopper = ServerStopper { orders, waker };
-                Ok(ServerHandle { data_directory, sandbox_lacks, stopper, thread: Some(thread) })
+                Ok(ServerHandle { data_directory, sandbox_lacks, network, stopper, thread: Some(thread) })
             }
             Ok(Err(error)) => {
                 let _ = thread.join();
@@ -244,10 +300,22 @@ impl ServerHandle {
         &self.sandbox_lacks
     }
 
+    /// The network side; `None` if the server listens nowhere.
+    #[must_use]
+    pub fn network(&self) -> Option<&NetworkFacts> {
+        self.network.as_ref()
+    }
+
     /// Something that ends the server from another thread.
     #[must_use]
     pub fn stopper(&self) -> ServerStopper {
         self.stopper.clone()
+    }
+
+    /// Something that looks at what the server counts, from another thread.
+    #[must_use]
+    pub fn observer(&self) -> ServerObserver {
+        ServerObserver(self.stopper.clone())
     }
 
     /// Drains all processes and ends the server. Returns when nothing of it is left.
@@ -385,16 +453,20 @@ fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Result<Prepared,
         listener,
         spare: crate::shard::spare_descriptor(),
         open_files,
+        network: None,
         clients: Default::default(),
         processes: Default::default(),
         workers: BTreeMap::new(),
+        dedicated: crate::dedicated::Dedicated::default(),
         next_worker: 0,
         next_lane: 1,
         gives_users,
         hosting,
         keeping: Keeping::new(link, held),
         watched: Default::default(),
+        client_hello: options.client_hello,
         claims_watched: false,
+        worker_idle: options.worker_idle,
         idle_watched: false,
         shutting_down: false,
         orders,
@@ -408,7 +480,31 @@ fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Result<Prepared,
     if options.watch {
         shard.timers.after(Duration::ZERO, Timer::Watch);
     }
+    shard.network = start_network(options, &shard)?;
     Ok(Prepared { shard, waker, sandbox_lacks })
+}
+
+/// Starts the threads that serve remote clients, if the server is to listen.
+fn start_network(options: &ServerOptions, shard: &Shard) -> Result<Option<NetworkThreads>, StartError> {
+    if options.listen.is_empty() {
+        return Ok(None);
+    }
+    let shards = options.network_shards.clamp(1, NETWORK_SHARDS_MAX);
+    let share = shard.open_files / NETWORK_DESCRIPTOR_PARTS / shards as u64;
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let plan = network::Plan {
+        secret: shard.secret.clone(),
+        incarnation: shard.incarnation,
+        host_id: host_id(boot_id.trim(), shard.data.path()),
+        socket_path: shard.data.socket_path(),
+        payload_bytes_max: shard.applications.values().map(|found| found.limits.payload_bytes_max).max().unwrap_or(0),
+        client_hello: options.client_hello,
+        wait: options.network_wait,
+        connections_max: usize::try_from(share).unwrap_or(usize::MAX).clamp(1, NETWORK_CONNECTIONS_MAX),
+        log: shard.log,
+        connections: AtomicU64::new(0),
+    };
+    NetworkThreads::start(plan, &options.listen, shards, options.network_driver).map(Some)
 }
 
 fn check_applications(

@@ -25,12 +25,14 @@ use crate::application::Application;
 use crate::budget::Budget;
 use crate::clients::Clients;
 use crate::data_directory::DataDirectory;
+use crate::dedicated::Dedicated;
 use crate::drain::Purpose;
 use crate::hosting::{Hosting, JobResult};
 use crate::keeping::Keeping;
 use crate::limits::{POLL_EVENTS_MAX, TIMERS_TURN_MAX, TURN_SOURCES_MAX};
 use crate::log::Log;
 use crate::metrics::Metrics;
+use crate::network::NetworkThreads;
 use crate::processes::{Processes, Stage};
 use crate::server::Order;
 use crate::sources::{ReadyQueue, Source};
@@ -57,16 +59,23 @@ pub(crate) struct Shard {
     /// Given up to answer one client when no descriptors are left.
     pub(crate) spare: Option<OwnedFd>,
     pub(crate) open_files: u64,
+    /// The threads that serve remote clients.
+    pub(crate) network: Option<NetworkThreads>,
     pub(crate) clients: Clients,
     pub(crate) processes: Processes,
     pub(crate) workers: BTreeMap<WorkerKey, Worker>,
+    pub(crate) dedicated: Dedicated,
     pub(crate) next_worker: usize,
     pub(crate) next_lane: u32,
     pub(crate) gives_users: bool,
     pub(crate) hosting: Hosting,
     pub(crate) keeping: Keeping,
     pub(crate) watched: Watch,
+    /// Time in which a connection must say hello.
+    pub(crate) client_hello: Duration,
     pub(crate) claims_watched: bool,
+    /// How long a worker above the minimum may have nothing to do.
+    pub(crate) worker_idle: Duration,
     pub(crate) idle_watched: bool,
     pub(crate) shutting_down: bool,
     pub(crate) orders: Receiver<Order>,
@@ -104,6 +113,8 @@ impl Shard {
             self.metrics.turn_us_max = self.metrics.turn_us_max.max(turn_us);
             self.metrics.turn_backlog_max = self.metrics.turn_backlog_max.max(self.ready.len() as u64);
         }
+        // Remote clients read their last answers.
+        self.network = None;
         self.dismiss_keeper();
         Ok(())
     }
@@ -140,6 +151,7 @@ impl Shard {
                 Timer::Replace(key) => self.replace_workers(key),
                 Timer::Drain(key) => self.look_at_drain(key),
                 Timer::Lane(key, lane) => self.opening_due(key, LaneId(lane)),
+                Timer::Connection(connection) => self.connection_due(connection),
                 Timer::Claims => self.look_at_claims(),
                 Timer::Idle => self.look_for_idle_workers(),
                 Timer::Watch => self.look_at_binaries(),
@@ -173,6 +185,9 @@ impl Shard {
             Order::Metrics(answer) => {
                 let _ = answer.send(self.metrics);
             }
+            Order::Snapshot(answer) => {
+                let _ = answer.send(self.snapshot());
+            }
             Order::Signals(signals) => {
                 if let Err(error) = self.watch(signals.as_fd(), Source::Signals, Interest::READABLE) {
                     self.log.error(format_args!("signals cannot be watched: {error}"));
@@ -204,6 +219,9 @@ impl Shard {
     /// Drains every process; the loop ends when the last has ended.
     fn shut_down(&mut self) {
         self.shutting_down = true;
+        if let Some(network) = &self.network {
+            network.drain();
+        }
         let keys: Vec<_> = self.processes.entries.keys().copied().collect();
         for key in keys {
             match self.processes.get(key).map(|process| &process.stage) {

@@ -13,8 +13,8 @@ use praas_sys::Exit;
 
 use crate::hosting::Job;
 use crate::limits::{
-    CLAIM_LOOK_PERIOD_MAX, IDLE_SCAN_PERIOD, OUTPUT_PAUSE, OUTPUT_READ_BYTES_TURN, REPLACE_DELAY_MAX,
-    REPLACE_DELAY_MIN, WORKER_HEALTHY_AFTER, WORKER_IDLE_MAX,
+    CLAIM_LOOK_PERIOD_MAX, IDLE_SCAN_PERIOD_MAX, IDLE_SCAN_PERIOD_MIN, OUTPUT_PAUSE, OUTPUT_READ_BYTES_TURN,
+    REPLACE_DELAY_MAX, REPLACE_DELAY_MIN, WORKER_HEALTHY_AFTER,
 };
 use crate::processes::{Asker, ProcessKey, Stage};
 use crate::shard::Shard;
@@ -94,6 +94,7 @@ impl Shard {
     /// Takes a worker out of the tables and lets go of what it was.
     pub(crate) fn drop_worker(&mut self, key: WorkerKey) {
         let Some(worker) = self.workers.remove(&key) else { return };
+        self.cut_connections_of(key);
         self.unwatch(&worker.peer.socket());
         if let Some(Life { pidfd, outputs, cgroup, .. }) = worker.life {
             self.unwatch(&pidfd);
@@ -106,6 +107,7 @@ impl Shard {
         if let Some(process) = self.processes.get_mut(worker.process) {
             process.workers.remove(&key);
             process.calls_of_ended = process.calls_of_ended.saturating_add(worker.page.calls());
+            process.counts.keep(&worker.page.functions());
         }
         self.forget_detached_lanes(worker.process, worker.lanes.into_keys());
     }
@@ -245,7 +247,9 @@ impl Shard {
     pub(crate) fn look_for_idle_workers_later(&mut self) {
         if !self.idle_watched {
             self.idle_watched = true;
-            self.timers.after(IDLE_SCAN_PERIOD, Timer::Idle);
+            // A worker is ended a quarter of its time late at most.
+            let period = (self.worker_idle / 4).clamp(IDLE_SCAN_PERIOD_MIN, IDLE_SCAN_PERIOD_MAX);
+            self.timers.after(period, Timer::Idle);
         }
     }
 
@@ -265,9 +269,12 @@ impl Shard {
             for worker_key in self.worker_keys(key) {
                 let Some(worker) = self.workers.get_mut(&worker_key) else { continue };
                 let calls = worker.page.calls();
+                let has_connections = self.dedicated.count(worker_key) > 0;
                 match worker.idle {
-                    Some((before, since)) if before == calls && worker.is_ready() && worker.page.is_parked() => {
-                        if now.duration_since(since) >= WORKER_IDLE_MAX {
+                    Some((before, since))
+                        if before == calls && !has_connections && worker.is_ready() && worker.page.is_parked() =>
+                    {
+                        if now.duration_since(since) >= self.worker_idle {
                             idle.push(worker_key);
                         }
                     }

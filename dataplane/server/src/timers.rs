@@ -6,6 +6,8 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use praas_protocol::control::ConnectionId;
+
 use crate::clients::ClientKey;
 use crate::processes::ProcessKey;
 use crate::workers::WorkerKey;
@@ -31,6 +33,8 @@ pub(crate) enum Timer {
     Drain(ProcessKey),
     /// Whether a lane can be handed out.
     Lane(ProcessKey, u32),
+    /// Whether the token of a dedicated connection has expired.
+    Connection(ConnectionId),
     /// Whether calls outlast their limit.
     Claims,
     /// Whether workers above the minimum are idle.

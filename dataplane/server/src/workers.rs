@@ -1,7 +1,8 @@
 //! Workers: OS processes that run user code, from the wish for one to its end.
 //!
-//! A worker is started by the building thread, says hello, is given its pages once the keeper watches it, then every lane
-//! of its process, and is ready when it says so. What it sends is decoded and checked against what it was sent; a
+//! A worker is started by the spawner, says hello, is given its pages once the keeper watches it, then every lane of its
+//! process, and is ready when it says so. The pages usually lie in its socket before it has loaded; the lanes are handed out
+//! only when its hello was found to be right. What it sends is decoded and checked against what it was sent; a
 //! worker that breaks the protocol is killed, and nobody else notices.
 
 use std::collections::{BTreeMap, HashMap};
@@ -18,7 +19,7 @@ use praas_shm::WorkerTag;
 use praas_shm::worker_page::ServerWorkerPage;
 use praas_sys::{Cgroup, MessageSocket, Pidfd};
 
-use crate::hosting::{Job, SpawnJob, Started};
+use crate::hosting::{SpawnJob, Started, WorkerDescriptors};
 use crate::limits::{PEER_PACKETS_TURN_MAX, PEER_STALL_MAX, WORKER_EXIT_MAX};
 use crate::peer::{Packet, Peer, PeerError};
 use crate::processes::{Process, ProcessKey};
@@ -35,7 +36,7 @@ pub(crate) struct WorkerKey(pub(crate) usize);
 pub(crate) enum WorkerStage {
     /// It is being started, or has not said hello, or the keeper does not watch it yet.
     Starting,
-    /// It was given its pages and attaches lanes.
+    /// It was given its pages, has said hello and attaches lanes.
     Attaching,
     /// It claims calls.
     Ready,
@@ -86,6 +87,7 @@ pub(crate) struct Worker {
     said_hello: bool,
     /// Whether the keeper watches it.
     pub(crate) is_watched: bool,
+    has_pages: bool,
     pub(crate) ready_since: Option<Instant>,
     pub(crate) lanes: BTreeMap<LaneId, Attachment>,
     pub(crate) sightings: HashMap<usize, Sighting>,
@@ -182,13 +184,17 @@ impl Shard {
         let generation = &mut process.generations[usize::from(index)];
         *generation = generation.wrapping_add(1).max(1);
         let generation = *generation;
+        let worker = WorkerKey(self.next_worker);
+        self.next_worker += 1;
+        let (id, application, user) = (process.id, Arc::clone(&process.application), process.user);
+        // First, so that its directory and sandbox are made meanwhile. If anything fails below, `hand_over` is dropped, the
+        // job fails for want of descriptors, and its result meets no worker of this key.
+        let (hand_over, descriptors) = std::sync::mpsc::sync_channel(1);
+        self.hosting.spawn(SpawnJob { worker, process: id, application, user, descriptors })?;
         let (ours, theirs) = MessageSocket::pair().map_err(|error| format!("a socket for the worker: {error}"))?;
         let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK);
         let (read_end, write_end) = pipe.map_err(|error| format!("a pipe for the worker: {error}"))?;
         let page = ServerWorkerPage::create().map_err(|error| format!("a page for the worker: {error}"))?;
-        let worker = WorkerKey(self.next_worker);
-        self.next_worker += 1;
-        let (id, application, user) = (process.id, Arc::clone(&process.application), process.user);
         self.watch(ours.as_fd(), Source::WorkerSocket(worker), Interest::READABLE | Interest::WRITABLE)
             .map_err(|error| format!("watching the worker's socket: {error}"))?;
         self.workers.insert(
@@ -205,6 +211,7 @@ impl Shard {
                 life: None,
                 said_hello: false,
                 is_watched: false,
+                has_pages: false,
                 ready_since: None,
                 lanes: BTreeMap::new(),
                 sightings: HashMap::new(),
@@ -216,15 +223,14 @@ impl Shard {
         if let Some(process) = self.processes.get_mut(key) {
             process.workers.insert(worker);
         }
-        let job = SpawnJob { worker, process: id, application, user, socket: theirs.into(), pipe: write_end };
         self.timers.after(std::time::Duration::from_millis(WORKER_HELLO_MS_MAX), Timer::WorkerReady(worker));
-        self.hosting.submit(Job::Spawn(Box::new(job))).map_err(|_| {
-            self.drop_worker(worker);
-            "too many workers are being started".to_owned()
-        })
+        // The channel has room for the one message; a job that is given up has told why.
+        let _ = hand_over.try_send(WorkerDescriptors { socket: theirs.into(), pipe: write_end });
+        self.prepare_lane(key);
+        Ok(())
     }
 
-    /// The building thread has started a worker, or not.
+    /// The spawner has started a worker, or not.
     pub(crate) fn worker_spawned(&mut self, key: WorkerKey, result: Result<Started, String>) {
         let Some(worker) = self.workers.get_mut(&key) else { return };
         let process = worker.process;
@@ -415,6 +421,7 @@ impl Shard {
             WorkerMessage::Ready if worker.stage == WorkerStage::Leaving => Ok(()),
             WorkerMessage::LaneAttached { lane, error } => self.lane_attached(key, lane, error),
             WorkerMessage::LaneDetached { lane } => self.lane_detached(key, lane),
+            WorkerMessage::ConnectionEnded { connection } => self.connection_ended(key, connection),
             WorkerMessage::Ring if worker.stage >= WorkerStage::Attaching => {
                 let process = worker.process;
                 self.worker_rang(process);
@@ -432,41 +439,50 @@ impl Shard {
             ));
         }
         check_functions(functions)?;
-        let process = self.processes.get(worker.process).ok_or("its process is gone")?;
+        let process = self.processes.get_mut(worker.process).ok_or("its process is gone")?;
         if let Some(difference) = process.application.functions_difference(functions) {
             return Err(difference);
         }
+        process.counts.learn_names(functions);
         worker.said_hello = true;
         self.introduce(key);
         Ok(())
     }
 
-    /// Gives a worker its pages and lanes, once it has said hello and the keeper watches it.
+    /// Gives a worker its pages once the keeper watches it, and its lanes once it has also said hello.
     pub(crate) fn introduce(&mut self, key: WorkerKey) {
         let Some(worker) = self.workers.get_mut(&key) else { return };
-        if !worker.said_hello || !worker.is_watched || worker.stage != WorkerStage::Starting {
+        if !worker.is_watched || worker.stage != WorkerStage::Starting {
             return;
         }
-        worker.stage = WorkerStage::Attaching;
         let Some(process) = self.processes.get(worker.process) else { return };
-        let start = WorkerCommand::Start {
-            process: process.id,
-            index: worker.index,
-            generation: worker.generation,
-            wait_mode: process.application.wait,
-            payload_bytes_max: process.application.limits.payload_bytes_max,
-            workers_max: process.application.workers_max,
-        };
-        let mut sent = worker.peer.send(&start, &[process.control.fd(), worker.page.fd()]);
-        for (id, lane) in &process.lanes {
-            if sent.is_ok() && lane.is_served() {
-                worker.lanes.insert(*id, Attachment::Adding);
-                sent = lane.announce(*id, &mut worker.peer);
-            }
+        let mut sent = Ok(());
+        if !worker.has_pages {
+            worker.has_pages = true;
+            let start = WorkerCommand::Start {
+                process: process.id,
+                index: worker.index,
+                generation: worker.generation,
+                wait_mode: process.application.wait,
+                payload_bytes_max: process.application.limits.payload_bytes_max,
+                workers_max: process.application.workers_max,
+            };
+            sent = worker.peer.send(&start, &[process.control.fd(), worker.page.fd()]);
         }
-        worker.page.notify();
-        if let Err(error) = sent {
-            worker.kill(error.to_string());
+        if worker.said_hello {
+            worker.stage = WorkerStage::Attaching;
+            for (id, lane) in &process.lanes {
+                if sent.is_ok() && lane.is_served() {
+                    worker.lanes.insert(*id, Attachment::Adding);
+                    sent = lane.announce(*id, &mut worker.peer);
+                }
+            }
+            worker.page.notify();
+        }
+        match sent {
+            // Its pidfd tells the rest.
+            Ok(()) | Err(PeerError::Closed) => {}
+            Err(error) => worker.kill(error.to_string()),
         }
         if let Some(end) = worker.peer.stall_end() {
             self.timers.at(end, Timer::WorkerStall(key));
@@ -483,6 +499,7 @@ impl Shard {
         }
         self.look_at_claims_later();
         self.settle_if_ready(process);
+        self.hosting.prepare_directories();
     }
 
     /// A worker has work to leave to others, or waits in a call of its own.

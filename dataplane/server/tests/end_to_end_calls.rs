@@ -17,6 +17,7 @@ use std::time::Duration;
 use common::{PATIENCE, eventually};
 use praas_client::{CallError, Client, ConnectError, ConnectOptions, ControlError, Process, RequestError};
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
+use rustix::process::{Pid, Signal};
 use stage::{FEW_FILES, Played, Stage, application, connect, process, status};
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
@@ -163,6 +164,103 @@ fn concurrent_slow_calls_start_workers_up_to_the_maximum() {
 }
 
 #[test]
+fn lanes_that_come_after_their_requests_timed_out_are_given_back() {
+    const LATE: u32 = 40;
+    let stage = Stage::empty();
+    let Some(server) = Played::start("server", stage.path(), &[]) else { return };
+    let client = stage.with_process("alice");
+    let alice = client.process(process("alice")).unwrap();
+    for round in 0..2 {
+        // A closed lane makes the next call ask for another one, of a server that does not answer just now.
+        client.stop(process("alice")).unwrap();
+        client.create(process("alice")).unwrap();
+        signal(server.child.id(), Signal::STOP);
+        for _ in 0..LATE {
+            let refused = alice.call("echo").deadline(Duration::from_millis(5)).send().unwrap_err();
+            assert!(matches!(refused, CallError::Unavailable { .. }), "{refused}");
+        }
+        signal(server.child.id(), Signal::CONT);
+        // All of them, unless some are closed by then already.
+        let open = status(&client, "alice").lanes;
+        println!("round {round}: {open} of {LATE} late lanes were open when the server first told");
+        assert!(open <= LATE);
+        eventually("the late lanes are closed", || status(&client, "alice").lanes == 0);
+        assert_eq!(alice.invoke("echo", "in time").unwrap().as_slice(), b"in time");
+        assert_eq!(status(&client, "alice").lanes, 1);
+    }
+    drop((alice, client));
+    server.terminate();
+    assert_eq!(server.end(), Some(42), "the server did not end by itself");
+    stage.end();
+}
+
+/// Nobody but the worker itself knows that calls wait: the thread that started them waits for none, and they were rung for
+/// when a worker slept.
+#[test]
+fn calls_that_one_thread_has_started_are_shared_with_a_worker_that_comes_for_them() {
+    let mut application = application();
+    (application.workers_min, application.workers_max) = (1, 2);
+    let stage = Stage::new(application, |_| ());
+    let client = stage.with_process("alice");
+    let alice = client.process(process("alice")).unwrap();
+    alice.invoke("echo", "").unwrap();
+    let mut indexes = BTreeSet::new();
+    eventually("two workers take calls", || {
+        let only = status(&client, "alice").worker_pids[0];
+        signal(only, Signal::STOP);
+        let calls: Vec<_> = (0..8).map(|_| alice.start("index", "100").unwrap()).collect();
+        signal(only, Signal::CONT);
+        eventually("a second worker is there", || status(&client, "alice").workers == 2);
+        indexes.extend(calls.into_iter().map(|call| call.wait().unwrap().as_slice()[0]));
+        indexes.len() == 2
+    });
+    assert_eq!(indexes, BTreeSet::from([0, 1]));
+    assert_eq!(status(&client, "alice").worker_restarts, 0);
+    drop((alice, client));
+    stage.end();
+}
+
+/// Sends a signal; one that stops has stopped every thread when this returns.
+fn signal(pid: u32, signal: Signal) {
+    rustix::process::kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
+    if signal == Signal::STOP {
+        eventually("every thread has stopped", || has_stopped(pid));
+    }
+}
+
+fn has_stopped(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let stats = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap());
+    // NUMBER (NAME) STATE …
+    stats.into_iter().all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
+}
+
+#[test]
+fn workers_above_the_minimum_end_when_they_have_had_nothing_to_do_and_come_back() {
+    const IDLE: Duration = Duration::from_millis(400);
+    let mut application = application();
+    (application.workers_min, application.workers_max) = (1, 3);
+    let stage = Stage::new(application, |options| options.worker_idle = IDLE);
+    let client = stage.with_process("alice");
+    let alice = client.process(process("alice")).unwrap();
+    // The second time around, workers that have ended are replaced when they are needed.
+    for _ in 0..2 {
+        eventually("more workers than the minimum", || {
+            std::thread::scope(|scope| {
+                (0..6).for_each(|_| drop(scope.spawn(|| alice.invoke("sleep", "100").unwrap())));
+            });
+            status(&client, "alice").workers > 1
+        });
+        eventually("the minimum is left", || status(&client, "alice").workers == 1);
+        assert_eq!(alice.invoke("echo", "one serves").unwrap().as_slice(), b"one serves");
+    }
+    let end = status(&client, "alice");
+    assert_eq!((end.worker_restarts, end.last_exit), (0, None), "an idle worker's end was taken for a failure");
+    drop((alice, client));
+    stage.end();
+}
+
+#[test]
 fn abandoned_calls_fill_the_quarantine_with_figures_and_empty_it_when_they_end() {
     let stage = Stage::new(application(), |_| ());
     stage.with_process("alice");
@@ -232,6 +330,30 @@ fn the_host_budget_refuses_lanes_with_figures_and_gets_them_back() {
         drop(lanes);
         eventually("the room of all is free", || status(&client, "alice").lanes == 0);
     }
+    drop(client);
+    stage.end();
+}
+
+/// The server makes it beforehand; its segment and its ledger are mapped in this process, where the server runs.
+#[test]
+fn the_lane_that_a_creator_is_expected_to_ask_for_is_taken_back_if_it_does_not() {
+    let prepared = || {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().filter(|line| line.contains("memfd:praas-lane")).count()
+    };
+    let stage = Stage::new(application(), |_| ());
+    let client = stage.with_process("alice");
+    assert_eq!(status(&client, "alice").lanes, 0, "nobody has asked for it");
+    eventually("it is taken back", || prepared() == 0);
+    client.create(process("bob")).unwrap();
+    let expected = client.process(process("bob")).unwrap();
+    let further = client.process(process("bob")).unwrap();
+    for lane in [&expected, &further] {
+        assert_eq!(lane.invoke("echo", vec![7; 5000]).unwrap().len(), 5000);
+    }
+    assert_eq!(status(&client, "bob").lanes, 2, "what was asked for stays");
+    drop((expected, further));
+    eventually("all are gone", || status(&client, "bob").lanes == 0 && prepared() == 0);
     drop(client);
     stage.end();
 }

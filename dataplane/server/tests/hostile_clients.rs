@@ -44,11 +44,15 @@ fn alone() -> MutexGuard<'static, ()> {
 }
 
 fn server(directory: &Path) -> ServerHandle {
+    Server::start(options(directory)).unwrap()
+}
+
+fn options(directory: &Path) -> ServerOptions {
     let mut options = ServerOptions::new(directory, own_command());
     options.keeper_linger = Duration::ZERO;
     options.log_level = Level::Error;
     options.applications = vec![Application::new("hello".parse().unwrap(), "/nonexistent/hello".into())];
-    Server::start(options).unwrap()
+    options
 }
 
 fn connect(directory: &Path) -> MessageSocket {
@@ -60,7 +64,7 @@ fn token(directory: &Path) -> String {
 }
 
 fn hello(token: String) -> Vec<u8> {
-    encode(&ClientMessage::Hello { version: CONTROL_VERSION, token }).unwrap()
+    encode(&ClientMessage::Hello { version: CONTROL_VERSION, token, network: false }).unwrap()
 }
 
 fn request(number: u64, body: ClientRequest) -> Vec<u8> {
@@ -107,7 +111,7 @@ fn clients_that_break_the_protocol_are_told_and_cut_off_alone() {
     let zero = request(0, ClientRequest::ApplicationList);
     let mut long = hello.clone();
     long.push(0);
-    let wrong_version = encode(&ClientMessage::Hello { version: 99, token: token(path) }).unwrap();
+    let wrong_version = encode(&ClientMessage::Hello { version: 99, token: token(path), network: false }).unwrap();
     // What is sent, and whether the server says why before it hangs up.
     let cases: [(&str, Vec<&[u8]>); 8] = [
         ("garbage", vec![&[0xff; 100]]),
@@ -308,4 +312,27 @@ fn a_server_without_descriptors_says_so_and_goes_on() {
     played.kill().unwrap();
     played.wait().unwrap();
     eventually("its keeper exits", || life.iter().all(|pid| !common::is_running(*pid)));
+}
+
+#[test]
+fn a_connection_that_says_no_hello_is_closed_and_others_stay() {
+    const HELLO: Duration = Duration::from_millis(300);
+    let _alone = alone();
+    let directory = private_directory();
+    let path = directory.path();
+    let server = Server::start(ServerOptions { client_hello: HELLO, ..options(path) }).unwrap();
+    let before = open_descriptors();
+    let good = welcomed(path, token(path));
+    let start = Instant::now();
+    let silent: Vec<_> = (0..20).map(|_| connect(path)).collect();
+    for socket in &silent {
+        assert!(answer(socket).is_none(), "a connection without hello was answered");
+    }
+    assert!(start.elapsed() >= HELLO, "a connection was closed before its time was up");
+    // Older than those, and past its own look.
+    assert_served(&good);
+    assert_eq!(server.metrics().unwrap().clients_cut, 20);
+    drop((silent, good));
+    eventually("their descriptors are closed", || open_descriptors() <= before);
+    drop(server);
 }

@@ -15,7 +15,7 @@
 use std::ffi::{c_char, c_void};
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use crate::landlock::PROC_SELF_ACCESS;
+use crate::landlock::{PROC_SELF_ACCESS, PathBeneath, RULE_PATH_BENEATH};
 use crate::spawn::Step;
 
 /// Everything the child needs, in the form that system calls take it.
@@ -204,13 +204,6 @@ fn die_with_parent(plan: &ChildPlan<'_>) -> Outcome {
 }
 
 fn restrict_files(plan: &ChildPlan<'_>) -> Outcome {
-    /// The kernel's `struct landlock_path_beneath_attr`.
-    #[repr(C, packed)]
-    struct PathBeneath {
-        allowed_access: u64,
-        parent_fd: i32,
-    }
-    const LANDLOCK_RULE_PATH_BENEATH: usize = 1;
     if plan.ruleset < 0 {
         return Ok(());
     }
@@ -220,7 +213,7 @@ fn restrict_files(plan: &ChildPlan<'_>) -> Outcome {
     if let Ok(own) = call(Step::Landlock, libc::SYS_openat, arguments) {
         #[expect(clippy::cast_possible_truncation, reason = "a descriptor just returned")]
         let rule = PathBeneath { allowed_access: PROC_SELF_ACCESS, parent_fd: own as i32 };
-        let add = [word(plan.ruleset), LANDLOCK_RULE_PATH_BENEATH, (&raw const rule) as usize, 0, 0];
+        let add = [word(plan.ruleset), RULE_PATH_BENEATH, (&raw const rule) as usize, 0, 0];
         call(Step::Landlock, libc::SYS_landlock_add_rule, add)?;
     }
     call(Step::Landlock, libc::SYS_landlock_restrict_self, [word(plan.ruleset), 0, 0, 0, 0]).map(drop)

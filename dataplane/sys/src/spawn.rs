@@ -22,12 +22,13 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::cgroup::Cgroup;
 use crate::clone::{ChildStack, Cloned};
+use crate::landlock::SystemFiles;
 use crate::pidfd::Pidfd;
 use crate::sandbox::{Sandbox, SandboxReport};
 pub use error::{SpawnError, Step};
 
-/// Requests that may wait for the spawner: a burst after a restart. Each takes under a millisecond.
-pub const SPAWN_QUEUE_MAX: usize = 1024;
+/// Tasks that may wait for the spawner: every process of a full server at once, twice. Each takes under a millisecond.
+pub const SPAWN_QUEUE_MAX: usize = 32 * 1024;
 /// Highest descriptor number that a request may name.
 pub const FD_TARGET_MAX: i32 = 63;
 /// How long a failed child, which has exited already, may take to be reaped.
@@ -77,17 +78,12 @@ pub struct Spawned {
     pub report: SandboxReport,
 }
 
-type Done = Box<dyn FnOnce(Result<Spawned, SpawnError>) + Send>;
-
-struct Job {
-    request: SpawnRequest,
-    done: Done,
-}
+type Task = Box<dyn FnOnce(&mut Workshop) + Send>;
 
 /// The thread that starts workers.
 #[derive(Debug)]
 pub struct Spawner {
-    jobs: Option<SyncSender<Job>>,
+    tasks: Option<SyncSender<Task>>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -95,31 +91,27 @@ impl Spawner {
     /// Starts the thread.
     pub fn start() -> Result<Self, SpawnError> {
         let workshop = Workshop::new()?;
-        let (jobs, queue) = sync_channel(SPAWN_QUEUE_MAX);
+        let (tasks, queue) = sync_channel(SPAWN_QUEUE_MAX);
         let thread = std::thread::Builder::new()
             .name("praas-spawner".to_owned())
             .spawn(move || workshop.serve(&queue))
             .map_err(|error| SpawnError::NoThread { reason: error.to_string() })?;
-        Ok(Self { jobs: Some(jobs), thread: Some(thread) })
+        Ok(Self { tasks: Some(tasks), thread: Some(thread) })
     }
 
     /// Starts a worker and waits until it runs.
     pub fn spawn(&self, request: SpawnRequest) -> Result<Spawned, SpawnError> {
         let (answer, result) = sync_channel(1);
-        self.spawn_then(request, move |outcome| drop(answer.send(outcome)))?;
-        // Bounded by the queue ahead: the thread answers every job it takes, and dropping a job drops the sender.
+        self.run(move |workshop| drop(answer.send(workshop.spawn(request))))?;
+        // Bounded by the queue ahead: the thread runs every task it takes, and dropping a task drops the sender.
         result.recv().map_err(|_| SpawnError::SpawnerGone)?
     }
 
-    /// Starts a worker without waiting. `done` runs on the spawner's thread, so it must be short and must not wait: put
-    /// the outcome into a queue and ring a doorbell.
-    pub fn spawn_then(
-        &self,
-        request: SpawnRequest,
-        done: impl FnOnce(Result<Spawned, SpawnError>) + Send + 'static,
-    ) -> Result<(), SpawnError> {
-        let jobs = self.jobs.as_ref().ok_or(SpawnError::SpawnerGone)?;
-        jobs.try_send(Job { request, done: Box::new(done) }).map_err(|refused| match refused {
+    /// Has the thread run `task`, which starts workers with what it is given, without waiting for it. Others wait behind
+    /// it, so that it must not take long.
+    pub fn run(&self, task: impl FnOnce(&mut Workshop) + Send + 'static) -> Result<(), SpawnError> {
+        let tasks = self.tasks.as_ref().ok_or(SpawnError::SpawnerGone)?;
+        tasks.try_send(Box::new(task)).map_err(|refused| match refused {
             TrySendError::Full(_) => SpawnError::QueueFull { limit: SPAWN_QUEUE_MAX },
             TrySendError::Disconnected(_) => SpawnError::SpawnerGone,
         })
@@ -128,17 +120,19 @@ impl Spawner {
 
 impl Drop for Spawner {
     fn drop(&mut self) {
-        drop(self.jobs.take());
+        drop(self.tasks.take());
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
 }
 
-/// What the thread owns.
-struct Workshop {
+/// What the thread owns: all that starting a worker needs besides its request.
+#[derive(Debug)]
+pub struct Workshop {
     stack: ChildStack,
     null: OwnedFd,
+    system: SystemFiles,
     /// A pipe that nobody writes to: a child whose read end is hung up has lost this process.
     liveness_read: OwnedFd,
     liveness_write: OwnedFd,
@@ -153,23 +147,24 @@ impl Workshop {
         Ok(Self {
             stack: ChildStack::new().map_err(failed("map a stack"))?,
             null: above_targets(null.as_fd()).map_err(failed("duplicate a descriptor"))?,
+            system: SystemFiles::open(),
             liveness_read: above_targets(read.as_fd()).map_err(failed("duplicate a descriptor"))?,
             liveness_write: above_targets(write.as_fd()).map_err(failed("duplicate a descriptor"))?,
         })
     }
 
-    fn serve(mut self, queue: &Receiver<Job>) {
-        while let Ok(Job { request, done }) = queue.recv() {
-            let outcome = self.spawn(&request);
-            // The descriptors that were handed over close here, before anybody acts on the outcome.
-            drop(request);
+    fn serve(mut self, queue: &Receiver<Task>) {
+        while let Ok(task) = queue.recv() {
             // A caller's panic must not end this thread: that would kill every worker.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || done(outcome)));
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| task(&mut self)));
         }
     }
 
-    fn spawn(&mut self, request: &SpawnRequest) -> Result<Spawned, SpawnError> {
-        let prepared = prepared::Prepared::new(request, self.null.as_fd())?;
+    /// Starts a worker. The descriptors that it is handed are closed here when this returns.
+    #[expect(clippy::needless_pass_by_value, reason = "its descriptors close here")]
+    pub fn spawn(&mut self, request: SpawnRequest) -> Result<Spawned, SpawnError> {
+        let request = &request;
+        let prepared = prepared::Prepared::new(request, self.null.as_fd(), &self.system)?;
         let liveness = (self.liveness_read.as_fd(), self.liveness_write.as_fd());
         let (cloned, failure) = prepared.clone_child(request, liveness, &mut self.stack)?;
         let Cloned { pid, pidfd } = cloned;

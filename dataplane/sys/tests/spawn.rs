@@ -104,16 +104,17 @@ fn an_asynchronous_spawn_answers_through_its_callback() {
     for number in 0..8 {
         let sender = sender.clone();
         let request = script(&sandbox, &format!("exit {number}"));
-        spawner.spawn_then(request, move |outcome| drop(sender.send((number, outcome)))).expect("queued");
+        spawner.run(move |workshop| drop(sender.send((number, workshop.spawn(request))))).expect("queued");
     }
     for _ in 0..8 {
         let (number, outcome) = outcomes.recv_timeout(SOON).expect("an outcome");
         assert_eq!(finish(outcome.expect("spawned")).exit, Exit::Code(number));
     }
-    // A callback that panics must not take the thread, and with it every worker, down.
+    // A task that panics must not take the thread, and with it every worker, down.
+    let request = script(&sandbox, "exit 0");
     spawner
-        .spawn_then(script(&sandbox, "exit 0"), |outcome| {
-            finish(outcome.expect("spawned"));
+        .run(move |workshop| {
+            finish(workshop.spawn(request).expect("spawned"));
             panic!("expected: a caller's mistake");
         })
         .expect("queued");

@@ -102,7 +102,8 @@ impl ClientLane {
         // its line on the way to the next call.
         let mut submission = self.submission.lock();
         if !keeps_cell {
-            submission.free_cells.push(ticket.cell);
+            submission.free_cells.push_back(ticket.cell);
+            self.memory.cells()[ticket.cell as usize].prefetch_word();
         }
         match ticket.request_block {
             Some(loan) if !refused => {
@@ -210,7 +211,8 @@ impl Drop for BlockReply {
     fn drop(&mut self) {
         fault::point(Step::ClientBeforeRelease);
         self.lane.memory.cells()[self.cell as usize].release(self.generation);
-        self.lane.submission.lock().free_cells.push(self.cell);
+        // Next in line: a call with this very cell gives its last block back, so blocks stay where the caches have them.
+        self.lane.submission.lock().free_cells.push_front(self.cell);
     }
 }
 

@@ -233,6 +233,9 @@ impl ClientLane {
 
     /// Makes [`ClientLane::drive`] look again.
     pub fn interrupt(&self) {
-        self.memory.client_bell().ring();
+        let bell = self.memory.client_bell();
+        if bell.ring() {
+            bell.wake();
+        }
     }
 }

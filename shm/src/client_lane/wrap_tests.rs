@@ -70,10 +70,11 @@ impl Lane {
         end.add_lane(WorkerLaneParts {
             lane: LaneId(1),
             geometry: self.server.geometry(),
-            trusted: true,
+            in_place: true,
             segment: copy_of(self.server.segment_fd()),
             ledger: copy_of(self.server.ledger_fd()),
             doorbell: copy_of(&self.doorbell),
+            reply_doorbell: None,
         })
         .unwrap();
         end

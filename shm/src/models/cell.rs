@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use loom::sync::Arc;
+use loom::sync::{Arc, Condvar, Mutex};
 use loom::thread;
 
 use super::{Bytes, check};
 use crate::bell::Bell;
-use crate::cell::{Cell, Stale, Wake};
+use crate::cell::{Cell, FirstWait, Stale, Wake};
 use crate::sync::{AtomicU32, Ordering};
 
 /// Ignored by the models' sleep, which ends by a wake-up alone.
@@ -98,8 +98,8 @@ fn the_reactor_sees_every_answer() {
         let workers = [0, 1].map(|index| {
             let (replies, word) = (Arc::clone(&replies), Arc::clone(&word));
             thread::spawn(move || {
-                if replies[index].answer(1, index as u64) == Ok(Wake::Bell) {
-                    Bell(&word).ring();
+                if replies[index].answer(1, index as u64) == Ok(Wake::Bell) && Bell(&word).ring() {
+                    Bell(&word).wake();
                 }
             })
         });
@@ -118,6 +118,48 @@ fn the_reactor_sees_every_answer() {
         }
         replies.iter().enumerate().for_each(|(index, reply)| reply.assert_holds(index as u64));
         workers.into_iter().for_each(|worker| worker.join().unwrap());
+    });
+}
+
+/// The same with a reactor that sleeps among other things until a pipe is readable: a count under a lock. Cells are armed for
+/// the bell at once, and of the workers that find the reactor asleep, one writes.
+#[test]
+fn a_reactor_that_sleeps_on_a_doorbell_sees_every_answer_and_is_woken_once_a_sleep() {
+    check(3, || {
+        let replies = Arc::new([Reply::expected(), Reply::expected()]);
+        replies.iter().for_each(|reply| reply.cell.arm_as(1, FirstWait::Bell));
+        let word = Arc::new(AtomicU32::new(0));
+        let pipe = Arc::new((Mutex::new(0_u32), Condvar::new()));
+        let workers = [0, 1].map(|index| {
+            let (replies, word, pipe) = (Arc::clone(&replies), Arc::clone(&word), Arc::clone(&pipe));
+            thread::spawn(move || {
+                assert_eq!(replies[index].answer(1, index as u64), Ok(Wake::Bell));
+                let sleeps = Bell(&word).ring();
+                if sleeps {
+                    *pipe.0.lock().unwrap() += 1;
+                    pipe.1.notify_one();
+                }
+                u32::from(sleeps)
+            })
+        });
+        let mut sleeps = 0;
+        loop {
+            let seen = Bell(&word).begin_look();
+            if replies.iter().all(|reply| reply.cell.is_done(1)) {
+                break;
+            }
+            if Bell(&word).arm(seen) {
+                sleeps += 1;
+                let mut written = pipe.0.lock().unwrap();
+                while *written == 0 {
+                    written = pipe.1.wait(written).unwrap();
+                }
+                *written = 0;
+            }
+        }
+        replies.iter().enumerate().for_each(|(index, reply)| reply.assert_holds(index as u64));
+        let wakes: u32 = workers.into_iter().map(|worker| worker.join().unwrap()).sum();
+        assert!(wakes <= sleeps, "{wakes} wakes for {sleeps} sleeps");
     });
 }
 

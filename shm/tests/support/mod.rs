@@ -56,6 +56,8 @@ pub struct Host {
     pub lane: ServerLane,
     pub listen: OwnedFd,
     pub ring: OwnedFd,
+    /// The workers' end of the reply doorbell, for a client that is a reactor.
+    pub replies_ring: Option<OwnedFd>,
     pub server_rings: Arc<AtomicU32>,
 }
 
@@ -69,29 +71,45 @@ impl Host {
             lane: ServerLane::create(LaneId(options.lane), geometry).unwrap(),
             listen,
             ring,
+            replies_ring: None,
             server_rings: Arc::default(),
             options,
         }
     }
 
+    /// With a reply doorbell, whose read end the test gets.
+    pub fn with_reply_doorbell(options: Options) -> (Self, OwnedFd) {
+        let mut host = Self::new(options);
+        let (listen, ring) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).unwrap();
+        host.lane.wake_client_by(copy_of(&ring));
+        host.replies_ring = Some(ring);
+        (host, listen)
+    }
+
     pub fn client(&self) -> Arc<ClientLane> {
+        Arc::new(ClientLane::attach(self.client_parts()).unwrap())
+    }
+
+    /// The client's end for an event loop.
+    pub fn reactor(&self) -> Arc<ClientLane> {
+        Arc::new(ClientLane::attach_for_reactor(self.client_parts()).unwrap())
+    }
+
+    fn client_parts(&self) -> ClientLaneParts {
         let rings = Arc::clone(&self.server_rings);
-        Arc::new(
-            ClientLane::attach(ClientLaneParts {
-                lane: self.lane.id(),
-                geometry: self.lane.geometry(),
-                trusted: self.options.trusted,
-                payload_bytes_max: self.options.payload_bytes_max,
-                workers_max: self.options.workers_max,
-                segment: copy_of(self.lane.segment_fd()),
-                control: copy_of(self.control.fd()),
-                doorbell: copy_of(&self.ring),
-                ring_server: Box::new(move || {
-                    rings.fetch_add(1, Ordering::SeqCst);
-                }),
-            })
-            .unwrap(),
-        )
+        ClientLaneParts {
+            lane: self.lane.id(),
+            geometry: self.lane.geometry(),
+            trusted: self.options.trusted,
+            payload_bytes_max: self.options.payload_bytes_max,
+            workers_max: self.options.workers_max,
+            segment: copy_of(self.lane.segment_fd()),
+            control: copy_of(self.control.fd()),
+            doorbell: copy_of(&self.ring),
+            ring_server: Box::new(move || {
+                rings.fetch_add(1, Ordering::SeqCst);
+            }),
+        }
     }
 
     pub fn worker(&self, tag: WorkerTag) -> (WorkerEnd, ServerWorkerPage) {
@@ -113,10 +131,11 @@ impl Host {
         WorkerLaneParts {
             lane: self.lane.id(),
             geometry: self.lane.geometry(),
-            trusted: self.options.trusted,
+            in_place: self.options.trusted,
             segment: copy_of(self.lane.segment_fd()),
             ledger: copy_of(self.lane.ledger_fd()),
             doorbell: copy_of(&self.ring),
+            reply_doorbell: self.replies_ring.as_ref().map(copy_of),
         }
     }
 

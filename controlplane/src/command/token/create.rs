@@ -75,7 +75,8 @@ impl From<Right> for Rights {
 pub struct Validity(pub Option<Duration>);
 
 fn validity(text: &str) -> Result<Validity, &'static str> {
-    const ADVICE: &str = "write a whole number with its unit, such as 90s, 30m, 12h or 30d, at most ten years; or never";
+    const ADVICE: &str =
+        "write a whole number with its unit, such as 90s, 30m, 12h or 30d, at most ten years; or never";
     if text == "never" {
         return Ok(Validity(None));
     }

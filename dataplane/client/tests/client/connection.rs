@@ -171,3 +171,27 @@ fn dropping_everything_closes_lanes_and_ends_the_session() {
     eventually("the lane is closed", || server.shared().lanes_closed.load(Ordering::SeqCst) == 1);
     drop(directory);
 }
+
+#[test]
+fn a_lane_that_comes_after_its_request_timed_out_is_given_back() {
+    let here = Installation::new(Script::default());
+    let shared = here.shared();
+    let before = shared.lanes_open();
+    assert_eq!((before, shared.lanes_opened()), (1, 1));
+    // A closed process has its next call ask for another lane, which does not come in time.
+    shared.rewrite(|script| script.lanes_come_late = true);
+    shared.close();
+    let refused = here.process.call("echo").deadline(SHORT).send().unwrap_err();
+    assert!(matches!(refused, CallError::Unavailable { .. }), "{refused}");
+    assert_eq!(shared.lanes_opened(), 1);
+    shared.rewrite(|script| script.lanes_come_late = false);
+    eventually("the late lane is closed", || {
+        shared.lanes_opened() == 2 && shared.lanes_closed.load(Ordering::SeqCst) == 1
+    });
+    assert_eq!(shared.lanes_open(), before);
+    // The connection is as good as before, and the next lane that somebody waits for is kept.
+    shared.activate();
+    assert_eq!(here.client.applications().unwrap().len(), 1);
+    assert_eq!(here.process.invoke("echo", b"after").unwrap().as_slice(), b"after");
+    assert_eq!(here.client.server_incarnation(), Some(7));
+}

@@ -54,6 +54,8 @@ pub(crate) struct Script {
     pub(crate) version: u32,
     pub(crate) refuse_hello: Option<ControlError>,
     pub(crate) known: Vec<ProcessId>,
+    /// Requests for lanes are answered only once this is false again.
+    pub(crate) lanes_come_late: bool,
 }
 
 impl Default for Script {
@@ -66,6 +68,7 @@ impl Default for Script {
             version: CONTROL_VERSION,
             refuse_hello: None,
             known: vec![alice()],
+            lanes_come_late: false,
         }
     }
 }
@@ -201,6 +204,17 @@ impl Shared {
         self.last_lane.load(Ordering::SeqCst)
     }
 
+    /// Lanes that were handed out and not closed by their clients.
+    pub(crate) fn lanes_open(&self) -> usize {
+        self.lanes.lock().unwrap().len()
+    }
+
+    fn wait_until_lanes_may_come(&self) {
+        while self.script.lock().unwrap().lanes_come_late && !self.ended.load(Ordering::SeqCst) {
+            thread::sleep(LOOK);
+        }
+    }
+
     fn refuse_unclaimed(&self) {
         let phase = Phase::from_word(self.control.phase_word()).unwrap();
         for lane in self.lanes.lock().unwrap().iter() {
@@ -265,7 +279,8 @@ impl Shared {
                     self.refuse_unclaimed();
                 }
             }
-            ClientMessage::LaneClose { .. } => {
+            ClientMessage::LaneClose { lane, .. } => {
+                self.lanes.lock().unwrap().retain(|open| open.id() != lane);
                 self.lanes_closed.fetch_add(1, Ordering::SeqCst);
             }
         }
@@ -275,6 +290,7 @@ impl Shared {
     fn carry_out(&self, socket: &MessageSocket, script: &Script, request: u64, body: &ClientRequest) {
         match *body {
             ClientRequest::LaneOpen { process, .. } if script.known.contains(&process) => {
+                self.wait_until_lanes_may_come();
                 self.open_lane(socket, script, request, process);
             }
             ClientRequest::LaneOpen { process, .. } => {
@@ -306,10 +322,11 @@ impl Shared {
             let parts = WorkerLaneParts {
                 lane: id,
                 geometry,
-                trusted: script.trusted,
+                in_place: script.trusted,
                 segment: lane.segment_fd().try_clone_to_owned().unwrap(),
                 ledger: lane.ledger_fd().try_clone_to_owned().unwrap(),
                 doorbell: doorbell.ring.try_clone().unwrap(),
+                reply_doorbell: None,
             };
             let listen = doorbell.listen.try_clone().unwrap();
             let _ = worker.lanes.lock().unwrap().send((parts, listen));
@@ -325,8 +342,9 @@ impl Shared {
             workers_max: u32::try_from(self.workers.len()).unwrap(),
             wait_mode: WaitMode::Park,
         };
+        // Listed first: its client may close it at once.
+        self.lanes.lock().unwrap().push(Arc::clone(&lane));
         send(socket, &opened, &[lane.segment_fd(), self.control.fd(), doorbell.ring.as_fd()]);
-        self.lanes.lock().unwrap().push(lane);
     }
 
     // ---- workers ----------------------------------------------------------------------------------------------------

@@ -138,7 +138,7 @@ impl Host {
         let geometry = layout::geometry_for(self.options.payload_bytes_max, CELLS_DEFAULT);
         let server_lane = ServerLane::create(lane, geometry)?;
         let bell = Doorbell::new().map_err(io::Error::from)?;
-        let command = WorkerCommand::LaneAdd { lane, geometry, trusted, principal };
+        let command = WorkerCommand::LaneAdd { lane, geometry, trusted, in_place: trusted, principal };
         for worker in &self.workers {
             worker.tell(
                 &command,
@@ -338,7 +338,7 @@ mod tests {
         let mut host = host();
         let geometry = layout::geometry_for(1 << 20, 8);
         let principal = "someone".parse().unwrap();
-        let command = WorkerCommand::LaneAdd { lane: LaneId(9), geometry, trusted: true, principal };
+        let command = WorkerCommand::LaneAdd { lane: LaneId(9), geometry, trusted: true, in_place: true, principal };
         let bell = Doorbell::new().unwrap();
         let wrong = host.page.fd().try_clone_to_owned().unwrap();
         let too_few = [wrong.as_fd()];

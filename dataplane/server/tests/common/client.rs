@@ -45,7 +45,7 @@ impl Client {
     pub(crate) fn with_token(directory: &Path, token: String) -> Self {
         let socket = Arc::new(MessageSocket::connect(&directory.join("praas.sock")).unwrap());
         let mut client = Self { socket, next: 0, early: HashMap::new() };
-        client.send(&ClientMessage::Hello { version: CONTROL_VERSION, token });
+        client.send(&ClientMessage::Hello { version: CONTROL_VERSION, token, network: false });
         assert!(matches!(client.await_answer(0).0, ServerMessage::Welcome { .. }));
         client
     }
@@ -84,6 +84,7 @@ impl Client {
                 | ServerMessage::Failed { request, .. }
                 | ServerMessage::Processes { request, .. }
                 | ServerMessage::Applications { request, .. }
+                | ServerMessage::Stats { request, .. }
                 | ServerMessage::Output { request, .. }
                 | ServerMessage::LaneOpened { request, .. } => *request,
             };

@@ -1,7 +1,10 @@
 //! Turns verdicts on call numbers into a filter program (classic BPF).
 //!
-//! The program checks the architecture, then searches the number in a binary tree of comparisons whose leaves return. A
-//! jump over a left branch uses the 32-bit form, so branches may be of any length.
+//! The program checks the architecture, then searches the number in a binary tree of comparisons. The kernel compiles and
+//! tries out the whole program at each start of a worker, so it is kept short: equal verdicts share one leaf.
+//!
+//! It is assembled from its end, because jumps lead forwards only: the place of what follows is then known. A comparison
+//! reaches 255 instructions; what lies further away is reached by way of a jump of the 32-bit form.
 
 use std::collections::BTreeMap;
 
@@ -60,14 +63,16 @@ pub(crate) struct Program {
 
 impl Program {
     pub(super) fn new(architecture: u32, verdicts: &BTreeMap<u32, Verdict>) -> Self {
-        let mut instructions = vec![
-            step(LOAD, CALL_ARCHITECTURE),
-            jump(JUMP_IF_EQUAL, architecture, 1, 0),
-            // A call of another architecture, such as 32-bit x86, has other numbers: nothing good comes of it.
-            step(RETURN, libc::SECCOMP_RET_KILL_PROCESS),
-            step(LOAD, NUMBER),
-        ];
-        instructions.extend(search(&spans(verdicts)));
+        let mut assembly = Assembly::default();
+        let root = assembly.search(&spans(verdicts));
+        assembly.continue_at(root);
+        assembly.push(step(LOAD, NUMBER));
+        // A call of another architecture, such as 32-bit x86, has other numbers: nothing good comes of it.
+        assembly.push(step(RETURN, libc::SECCOMP_RET_KILL_PROCESS));
+        assembly.push(jump(JUMP_IF_EQUAL, architecture, 1, 0));
+        assembly.push(step(LOAD, CALL_ARCHITECTURE));
+        let mut instructions = assembly.reversed;
+        instructions.reverse();
         Self { instructions }
     }
 
@@ -110,39 +115,99 @@ fn spans(verdicts: &BTreeMap<u32, Verdict>) -> Vec<(u32, Verdict)> {
     spans
 }
 
-fn search(spans: &[(u32, Verdict)]) -> Vec<libc::sock_filter> {
-    let [_, .., _] = spans else {
-        return spans.first().map(|(_, verdict)| leaf(*verdict)).unwrap_or_default();
-    };
-    let (low, high) = spans.split_at(spans.len() / 2);
-    let (left, right) = (search(low), search(high));
-    let over_left = u32::try_from(left.len()).unwrap_or(u32::MAX);
-    let mut branch = vec![jump(JUMP_IF_AT_LEAST, high[0].0, 0, 1), step(JUMP, over_left)];
-    branch.extend(left);
-    branch.extend(right);
-    branch
+/// An instruction of an [`Assembly`], counted from the program's end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Place(usize);
+
+/// A program under construction, last instruction first.
+#[derive(Debug, Default)]
+struct Assembly {
+    reversed: Vec<libc::sock_filter>,
+    leaves: Vec<(u32, Place)>,
 }
 
-fn leaf(verdict: Verdict) -> Vec<libc::sock_filter> {
-    let allow = step(RETURN, libc::SECCOMP_RET_ALLOW);
-    let refuse = |errno: i32| step(RETURN, libc::SECCOMP_RET_ERRNO | errno.cast_unsigned());
-    let load = |argument: u32| step(LOAD, ARGUMENTS + 8 * argument);
-    match verdict {
-        Verdict::Allow => vec![allow],
-        Verdict::Refuse(errno) => vec![refuse(errno)],
-        Verdict::RefuseBits { argument, bits } => {
-            vec![load(argument), jump(JUMP_IF_ANY_BIT, bits, 0, 1), refuse(libc::EPERM), allow]
+impl Assembly {
+    fn push(&mut self, instruction: libc::sock_filter) -> Place {
+        self.reversed.push(instruction);
+        Place(self.reversed.len() - 1)
+    }
+
+    /// Instructions that the next one has to skip to get to `place`.
+    fn distance(&self, place: Place) -> usize {
+        self.reversed.len() - 1 - place.0
+    }
+
+    /// What comes before continues at `place`.
+    fn continue_at(&mut self, place: Place) {
+        let distance = self.distance(place);
+        if distance > 0 {
+            self.push(step(JUMP, u32::try_from(distance).unwrap_or(u32::MAX)));
         }
-        Verdict::RefuseValues { argument, values: [one, other] } => vec![
-            load(argument),
-            jump(JUMP_IF_EQUAL, one, 1, 0),
-            jump(JUMP_IF_EQUAL, other, 0, 1),
-            refuse(libc::EPERM),
-            allow,
-        ],
-        Verdict::RefuseOthers { argument, value } => {
-            vec![load(argument), jump(JUMP_IF_EQUAL, value, 1, 0), refuse(libc::EPERM), allow]
+    }
+
+    /// `place`, or a jump to it if a comparison that is pushed soon cannot reach so far.
+    fn within_reach(&mut self, place: Place) -> Place {
+        /// The comparison comes after at most one more jump.
+        const REACH: usize = u8::MAX as usize - 1;
+        if self.distance(place) <= REACH {
+            return place;
         }
+        let distance = self.distance(place);
+        self.push(step(JUMP, u32::try_from(distance).unwrap_or(u32::MAX)))
+    }
+
+    /// A comparison that leads to one of two places.
+    fn branch(&mut self, code: u16, k: u32, if_true: Place, if_false: Place) -> Place {
+        let if_true = self.within_reach(if_true);
+        let if_false = self.within_reach(if_false);
+        // Both are within reach, even after the second jump.
+        let skip = |place| u8::try_from(self.distance(place)).unwrap_or(u8::MAX);
+        let instruction = jump(code, k, skip(if_true), skip(if_false));
+        self.push(instruction)
+    }
+
+    fn search(&mut self, spans: &[(u32, Verdict)]) -> Place {
+        let [_, .., _] = spans else {
+            return self.leaf(spans.first().map_or(Verdict::Allow, |(_, verdict)| *verdict));
+        };
+        let (low, high) = spans.split_at(spans.len() / 2);
+        let if_high = self.search(high);
+        let if_low = self.search(low);
+        self.branch(JUMP_IF_AT_LEAST, high[0].0, if_high, if_low)
+    }
+
+    fn leaf(&mut self, verdict: Verdict) -> Place {
+        let load = |argument: u32| step(LOAD, ARGUMENTS + 8 * argument);
+        match verdict {
+            Verdict::Allow => self.answer(libc::SECCOMP_RET_ALLOW),
+            Verdict::Refuse(errno) => self.answer(libc::SECCOMP_RET_ERRNO | errno.cast_unsigned()),
+            Verdict::RefuseBits { argument, bits } => {
+                let (refuse, allow) = (self.leaf(Verdict::Refuse(libc::EPERM)), self.leaf(Verdict::Allow));
+                self.branch(JUMP_IF_ANY_BIT, bits, refuse, allow);
+                self.push(load(argument))
+            }
+            Verdict::RefuseValues { argument, values: [one, other] } => {
+                let (refuse, allow) = (self.leaf(Verdict::Refuse(libc::EPERM)), self.leaf(Verdict::Allow));
+                let neither = self.branch(JUMP_IF_EQUAL, other, refuse, allow);
+                self.branch(JUMP_IF_EQUAL, one, refuse, neither);
+                self.push(load(argument))
+            }
+            Verdict::RefuseOthers { argument, value } => {
+                let (refuse, allow) = (self.leaf(Verdict::Refuse(libc::EPERM)), self.leaf(Verdict::Allow));
+                self.branch(JUMP_IF_EQUAL, value, allow, refuse);
+                self.push(load(argument))
+            }
+        }
+    }
+
+    /// The one place that returns this answer.
+    fn answer(&mut self, answer: u32) -> Place {
+        if let Some((_, place)) = self.leaves.iter().find(|(known, _)| *known == answer) {
+            return *place;
+        }
+        let place = self.push(step(RETURN, answer));
+        self.leaves.push((answer, place));
+        place
     }
 }
 
@@ -212,6 +277,26 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_list_too_long_for_short_jumps_is_searched_as_well() {
+        let errno = |number: u32| i32::try_from(number % 7).unwrap() + 1;
+        let verdicts = (0..900).map(|number| (2 * number, Verdict::Refuse(errno(number)))).collect();
+        let program = Program::new(NATIVE, &verdicts);
+        for number in 0..1800 {
+            let refuse = |errno: i32| libc::SECCOMP_RET_ERRNO | errno.cast_unsigned();
+            let expected = if number % 2 == 0 { refuse(errno(number / 2)) } else { libc::SECCOMP_RET_ALLOW };
+            assert_eq!(run(&program, NATIVE, number, [0, 0]).0, expected, "call {number}");
+        }
+    }
+
+    #[test]
+    fn the_program_is_short() {
+        let verdicts = verdicts(Network::None);
+        let program = Program::new(NATIVE, &verdicts);
+        // A run of refused calls has two ends, each a comparison; what is conditional or shared takes a few more.
+        assert!(program.instructions.len() <= 2 * verdicts.len() + 24, "{} instructions", program.instructions.len());
     }
 
     #[test]

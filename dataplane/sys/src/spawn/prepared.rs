@@ -13,6 +13,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use super::{FD_TARGET_MAX, Output, SpawnError, SpawnRequest, Step, above_targets};
 use crate::child::{ChildPlan, child_main};
 use crate::clone::{ChildStack, Cloned, clone_child, clone3_is_missing};
+use crate::landlock::SystemFiles;
 use crate::sandbox::own_ids;
 
 /// What the child reads.
@@ -29,7 +30,7 @@ pub(super) struct Prepared {
 }
 
 impl Prepared {
-    pub(super) fn new(request: &SpawnRequest, null: BorrowedFd<'_>) -> Result<Self, SpawnError> {
+    pub(super) fn new(request: &SpawnRequest, null: BorrowedFd<'_>, system: &SystemFiles) -> Result<Self, SpawnError> {
         check_targets(request)?;
         let program = c_string(request.sandbox.program().as_os_str())?;
         let mut arguments = vec![program.clone()];
@@ -46,7 +47,7 @@ impl Prepared {
             sources.push((duplicate(fd.as_fd())?, *target));
         }
         let gaps = gaps_between(&sources);
-        let ruleset = ruleset(request)?;
+        let ruleset = ruleset(request, system)?;
         Ok(Self { program, arguments, environment, sources, gaps, ruleset, outputs })
     }
 
@@ -212,8 +213,8 @@ fn gaps_between(sources: &[(OwnedFd, i32)]) -> Vec<(u32, u32)> {
     gaps
 }
 
-fn ruleset(request: &SpawnRequest) -> Result<Option<OwnedFd>, SpawnError> {
+fn ruleset(request: &SpawnRequest, system: &SystemFiles) -> Result<Option<OwnedFd>, SpawnError> {
     let Some(files) = &request.sandbox.files else { return Ok(None) };
-    let made = files.ruleset().map_err(|error| SpawnError::Landlock { reason: error.to_string() })?;
-    made.map(|ruleset| duplicate(ruleset.as_fd())).transpose()
+    let made = files.ruleset(system).map_err(|error| SpawnError::Landlock { reason: error.to_string() })?;
+    duplicate(made.as_fd()).map(Some)
 }

@@ -1,0 +1,45 @@
+//! Whether a server that was reached over the network lives on this host, and then a client that shares memory with it.
+//!
+//! The server names its host, its data directory within that, and its socket. All three are its word alone, so a client
+//! compares the first two with what it finds itself, and then the incarnation that answers on the socket: a process of that
+//! name in another container is not taken for it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use praas_protocol::wire::host_id;
+
+use crate::client::{Client, ClientWay};
+use crate::options::{Settings, Transport};
+use crate::remote::Greeting;
+
+/// A client of the same server over shared memory, if that is possible.
+pub(crate) fn connect(greeting: &Greeting, settings: &Settings) -> Option<Client> {
+    let socket = PathBuf::from(&greeting.socket_path);
+    if !socket.is_absolute() || own_host_id(&socket)? != greeting.host_id {
+        return None;
+    }
+    let local = Settings {
+        socket,
+        token: settings.token.clone(),
+        call_deadline: settings.call_deadline,
+        lifecycle_deadline: settings.lifecycle_deadline,
+        wait_mode: settings.wait_mode,
+        payload_bytes_max: settings.payload_bytes_max,
+        calls_in_flight: settings.calls_in_flight,
+        addresses: Vec::new(),
+        transport: Transport::Automatic,
+        dedicated: false,
+    };
+    // Whatever keeps it from answering there, it answers on the network.
+    let client = Client::connect_local(local).ok()?;
+    debug_assert!(matches!(client.way, ClientWay::Local(_)));
+    (client.server_incarnation() == Some(greeting.incarnation)).then_some(client)
+}
+
+/// What a server with its socket there would call this host.
+fn own_host_id(socket: &Path) -> Option<[u8; 16]> {
+    let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let directory = socket.parent()?.canonicalize().ok()?;
+    Some(host_id(boot_id.trim(), &directory))
+}

@@ -1,0 +1,163 @@
+//! Memory into which connections are read.
+//!
+//! Small calls of all connections go through one buffer of the worker, and are run before anything else is read into it. A
+//! payload that does not come with its head gets memory of its own, which grows with what came; one such piece is kept for the
+//! next. An idle connection has none.
+
+use rkyv::util::AlignedVec;
+
+use praas_protocol::limits::WIRE_REQUEST_HEAD_BYTES;
+use praas_protocol::wire::Request;
+
+use crate::limits::{PAYLOAD_BYTES_KEPT, PAYLOAD_BYTES_START, RECEIVE_BYTES};
+
+/// Where receiving begins in the buffer, so that the payload behind a common head is aligned for any archive.
+const RECEIVE_OFFSET: usize = AlignedVec::<16>::ALIGNMENT - WIRE_REQUEST_HEAD_BYTES % AlignedVec::<16>::ALIGNMENT;
+
+/// The buffers that a worker's connections share.
+#[derive(Debug, Default)]
+pub(crate) struct Room {
+    receive: AlignedVec,
+    /// Of the last large payload.
+    payload: AlignedVec,
+    /// For answers.
+    pub(crate) replies: Vec<u8>,
+}
+
+impl Room {
+    /// Where the next bytes of a connection go.
+    #[inline]
+    pub(crate) fn receive_place(&mut self) -> &mut [u8] {
+        if self.receive.is_empty() {
+            self.receive.resize(RECEIVE_OFFSET + RECEIVE_BYTES, 0);
+        }
+        &mut self.receive[RECEIVE_OFFSET..]
+    }
+
+    /// Takes the buffer out while its bytes are worked on; [`Room::put_received`] brings it back.
+    #[inline]
+    pub(crate) fn take_received(&mut self) -> Received {
+        Received(std::mem::take(&mut self.receive))
+    }
+
+    #[inline]
+    pub(crate) fn put_received(&mut self, received: Received) {
+        self.receive = received.0;
+    }
+
+    /// Memory for a payload of which `first` has come.
+    pub(crate) fn begin_payload(&mut self, request: Request, first: &[u8], bytes: usize) -> Partial {
+        let mut partial = Partial { request, memory: std::mem::take(&mut self.payload), received: first.len(), bytes };
+        partial.make_room();
+        partial.memory[..first.len()].copy_from_slice(first);
+        partial
+    }
+
+    /// Keeps the memory of a payload that is done with.
+    pub(crate) fn end_payload(&mut self, partial: Partial) {
+        if partial.memory.len() <= PAYLOAD_BYTES_KEPT && partial.memory.len() > self.payload.len() {
+            self.payload = partial.memory;
+        }
+    }
+}
+
+/// The bytes that were received last.
+#[derive(Debug)]
+pub(crate) struct Received(AlignedVec);
+
+impl Received {
+    #[inline]
+    pub(crate) fn bytes(&self, count: usize) -> &[u8] {
+        &self.0[RECEIVE_OFFSET..][..count]
+    }
+}
+
+/// A call of which a part of the payload is there.
+#[derive(Debug)]
+pub(crate) struct Partial {
+    pub(crate) request: Request,
+    memory: AlignedVec,
+    received: usize,
+    bytes: usize,
+}
+
+impl Partial {
+    /// Where the next bytes of the payload go; never empty while it is not complete.
+    pub(crate) fn place(&mut self) -> &mut [u8] {
+        self.make_room();
+        let end = self.bytes.min(self.memory.len());
+        &mut self.memory[self.received..end]
+    }
+
+    /// So many more bytes came.
+    pub(crate) fn add(&mut self, bytes: usize) {
+        self.received += bytes;
+    }
+
+    /// So many more bytes came another way.
+    pub(crate) fn append(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let place = self.place();
+            let now = rest.len().min(place.len());
+            place[..now].copy_from_slice(&rest[..now]);
+            self.add(now);
+            rest = &rest[now..];
+        }
+    }
+
+    /// The payload, if all of it is there.
+    pub(crate) fn payload(&self) -> Option<&[u8]> {
+        (self.received == self.bytes).then(|| &self.memory[..self.bytes])
+    }
+
+    /// Twice what came, if that is not there yet.
+    fn make_room(&mut self) {
+        if self.received == self.memory.len() || self.memory.is_empty() {
+            let more = (2 * self.received).max(PAYLOAD_BYTES_START).min(self.bytes).max(1);
+            self.memory.resize(more.max(self.memory.len()), 0);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use praas_protocol::FunctionId;
+
+    use super::*;
+
+    #[test]
+    fn a_payload_is_put_together_whatever_the_pieces_and_its_memory_grows_with_them() {
+        let bytes = 3 * PAYLOAD_BYTES_START + 17;
+        let sent: Vec<u8> = (0..bytes).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        for piece in [1_000, 77_777, bytes] {
+            let mut room = Room::default();
+            let request = Request::new(1, 0, FunctionId(1), 0);
+            let mut partial = room.begin_payload(request, &sent[..10], bytes);
+            assert!(partial.memory.len() <= PAYLOAD_BYTES_START);
+            let mut at = 10;
+            while partial.payload().is_none() {
+                let place = partial.place();
+                let now = place.len().min(piece).min(bytes - at);
+                place[..now].copy_from_slice(&sent[at..at + now]);
+                partial.add(now);
+                at += now;
+                assert!(partial.memory.len() <= (2 * at).max(PAYLOAD_BYTES_START));
+            }
+            assert!(partial.payload().unwrap() == sent);
+            assert!(partial.payload().unwrap().as_ptr().addr().is_multiple_of(16));
+            room.end_payload(partial);
+            let mut again = room.begin_payload(request, &[], bytes);
+            assert!(again.place().len() >= bytes, "its memory was kept");
+            again.append(&sent);
+            assert!(again.payload().unwrap() == sent);
+        }
+    }
+
+    #[test]
+    fn the_payload_behind_a_common_head_is_aligned() {
+        let mut room = Room::default();
+        let place = room.receive_place();
+        assert!(place[WIRE_REQUEST_HEAD_BYTES..].as_ptr().addr().is_multiple_of(16));
+    }
+}

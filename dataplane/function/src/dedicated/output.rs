@@ -1,0 +1,177 @@
+//! What a connection is still to be sent.
+//!
+//! Answers are gathered and leave with one call; a large one is sent from where the function wrote it. What the socket does not
+//! take is kept, and nothing more is read from that client until it is gone: so a client that never reads costs the memory of
+//! one turn's answers, for a bounded time, and never makes the worker wait.
+
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
+
+use crate::limits::{CONNECTION_STALL_MAX, REPLIES_BYTES_GATHERED, REPLIES_BYTES_KEPT, REPLY_BYTES_COPIED};
+
+const FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
+
+/// The other side is gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Gone;
+
+/// Bytes on their way to a client.
+#[derive(Debug, Default)]
+pub(crate) struct Output {
+    bytes: Vec<u8>,
+    sent: usize,
+    /// Since when the socket takes nothing.
+    blocked_since: Option<Instant>,
+}
+
+impl Output {
+    /// Whether the socket is full: nothing is to be read or run until it is not.
+    pub(crate) fn is_blocked(&self) -> bool {
+        self.blocked_since.is_some()
+    }
+
+    /// When the client must have taken something.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.blocked_since.map(|since| since + CONNECTION_STALL_MAX)
+    }
+
+    /// Uses the memory of `buffer` while there is nothing to send.
+    pub(crate) fn borrow(&mut self, buffer: &mut Vec<u8>) {
+        if self.bytes.is_empty() {
+            std::mem::swap(&mut self.bytes, buffer);
+        }
+    }
+
+    /// Gives that memory back once all was sent.
+    pub(crate) fn give_back(&mut self, buffer: &mut Vec<u8>) {
+        if self.bytes.is_empty() {
+            std::mem::swap(&mut self.bytes, buffer);
+            self.bytes = Vec::new();
+            if buffer.capacity() > REPLIES_BYTES_KEPT {
+                *buffer = Vec::new();
+            }
+        }
+    }
+
+    /// A frame to be sent with the next flush.
+    pub(crate) fn frame(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        write(&mut self.bytes);
+    }
+
+    /// A frame of a head and a payload: with the next flush, or at once if it is large.
+    #[inline]
+    pub(crate) fn answer(&mut self, socket: impl AsFd, head: &[u8], payload: &[u8]) -> Result<(), Gone> {
+        let is_large = payload.len() > REPLY_BYTES_COPIED || self.bytes.len() >= REPLIES_BYTES_GATHERED;
+        if !is_large || self.is_blocked() {
+            self.bytes.extend_from_slice(head);
+            self.bytes.extend_from_slice(payload);
+            return Ok(());
+        }
+        let gathered = &self.bytes[self.sent..];
+        let parts = [IoSlice::new(gathered), IoSlice::new(head), IoSlice::new(payload)];
+        let mut left = send(socket, &parts)?;
+        let earlier = left.min(gathered.len());
+        self.sent += earlier;
+        left -= earlier;
+        if self.sent == self.bytes.len() {
+            self.bytes.clear();
+            self.sent = 0;
+        }
+        let of_head = left.min(head.len());
+        self.bytes.extend_from_slice(&head[of_head..]);
+        self.bytes.extend_from_slice(&payload[left - of_head..]);
+        self.note_progress();
+        Ok(())
+    }
+
+    /// Sends what there is, as far as the socket takes it.
+    #[inline]
+    pub(crate) fn flush(&mut self, socket: impl AsFd) -> Result<(), Gone> {
+        if !self.bytes.is_empty() {
+            let sent = send(socket, &[IoSlice::new(&self.bytes[self.sent..])])?;
+            if sent > 0 {
+                // Whoever takes a part has time for the next.
+                self.blocked_since = None;
+            }
+            self.sent += sent;
+            if self.sent == self.bytes.len() {
+                self.bytes.clear();
+                self.sent = 0;
+            }
+            self.note_progress();
+        }
+        Ok(())
+    }
+
+    fn note_progress(&mut self) {
+        if self.bytes.is_empty() {
+            self.blocked_since = None;
+        } else {
+            self.blocked_since.get_or_insert_with(Instant::now);
+        }
+    }
+}
+
+/// Bytes that the socket took.
+fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> Result<usize, Gone> {
+    match sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), FLAGS) {
+        Ok(bytes) => Ok(bytes),
+        // Nothing that interrupts it is handled here: room to write brings us back.
+        Err(Errno::AGAIN | Errno::INTR) => Ok(0),
+        Err(_) => Err(Gone),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn every_byte_leaves_once_and_in_order_however_little_the_socket_takes() {
+        for large in [100, REPLY_BYTES_COPIED + 1, 3 << 20] {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            let mut output = Output::default();
+            let mut expected = Vec::new();
+            for number in 0..40_u8 {
+                let payload = vec![number; if number % 7 == 3 { large } else { 100 }];
+                output.answer(&ours, &[255, number], &payload).unwrap();
+                expected.extend([255, number]);
+                expected.extend(payload);
+            }
+            theirs.set_nonblocking(true).unwrap();
+            let mut got = Vec::new();
+            let end = Instant::now() + CONNECTION_STALL_MAX;
+            while got.len() < expected.len() {
+                assert!(Instant::now() < end, "{} of {} bytes came", got.len(), expected.len());
+                output.flush(&ours).unwrap();
+                let mut piece = vec![0; 50_000];
+                if let Ok(bytes) = theirs.read(&mut piece) {
+                    got.extend_from_slice(&piece[..bytes]);
+                }
+            }
+            assert!(got == expected, "the bytes differ, {large}");
+            output.flush(&ours).unwrap();
+            assert!(!output.is_blocked());
+            let mut shared = Vec::new();
+            output.give_back(&mut shared);
+            assert_eq!(output.bytes.capacity(), 0);
+        }
+    }
+
+    #[test]
+    fn a_reader_that_has_gone_is_noticed_without_a_signal() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        drop(theirs);
+        let mut output = Output::default();
+        assert_eq!(output.answer(&ours, &[1; 28], &vec![0; REPLY_BYTES_COPIED + 1]), Err(Gone));
+        output.frame(|bytes| bytes.push(1));
+        assert_eq!(output.flush(&ours), Err(Gone));
+    }
+}

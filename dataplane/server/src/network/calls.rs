@@ -1,0 +1,327 @@
+//! Calls: from a REQUEST into a lane, and from the lane's answer to a RESPONSE.
+//!
+//! Invariants:
+//! 1. Every call that the rules accepted is in one place: on its way in ([`super::connection::Incoming`]), waiting for room
+//!    ([`super::waiting`]), in flight (here and in its lane), or answered. Answering gives back its credit, once.
+//! 2. A ticket is taken or abandoned exactly once.
+
+use std::time::{Duration, Instant};
+
+use praas_protocol::wire::{Header, Request, Response, Side, Verdict};
+use praas_protocol::{FunctionId, Outcome, Phase};
+use praas_shm::client_lane::{Answer, Bounded, LoanBlock, Payload, SubmitError};
+use praas_shm::io_buffer::{IoBuffer, LoanBuffer};
+
+use super::connection::{ConnectionKey, Incoming};
+use super::lanes::{Flight, LaneKey, LaneState};
+use super::receiving::{Flow, unknown_handle};
+use super::shard::NetworkShard;
+use super::timers::Timer;
+use crate::limits::LANES_LOOK_PERIOD;
+
+/// Code of an answer that cannot be read, or that only a server may give: clients take it for a malformed one.
+const UNREADABLE: u32 = u32::MAX;
+
+/// What a client asks for with a call.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    pub(super) request_id: u64,
+    pub(super) handle: u32,
+    pub(super) lane: LaneKey,
+    pub(super) function: FunctionId,
+    pub(super) payload_bytes: u32,
+    /// 0 is none.
+    pub(super) time_remaining_ns: u64,
+    pub(super) root: u128,
+    /// When its head came.
+    pub(super) came: Instant,
+}
+
+impl Asked {
+    /// Nanoseconds until the caller's deadline, 0 for none; `None` when it has passed.
+    fn time_left_ns(&self, now: Instant) -> Option<u64> {
+        if self.time_remaining_ns == 0 || now <= self.came {
+            return Some(self.time_remaining_ns);
+        }
+        let passed_ns = u64::try_from((now - self.came).as_nanos()).unwrap_or(u64::MAX);
+        self.time_remaining_ns.checked_sub(passed_ns).filter(|left_ns| *left_ns > 0)
+    }
+
+    /// When its caller stops to wait, at the latest after `longest`.
+    pub(super) fn end(&self, longest: Duration) -> Instant {
+        match self.time_remaining_ns {
+            0 => self.came + longest,
+            remaining_ns => self.came + Duration::from_nanos(remaining_ns).min(longest),
+        }
+    }
+}
+
+/// A call in flight, as its connection knows it.
+#[derive(Debug)]
+pub(super) struct Call {
+    pub(super) request_id: u64,
+    pub(super) lane: LaneKey,
+    /// Of its [`Flight`].
+    pub(super) flight: u64,
+    handle: u32,
+    payload_bytes: u32,
+}
+
+/// How a call that nobody ran is answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NotRun {
+    outcome: Outcome,
+    detail: u64,
+    more: u64,
+}
+
+impl NotRun {
+    pub(super) fn new(outcome: Outcome, detail: u64, more: u64) -> Self {
+        Self { outcome, detail, more }
+    }
+
+    pub(super) fn unavailable(phase: Phase) -> Self {
+        Self::new(Outcome::Unavailable, phase as u64, 0)
+    }
+
+    fn response(self, request_id: u64) -> Response {
+        let [detail, more] = [self.detail, self.more].map(|word| u32::try_from(word).unwrap_or(u32::MAX));
+        Response { request_id, outcome_code: self.outcome as u32, detail, more }
+    }
+}
+
+/// What became of an attempt to begin a call.
+#[derive(Debug)]
+pub(super) enum Begun {
+    /// It is on its way, or answered.
+    Yes,
+    /// Its lane has no room for it, or is not open yet. With its payload's block, if it has one.
+    NoRoom(Option<LoanBlock>),
+}
+
+impl NetworkShard {
+    /// A call came, with the beginning of its payload; `rest` follows it.
+    pub(super) fn request_came(
+        &mut self,
+        key: ConnectionKey,
+        header: &Header,
+        request: &Request,
+        payload: &[u8],
+        rest: &[u8],
+    ) -> Flow {
+        let Some(connection) = self.connections.get_mut(key) else { return Flow::Stop };
+        match connection.rules.show(Side::Client, header) {
+            Ok(Verdict::Accept) => {}
+            Ok(Verdict::Ignore) => return Flow::GoOn,
+            Err(error) => return self.break_off(key, &error),
+        }
+        let principal = connection.identity.as_ref().map(|identity| identity.principal);
+        let Some(handle) = connection.handle_mut(request.handle) else {
+            return self.break_off_for(key, &unknown_handle(request.handle));
+        };
+        let payload_bytes = header.payload_bytes();
+        let refused = if request.principal.is_some() && request.principal != principal {
+            Some(NotRun::new(Outcome::Unauthorized, 0, 0))
+        } else if payload_bytes > handle.payload_bytes_max {
+            Some(NotRun::new(Outcome::PayloadTooLarge, handle.payload_bytes_max.into(), payload_bytes.into()))
+        } else if handle.in_flight >= handle.in_flight_max {
+            Some(NotRun::new(Outcome::Overloaded, handle.in_flight_max.into(), handle.in_flight.into()))
+        } else {
+            None
+        };
+        handle.in_flight += 1;
+        let asked = Asked {
+            request_id: request.request_id,
+            handle: request.handle,
+            lane: handle.lane,
+            function: request.function,
+            payload_bytes,
+            time_remaining_ns: request.time_remaining_ns,
+            root: request.root.map_or(0, u128::from_le_bytes),
+            came: self.now,
+        };
+        if let Some(refused) = refused {
+            self.answer_unrun(key, &asked, refused);
+            return Flow::GoOn;
+        }
+        if self.others_wait_for(asked.lane) {
+            return self.wait_for_room(key, asked, None, payload, rest);
+        }
+        match self.begin(key, &asked, payload) {
+            Begun::Yes => Flow::GoOn,
+            Begun::NoRoom(loan) => self.wait_for_room(key, asked, loan, payload, rest),
+        }
+    }
+
+    /// Sends a call into its lane, or makes room for the rest of its payload there.
+    pub(super) fn begin(&mut self, key: ConnectionKey, asked: &Asked, payload: &[u8]) -> Begun {
+        if payload.len() == asked.payload_bytes as usize {
+            return self.submit(key, asked, Payload::Bytes(payload));
+        }
+        let lane = match self.lanes.get(asked.lane).map(|room| &room.state) {
+            Some(LaneState::Open(open)) => std::sync::Arc::clone(&open.lane),
+            Some(LaneState::Opening(_)) => return Begun::NoRoom(None),
+            _ => return self.answered_unrun(key, asked, NotRun::unavailable(Phase::Closed)),
+        };
+        let mut loan = match lane.loan(asked.payload_bytes as usize) {
+            Ok(loan) => loan,
+            Err(error) => return self.not_submitted(key, asked, error),
+        };
+        lane.loan_write(&mut loan, 0, payload);
+        let buffer = Some(LoanBuffer::new(lane, loan));
+        if let Some(connection) = self.connections.get_mut(key) {
+            let incoming = Incoming { asked: *asked, buffer, filled_bytes: payload.len() };
+            connection.incoming = Some(Box::new(incoming));
+        }
+        Begun::Yes
+    }
+
+    /// The payload of a call is all there.
+    pub(super) fn payload_is_whole(&mut self, key: ConnectionKey) -> Flow {
+        let Some(connection) = self.connections.get_mut(key) else { return Flow::Stop };
+        let Some(Incoming { asked, buffer: Some(buffer), filled_bytes: _ }) = connection.incoming.take().map(|b| *b)
+        else {
+            return Flow::GoOn;
+        };
+        debug_assert_eq!(IoBuffer::bytes(&buffer), asked.payload_bytes as usize);
+        let (_lane, loan) = buffer.into_loan();
+        match self.submit(key, &asked, Payload::Loan(loan)) {
+            Begun::Yes => Flow::GoOn,
+            Begun::NoRoom(loan) => self.wait_for_room(key, asked, loan, &[], &[]),
+        }
+    }
+
+    /// Publishes a call in its lane.
+    pub(super) fn submit(&mut self, key: ConnectionKey, asked: &Asked, payload: Payload<'_>) -> Begun {
+        let Some(left_ns) = asked.time_left_ns(self.now) else {
+            if let Payload::Loan(loan) = payload {
+                self.return_loan(asked.lane, loan);
+            }
+            return self.answered_unrun(key, asked, NotRun::new(Outcome::DeadlineExceeded, 0, 0));
+        };
+        let Some(room) = self.lanes.get_mut(asked.lane) else { return Begun::Yes };
+        let lane = match &room.state {
+            LaneState::Open(open) => &open.lane,
+            // A loan comes from an open lane, which never opens again.
+            LaneState::Opening(_) => return Begun::NoRoom(None),
+            LaneState::Closed => return self.answered_unrun(key, asked, NotRun::unavailable(Phase::Closed)),
+        };
+        let ticket = match lane.submit(asked.function, payload, left_ns, asked.root) {
+            Ok(ticket) => ticket,
+            Err(error) => return self.not_submitted(key, asked, error),
+        };
+        let flight = room.next_flight;
+        room.next_flight += 1;
+        room.flights.push_back(Flight { number: flight, ticket, connection: key, request_id: asked.request_id });
+        if !std::mem::replace(&mut room.is_busy, true) {
+            self.busy_lanes.push(asked.lane);
+            if !std::mem::replace(&mut self.lanes_watched, true) {
+                self.timers.at(self.now + LANES_LOOK_PERIOD, Timer::Lanes);
+            }
+        }
+        if let Some(connection) = self.connections.get_mut(key) {
+            let Asked { request_id, lane, handle, payload_bytes, .. } = *asked;
+            connection.calls.push_back(Call { request_id, lane, flight, handle, payload_bytes });
+        }
+        Begun::Yes
+    }
+
+    #[cold]
+    fn not_submitted(&mut self, key: ConnectionKey, asked: &Asked, error: SubmitError) -> Begun {
+        let (not_run, loan) = match error {
+            // Cells of abandoned calls come back when their functions end: who waited would wait for others' calls.
+            SubmitError::Full { what: Bounded::Quarantine, used, limit, loan } => {
+                (NotRun::new(Outcome::Overloaded, limit, used), loan)
+            }
+            SubmitError::Full { loan, .. } => return Begun::NoRoom(loan),
+            SubmitError::TooLarge { limit_bytes, actual_bytes, loan } => {
+                (NotRun::new(Outcome::PayloadTooLarge, limit_bytes, actual_bytes), loan)
+            }
+            SubmitError::Unavailable { phase, loan } => (NotRun::unavailable(phase), loan),
+            SubmitError::Lost { loan } => (NotRun::unavailable(Phase::Closed), loan),
+            _ => (NotRun::unavailable(Phase::Closed), None),
+        };
+        if let Some(loan) = loan {
+            self.return_loan(asked.lane, loan);
+        }
+        self.answered_unrun(key, asked, not_run)
+    }
+
+    fn return_loan(&self, lane: LaneKey, loan: LoanBlock) {
+        if let Some(LaneState::Open(open)) = self.lanes.get(lane).map(|room| &room.state) {
+            open.lane.return_loan(loan);
+        }
+    }
+
+    fn answered_unrun(&mut self, key: ConnectionKey, asked: &Asked, not_run: NotRun) -> Begun {
+        self.answer_unrun(key, asked, not_run);
+        Begun::Yes
+    }
+
+    /// Answers a call that nobody ran.
+    pub(super) fn answer_unrun(&mut self, key: ConnectionKey, asked: &Asked, not_run: NotRun) {
+        self.counters.refused();
+        self.give_credit_back(key, asked.handle, asked.payload_bytes);
+        self.push_response(key, &not_run.response(asked.request_id), None);
+    }
+
+    fn give_credit_back(&mut self, key: ConnectionKey, handle: u32, payload_bytes: u32) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let given = connection.rules.answered(payload_bytes);
+        debug_assert!(given.is_ok(), "a call is answered once: {given:?}");
+        if let Some(handle) = connection.handle_mut(handle) {
+            handle.in_flight -= 1;
+        }
+    }
+
+    /// Takes a call off its connection's list.
+    fn take_call(&mut self, key: ConnectionKey, request_id: u64) -> Option<Call> {
+        let calls = &mut self.connections.get_mut(key)?.calls;
+        let place = calls.binary_search_by_key(&request_id, |call| call.request_id).ok()?;
+        calls.remove(place)
+    }
+
+    /// Hands an answer to its client.
+    pub(super) fn deliver(&mut self, key: ConnectionKey, request_id: u64, answer: Answer) {
+        let Some(call) = self.take_call(key, request_id) else { return };
+        self.give_credit_back(key, call.handle, call.payload_bytes);
+        let outcome_code = match Outcome::from_code(answer.outcome_code) {
+            // A worker cannot move a process.
+            None | Some(Outcome::Moved) => UNREADABLE,
+            Some(_) if answer.payload.is_none() => UNREADABLE,
+            Some(outcome) => outcome as u32,
+        };
+        if let Some(loan) = answer.returned_loan {
+            self.return_loan(call.lane, loan);
+        }
+        let response = Response { request_id, outcome_code, detail: answer.detail, more: answer.more };
+        let payload = answer.payload.filter(|_| outcome_code != UNREADABLE);
+        self.push_response(key, &response, payload);
+        self.counters.answered();
+    }
+
+    /// Answers a call that was in flight when its lane was lost.
+    pub(super) fn deliver_lost(&mut self, key: ConnectionKey, request_id: u64, not_run: NotRun) {
+        let Some(call) = self.take_call(key, request_id) else { return };
+        self.give_credit_back(key, call.handle, call.payload_bytes);
+        self.push_response(key, &not_run.response(request_id), None);
+    }
+
+    /// The client no longer waits for a call. One that was answered meanwhile is none of ours.
+    pub(super) fn cancel(&mut self, key: ConnectionKey, request_id: u64) {
+        let Some(call) = self.take_call(key, request_id) else { return };
+        self.abandon(&call);
+        self.give_credit_back(key, call.handle, call.payload_bytes);
+        self.push_response(key, &NotRun::new(Outcome::Cancelled, 0, 0).response(request_id), None);
+    }
+
+    /// Takes a call out of its lane: nobody waits for its answer.
+    pub(super) fn abandon(&mut self, call: &Call) {
+        let Some(room) = self.lanes.get_mut(call.lane) else { return };
+        let Ok(place) = room.flights.binary_search_by_key(&call.flight, |flight| flight.number) else { return };
+        let Some(flight) = room.flights.remove(place) else { return };
+        if let LaneState::Open(open) = &room.state {
+            open.lane.abandon(flight.ticket);
+        }
+    }
+}

@@ -1,0 +1,407 @@
+//! The lanes of a shard: one for each token and process, of which the shard is the only client. Calls of all connections
+//! with that token share it.
+//!
+//! Answers are looked for in the order of the calls, in lanes whose bell says that there are some. A lane whose bell was
+//! armed is left alone until it rings.
+//!
+//! Invariants:
+//! 1. `busy_lanes` names each lane with calls in flight once (and possibly some without).
+//! 2. A lane that is lost, or whose process has ended, leaves `by_process`: handles to it stay and say so, and the next OPEN
+//!    makes another. It never opens again.
+
+use std::collections::VecDeque;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use praas_protocol::control::{ClientMessage, ClientRequest, ControlError, LaneGeometry, LaneId};
+use praas_protocol::{Outcome, Phase, ProcessId};
+use praas_shm::client_lane::{ClientLane, ClientLaneParts, Retracted, Ticket};
+use praas_sys::driver::SourceId;
+
+use super::calls::NotRun;
+use super::connection::ConnectionKey;
+use super::control_session::{Question, SessionKey};
+use super::questions::Opener;
+use super::shard::NetworkShard;
+use super::sources::Source;
+use super::table::Key;
+use super::timers::Timer;
+use crate::limits::{ANSWERS_PER_LOOK, LANE_CALLS, LANE_LINGER, LANES_LOOK_PERIOD};
+
+/// Names a lane of one shard.
+pub(super) type LaneKey = Key<LaneRoom>;
+
+/// A call in flight.
+#[derive(Debug)]
+pub(super) struct Flight {
+    /// Grows with each call of the lane.
+    pub(super) number: u64,
+    pub(super) ticket: Ticket,
+    pub(super) connection: ConnectionKey,
+    pub(super) request_id: u64,
+}
+
+/// How far a lane has come.
+#[derive(Debug)]
+pub(super) enum LaneState {
+    /// The server was asked for it; these wait.
+    Opening(Vec<Opener>),
+    /// It takes calls.
+    Open(OpenLane),
+    /// It is lost.
+    Closed,
+}
+
+/// A lane that takes calls.
+#[derive(Debug)]
+pub(super) struct OpenLane {
+    pub(super) lane: Arc<ClientLane>,
+    pub(super) id: LaneId,
+    pub(super) workers_max: u32,
+    cells: u32,
+    bell: Option<SourceId>,
+    /// Set by the lane when the server is to be rung.
+    rings_server: Arc<AtomicBool>,
+    /// The bell as it was before the last look that left nothing out.
+    seen: Option<u32>,
+    armed: bool,
+}
+
+/// A lane, what is in flight in it, and who wants in.
+#[derive(Debug)]
+pub(super) struct LaneRoom {
+    pub(super) session: SessionKey,
+    pub(super) process: ProcessId,
+    pub(super) state: LaneState,
+    /// In the order of their numbers.
+    pub(super) flights: VecDeque<Flight>,
+    pub(super) next_flight: u64,
+    pub(super) is_busy: bool,
+    /// Connections with a call that waits for room, in order.
+    pub(super) queue: VecDeque<ConnectionKey>,
+    pub(super) is_pressed: bool,
+    /// Handles that lead here.
+    pub(super) users: u32,
+    unused_since: Option<Instant>,
+}
+
+impl LaneRoom {
+    /// Calls that hold a cell, and how many could.
+    pub(super) fn calls_in_use(&self) -> (u64, u64) {
+        match &self.state {
+            LaneState::Open(open) => (open.lane.in_flight() as u64, open.cells.into()),
+            _ => (0, 0),
+        }
+    }
+
+    /// Whether an OPEN may be answered with this lane.
+    fn is_usable(&self) -> bool {
+        match &self.state {
+            LaneState::Opening(_) => true,
+            LaneState::Open(open) => !open.lane.is_lost() && open.lane.phase() != Phase::Closed,
+            LaneState::Closed => false,
+        }
+    }
+}
+
+/// A lane as the server's loop hands it out.
+#[derive(Debug)]
+pub(super) struct HandedOut {
+    pub(super) id: LaneId,
+    pub(super) geometry: LaneGeometry,
+    pub(super) trusted: bool,
+    pub(super) payload_bytes_max: u32,
+    pub(super) workers_max: u32,
+    /// Segment, control page, doorbell, reply doorbell.
+    pub(super) descriptors: [OwnedFd; 4],
+}
+
+impl NetworkShard {
+    /// The lane to a process, asked for if there is none.
+    pub(super) fn lane_to(&mut self, session: SessionKey, process: ProcessId) -> Result<LaneKey, ControlError> {
+        if let Some(key) = self.by_process.get(&(session, process)).copied() {
+            if self.lanes.get(key).is_some_and(LaneRoom::is_usable) {
+                return Ok(key);
+            }
+            self.by_process.remove(&(session, process));
+        }
+        let key = self.lanes.insert(LaneRoom {
+            session,
+            process,
+            state: LaneState::Opening(Vec::new()),
+            flights: VecDeque::new(),
+            next_flight: 0,
+            is_busy: false,
+            queue: VecDeque::new(),
+            is_pressed: false,
+            users: 0,
+            unused_since: None,
+        });
+        let wish = ClientRequest::LaneOpen { process, payload_bytes_max: None, calls_in_flight: Some(LANE_CALLS) };
+        if let Err(error) = self.ask_session(session, Question::Lane(key), wish) {
+            self.lanes.remove(key);
+            return Err(error);
+        }
+        self.by_process.insert((session, process), key);
+        self.timers.at(self.now + LANE_LINGER, Timer::Lane(key));
+        Ok(key)
+    }
+
+    /// The server's loop has made a lane.
+    pub(super) fn lane_opened(&mut self, key: LaneKey, handed_out: HandedOut) {
+        let Some(room) = self.lanes.get_mut(key) else { return };
+        let session = room.session;
+        let (id, process) = (handed_out.id, room.process);
+        match self.attach(key, handed_out) {
+            Ok(open) => {
+                let Some(room) = self.lanes.get_mut(key) else { return };
+                self.counters.lane_opened();
+                if let LaneState::Opening(openers) = std::mem::replace(&mut room.state, LaneState::Open(open)) {
+                    for opener in openers {
+                        self.give_handle(&opener, key);
+                    }
+                }
+            }
+            Err(error) => {
+                self.tell_session(session, &ClientMessage::LaneClose { lane: id, process });
+                self.lane_refused(key, &error);
+            }
+        }
+    }
+
+    fn attach(&mut self, key: LaneKey, handed_out: HandedOut) -> Result<OpenLane, ControlError> {
+        let host = |reason: String| ControlError::Host { what: "attaching a lane".into(), reason };
+        let [segment, control, doorbell, reply_doorbell] = handed_out.descriptors;
+        let rings_server = Arc::new(AtomicBool::new(false));
+        let rings = Arc::clone(&rings_server);
+        let lane = ClientLane::attach_for_reactor(ClientLaneParts {
+            lane: handed_out.id,
+            geometry: handed_out.geometry,
+            trusted: handed_out.trusted,
+            payload_bytes_max: handed_out.payload_bytes_max,
+            workers_max: handed_out.workers_max,
+            segment,
+            control,
+            doorbell,
+            ring_server: Box::new(move || rings.store(true, Ordering::Relaxed)),
+        });
+        let lane = lane.map_err(|error| host(error.to_string()))?;
+        let bell = self.driver.watch(reply_doorbell, Source::Bell(key).token());
+        let bell = bell.map_err(|refused| host(refused.refusal.to_string()))?;
+        Ok(OpenLane {
+            lane: Arc::new(lane),
+            id: handed_out.id,
+            workers_max: handed_out.workers_max,
+            cells: handed_out.geometry.cells,
+            bell: Some(bell),
+            rings_server,
+            seen: None,
+            armed: false,
+        })
+    }
+
+    /// The server's loop makes no lane.
+    pub(super) fn lane_refused(&mut self, key: LaneKey, error: &ControlError) {
+        let Some(room) = self.lanes.get_mut(key) else { return };
+        let (index, state) = ((room.session, room.process), std::mem::replace(&mut room.state, LaneState::Closed));
+        if self.by_process.get(&index) == Some(&key) {
+            self.by_process.remove(&index);
+        }
+        if let LaneState::Opening(openers) = state {
+            for opener in openers {
+                self.refuse(opener.connection, opener.request_id, error);
+            }
+        }
+        self.lanes.remove(key);
+    }
+
+    /// Looks for answers in every lane that may have some; how many there were.
+    pub(super) fn look_at_lanes(&mut self) -> usize {
+        let mut found = 0;
+        let mut at = 0;
+        while let Some(key) = self.busy_lanes.get(at).copied() {
+            found += self.look_at_lane(key);
+            match self.lanes.get_mut(key) {
+                Some(room) if !room.flights.is_empty() => at += 1,
+                Some(room) => {
+                    room.is_busy = false;
+                    self.busy_lanes.swap_remove(at);
+                }
+                None => drop(self.busy_lanes.swap_remove(at)),
+            }
+        }
+        found
+    }
+
+    fn look_at_lane(&mut self, key: LaneKey) -> usize {
+        let Some(LaneRoom { state: LaneState::Open(open), session, process, .. }) = self.lanes.get_mut(key) else {
+            return 0;
+        };
+        if open.rings_server.swap(false, Ordering::Relaxed) {
+            let (lane, session, process) = (open.id, *session, *process);
+            self.tell_session(session, &ClientMessage::Ring { lane, process });
+        }
+        let Some(LaneRoom { state: LaneState::Open(open), flights, .. }) = self.lanes.get_mut(key) else { return 0 };
+        if open.armed {
+            return 0;
+        }
+        let bell = open.lane.begin_look();
+        if open.seen == Some(bell) {
+            return 0;
+        }
+        let lane = Arc::clone(&open.lane);
+        open.seen = None;
+        let (mut at, mut found) = (0, Vec::new());
+        while at < flights.len() && found.len() < ANSWERS_PER_LOOK {
+            if lane.is_answered(&flights[at].ticket) {
+                found.extend(flights.remove(at));
+            } else {
+                at += 1;
+            }
+        }
+        if at == flights.len() {
+            open.seen = Some(bell);
+        }
+        let count = found.len();
+        for Flight { ticket, connection, request_id, .. } in found {
+            let answer = lane.take(ticket);
+            self.deliver(connection, request_id, answer);
+        }
+        count
+    }
+
+    /// Whether some lane's bell has counted an answer since it was looked at.
+    pub(super) fn has_answers(&self) -> bool {
+        self.busy_lanes.iter().any(|key| match self.lanes.get(*key).map(|room| &room.state) {
+            Some(LaneState::Open(open)) => !open.armed && open.seen != Some(open.lane.begin_look()),
+            _ => false,
+        })
+    }
+
+    /// Has every lane with calls in flight ring when an answer comes; false if one came already.
+    pub(super) fn arm_lanes(&mut self) -> bool {
+        let mut quiet = true;
+        for key in &self.busy_lanes {
+            let Some(LaneState::Open(open)) = self.lanes.get_mut(*key).map(|room| &mut room.state) else { continue };
+            if !open.armed {
+                open.armed = open.seen.is_some_and(|seen| open.lane.arm(seen));
+                quiet &= open.armed;
+            }
+        }
+        quiet
+    }
+
+    /// A lane rang, or cannot any more: it is looked at next.
+    pub(super) fn lane_rang(&mut self, key: LaneKey) {
+        if let Some(LaneState::Open(open)) = self.lanes.get_mut(key).map(|room| &mut room.state) {
+            open.armed = false;
+        }
+    }
+
+    /// Timer: a worker may have died with what would have rung.
+    pub(super) fn lanes_due(&mut self) {
+        self.lanes_watched = !self.busy_lanes.is_empty();
+        if !self.lanes_watched {
+            return;
+        }
+        for key in &self.busy_lanes {
+            let Some(room) = self.lanes.get_mut(*key) else { continue };
+            let LaneState::Open(open) = &mut room.state else { continue };
+            (open.armed, open.seen) = (false, None);
+            if let Some(oldest) = room.flights.front() {
+                open.lane.summon_if_unclaimed(&oldest.ticket);
+            }
+        }
+        self.timers.at(self.now + LANES_LOOK_PERIOD, Timer::Lanes);
+    }
+
+    /// A handle to a lane is gone.
+    pub(super) fn leave_lane(&mut self, key: LaneKey) {
+        if let Some(room) = self.lanes.get_mut(key) {
+            room.users -= 1;
+        }
+    }
+
+    /// Timer: whether a lane is still of use. It goes when nobody has used it for a whole period.
+    pub(super) fn lane_due(&mut self, key: LaneKey) {
+        let Some(room) = self.lanes.get_mut(key) else { return };
+        let is_opening = matches!(room.state, LaneState::Opening(_));
+        let is_used = is_opening || room.users > 0 || !room.flights.is_empty();
+        if is_used || room.unused_since.is_none() {
+            room.unused_since = (!is_used).then_some(self.now);
+            return self.timers.at(self.now + LANE_LINGER, Timer::Lane(key));
+        }
+        self.close_lane(key);
+    }
+
+    fn close_lane(&mut self, key: LaneKey) {
+        let Some(room) = self.lanes.remove(key) else { return };
+        let index = (room.session, room.process);
+        if self.by_process.get(&index) == Some(&key) {
+            self.by_process.remove(&index);
+        }
+        if let LaneState::Open(open) = room.state {
+            if let Some(bell) = open.bell {
+                self.driver.close(bell);
+            }
+            self.counters.lane_closed();
+            self.tell_session(room.session, &ClientMessage::LaneClose { lane: open.id, process: room.process });
+        }
+    }
+
+    /// The control session of these lanes is gone, and the lanes with it.
+    pub(super) fn lose_lanes_of(&mut self, session: SessionKey) {
+        for key in self.lanes.keys() {
+            if self.lanes.get(key).is_some_and(|room| room.session == session) {
+                self.lose_lane(key);
+            }
+        }
+    }
+
+    fn lose_lane(&mut self, key: LaneKey) {
+        let Some(room) = self.lanes.get_mut(key) else { return };
+        let flights = std::mem::take(&mut room.flights);
+        let index = (room.session, room.process);
+        if self.by_process.get(&index) == Some(&key) {
+            self.by_process.remove(&index);
+        }
+        match std::mem::replace(&mut room.state, LaneState::Closed) {
+            LaneState::Opening(openers) => {
+                for opener in openers {
+                    self.refuse(opener.connection, opener.request_id, &ControlError::ShuttingDown);
+                }
+            }
+            LaneState::Open(open) => {
+                self.counters.lane_closed();
+                if let Some(bell) = open.bell {
+                    self.driver.close(bell);
+                }
+                for flight in flights {
+                    self.lose_flight(&open.lane, flight);
+                }
+                open.lane.mark_lost();
+            }
+            LaneState::Closed => {}
+        }
+    }
+
+    fn lose_flight(&mut self, lane: &Arc<ClientLane>, flight: Flight) {
+        let Flight { ticket, connection, request_id, .. } = flight;
+        if lane.is_answered(&ticket) {
+            let answer = lane.take(ticket);
+            return self.deliver(connection, request_id, answer);
+        }
+        let not_run = match lane.retract(ticket) {
+            Retracted::NeverRan { loan } => {
+                if let Some(loan) = loan {
+                    lane.return_loan(loan);
+                }
+                NotRun::unavailable(Phase::Closed)
+            }
+            Retracted::MayHaveRun => NotRun::new(Outcome::WorkerLost, 0, 0),
+        };
+        self.deliver_lost(connection, request_id, not_run);
+    }
+}

@@ -1,0 +1,55 @@
+//! Whether to poll for answers before sleeping, in adaptive mode.
+//!
+//! An answer that comes while the shard polls spares a worker the wake-up and the shard a sleep. Polls that find nothing
+//! cost the core that somebody else may need, so they are tried less and less often while they do.
+
+use std::time::Instant;
+
+use super::shard::NetworkShard;
+use crate::limits::{POLL_BUDGET, POLL_SKIPS_MAX};
+
+/// Learns from earlier polls whether the next pays.
+#[derive(Debug, Default)]
+pub(super) struct PollHistory {
+    misses: u32,
+    skips_left: u32,
+}
+
+impl PollHistory {
+    fn should_poll(&mut self) -> bool {
+        let polls = self.skips_left == 0;
+        self.skips_left = self.skips_left.saturating_sub(1);
+        polls
+    }
+
+    fn hit(&mut self) {
+        self.misses = 0;
+    }
+
+    /// Each miss in a row doubles the number of sleeps without a poll.
+    fn miss(&mut self) {
+        self.misses = self.misses.saturating_add(1);
+        self.skips_left = 1_u32.checked_shl(self.misses).unwrap_or(POLL_SKIPS_MAX).min(POLL_SKIPS_MAX);
+    }
+}
+
+impl NetworkShard {
+    /// Polls the bells for a bounded time, if that seems to pay; true if there is an answer.
+    pub(super) fn poll_for_a_while(&mut self) -> bool {
+        if !self.history.should_poll() {
+            return false;
+        }
+        let end = Instant::now() + POLL_BUDGET;
+        loop {
+            if self.has_answers() {
+                self.history.hit();
+                return true;
+            }
+            if Instant::now() >= end {
+                self.history.miss();
+                return false;
+            }
+            std::hint::spin_loop();
+        }
+    }
+}

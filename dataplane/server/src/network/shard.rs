@@ -1,0 +1,249 @@
+//! The loop of one network shard: a thread with its own driver, connections, lanes and control sessions. It shares nothing
+//! with the others but the listening sockets.
+//!
+//! A turn: collect completions; act on each; timers; answers of lanes; calls that waited for room; then one send for each
+//! connection that something was gathered for. It sleeps in the driver, with the bells of its lanes armed.
+//!
+//! Invariants:
+//! 1. Everything that a turn does is bounded: completions by the driver, answers and packets by their limits, timers by
+//!    theirs.
+//! 2. Nothing here blocks but the driver's sleep, which ends with the next timer.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use praas_protocol::ProcessId;
+use praas_protocol::control::WaitMode;
+use praas_shm::io_buffer::LaneBuffer;
+use praas_sys::driver::{Completion, Driver, Outgoing, SourceId, Turn, WaitError};
+
+use super::connection::{Connection, ConnectionKey};
+use super::control_session::{ControlSession, SessionKey};
+use super::counters::Counters;
+use super::lanes::{LaneKey, LaneRoom};
+use super::plan::Plan;
+use super::polling::PollHistory;
+use super::relay::{Mail, Relay};
+use super::sources::Source;
+use super::table::Table;
+use super::timers::{Timer, Timers};
+use crate::limits::TIMERS_TURN_MAX;
+use crate::log::Log;
+
+/// Whether new connections and calls are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Course {
+    Serving,
+    /// What was taken is answered.
+    Draining,
+    /// What was answered is sent.
+    Ending {
+        /// Until then at the latest.
+        until: Instant,
+    },
+}
+
+/// Everything that one loop serves.
+pub(super) struct NetworkShard {
+    pub(super) plan: Arc<Plan>,
+    pub(super) index: usize,
+    pub(super) driver: Box<dyn Driver<LaneBuffer>>,
+    pub(super) mail: Arc<Mail>,
+    pub(super) relay: Relay,
+    pub(super) counters: Arc<Counters>,
+    pub(super) course: Course,
+    /// The time of this turn.
+    pub(super) now: Instant,
+    pub(super) timers: Timers,
+    pub(super) listeners: Vec<SourceId>,
+    pub(super) accepts: bool,
+    pub(super) connections: Table<Connection>,
+    /// Connections that the driver has, those included that it is closing.
+    pub(super) sockets: usize,
+    pub(super) connections_max: usize,
+    pub(super) sessions: Table<ControlSession>,
+    pub(super) by_token: HashMap<Rc<str>, SessionKey>,
+    pub(super) lost_sessions: Vec<SessionKey>,
+    /// Sessions that have more to read than a turn takes.
+    pub(super) stirred_again: Vec<SessionKey>,
+    pub(super) lanes: Table<LaneRoom>,
+    pub(super) by_process: HashMap<(SessionKey, ProcessId), LaneKey>,
+    pub(super) busy_lanes: Vec<LaneKey>,
+    pub(super) lanes_watched: bool,
+    /// Lanes that calls wait for.
+    pub(super) pressed_lanes: Vec<LaneKey>,
+    pub(super) rooms_watched: bool,
+    /// Connections to be looked at when this turn's sends go.
+    pub(super) unsent: Vec<ConnectionKey>,
+    pub(super) spare_messages: Vec<Outgoing<LaneBuffer>>,
+    pub(super) scratch: Vec<u8>,
+    pub(super) packet_buffer: Vec<u8>,
+    pub(super) history: PollHistory,
+}
+
+/// What a shard is made of.
+pub(super) struct ShardParts {
+    pub(super) plan: Arc<Plan>,
+    pub(super) index: usize,
+    pub(super) driver: Box<dyn Driver<LaneBuffer>>,
+    pub(super) mail: Arc<Mail>,
+    pub(super) relay: Relay,
+    pub(super) counters: Arc<Counters>,
+    pub(super) listeners: Vec<SourceId>,
+}
+
+impl NetworkShard {
+    pub(super) fn new(parts: ShardParts) -> Self {
+        let ShardParts { plan, index, driver, mail, relay, counters, listeners } = parts;
+        let connections_max = plan.connections_max;
+        Self {
+            plan,
+            index,
+            driver,
+            mail,
+            relay,
+            counters,
+            course: Course::Serving,
+            now: Instant::now(),
+            timers: Timers::default(),
+            listeners,
+            accepts: true,
+            connections: Table::default(),
+            sockets: 0,
+            connections_max,
+            sessions: Table::default(),
+            by_token: HashMap::new(),
+            lost_sessions: Vec::new(),
+            stirred_again: Vec::new(),
+            lanes: Table::default(),
+            by_process: HashMap::new(),
+            busy_lanes: Vec::new(),
+            lanes_watched: false,
+            pressed_lanes: Vec::new(),
+            rooms_watched: false,
+            unsent: Vec::new(),
+            spare_messages: Vec::new(),
+            scratch: Vec::new(),
+            packet_buffer: Vec::new(),
+            history: PollHistory::default(),
+        }
+    }
+
+    pub(super) fn log(&self) -> Log {
+        self.plan.log
+    }
+
+    /// Serves until told to end.
+    pub(super) fn run(&mut self) -> Result<(), WaitError> {
+        let mut completions = Vec::new();
+        let mut turn = Turn::default();
+        while !self.is_over() {
+            turn = self.wait(turn, &mut completions)?;
+            self.now = Instant::now();
+            for completion in completions.drain(..) {
+                self.act_on(completion);
+            }
+            if turn.woken {
+                self.read_mail();
+            }
+            for session in std::mem::take(&mut self.stirred_again) {
+                self.session_stirred(session);
+            }
+            self.fire_timers();
+            self.look_at_lanes();
+            self.serve_waiting();
+            self.forget_lost_sessions();
+            self.send_gathered();
+        }
+        Ok(())
+    }
+
+    /// Sleeps until there is something to do, unless there is.
+    fn wait(&mut self, last: Turn, completions: &mut Vec<Completion<LaneBuffer>>) -> Result<Turn, WaitError> {
+        let has_more = last.more || !self.unsent.is_empty() || !self.stirred_again.is_empty();
+        let sleeps = !has_more && !self.polls() && self.arm_lanes();
+        let timeout = if sleeps { self.timers.wait(self.now) } else { Some(Duration::ZERO) };
+        self.driver.wait(timeout, completions)
+    }
+
+    /// Polls as its wait mode says. False if the shard is to sleep.
+    fn polls(&mut self) -> bool {
+        match self.plan.wait {
+            WaitMode::Park => false,
+            WaitMode::Spin => {
+                if !self.busy_lanes.is_empty() {
+                    // The worker that was summoned may be waiting for this very core.
+                    std::thread::yield_now();
+                }
+                true
+            }
+            WaitMode::Adaptive => !self.busy_lanes.is_empty() && self.poll_for_a_while(),
+        }
+    }
+
+    fn act_on(&mut self, completion: Completion<LaneBuffer>) {
+        match completion {
+            Completion::Accepted { socket, .. } => self.connection_came(socket),
+            Completion::AcceptFailed { errno, .. } => self.accepting_failed(errno),
+            Completion::Received { token, bytes } => {
+                if let Some(Source::Connection(key)) = Source::of(token) {
+                    self.bytes_came(key, &bytes);
+                }
+            }
+            Completion::ReceiveEnded { token, end } => {
+                if let Some(Source::Connection(key)) = Source::of(token) {
+                    self.peer_ended(key, end);
+                }
+            }
+            Completion::Filled { token, buffer, bytes, end } => {
+                if let Some(Source::Connection(key)) = Source::of(token) {
+                    self.block_filled(key, buffer, bytes, end);
+                }
+            }
+            Completion::Sent { token, message, end, .. } => {
+                if let Some(Source::Connection(key)) = Source::of(token) {
+                    self.sent(key, message, end);
+                }
+            }
+            Completion::Rang { token } | Completion::WatchEnded { token, .. } => {
+                if let Some(Source::Bell(key)) = Source::of(token) {
+                    self.lane_rang(key);
+                }
+            }
+            Completion::Closed { token } => self.socket_closed(token),
+            Completion::Detached { token, socket } => {
+                if let Some(Source::Connection(key)) = Source::of(token) {
+                    self.detached(key, socket);
+                }
+            }
+        }
+    }
+
+    fn read_mail(&mut self) {
+        for session in self.mail.take_stirred() {
+            self.session_stirred(session);
+        }
+        self.obey();
+    }
+
+    fn fire_timers(&mut self) {
+        for _ in 0..TIMERS_TURN_MAX {
+            let Some(timer) = self.timers.take_due(self.now) else { return };
+            match timer {
+                Timer::Hello(key) => self.hello_due(key),
+                Timer::Output(key) => self.output_due(key),
+                Timer::Payload(key, request_id) => self.payload_due(key, request_id),
+                Timer::Room(key, request_id) => self.room_due(key, request_id),
+                Timer::Token(key) => self.token_ended(key),
+                Timer::Farewell(key) => self.farewell_due(key),
+                Timer::Accept => self.look_for_room_to_accept(),
+                Timer::Lane(key) => self.lane_due(key),
+                Timer::Session(key) => self.session_due(key),
+                Timer::Lanes => self.lanes_due(),
+                Timer::Rooms => self.rooms_due(),
+            }
+        }
+    }
+}
