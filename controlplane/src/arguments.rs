@@ -79,6 +79,15 @@ pub struct CommonArguments {
     /// /run/user/UID, else /tmp/praas-UID.
     #[arg(long, global = true, value_name = "DIR", env = "PRAAS_DATA")]
     pub data: Option<PathBuf>,
+    /// The address of a server on the network, HOST:PORT; given again, others that lead to the same service
+    ///
+    /// Without it commands go to the server of this host. One that turns out to be on this host is called through shared
+    /// memory all the same.
+    #[arg(long, global = true, value_name = "ADDRESS", env = "PRAAS_SERVER", value_delimiter = ',')]
+    pub server: Vec<String>,
+    /// The file with the token for it, as `praas token create` prints one; the data directory's own unless given
+    #[arg(long, global = true, value_name = "FILE", env = "PRAAS_TOKEN_FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// The commands.

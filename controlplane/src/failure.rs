@@ -5,6 +5,7 @@
 
 use std::error::Error;
 use std::io::{self, ErrorKind, Write};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use praas_benches::interleave::RoundError;
@@ -154,6 +155,14 @@ pub enum ServerFailure {
     /// It did not start.
     #[error(transparent)]
     Start(#[from] praas_server::StartError),
+    /// It would be reachable from other hosts, unencrypted.
+    #[error(
+        "{address} can be reached from other hosts, and nothing on the network is encrypted yet: listen on loopback (and reach it through a tunnel), or add --insecure-network inside a network that you trust"
+    )]
+    Exposed {
+        /// The address.
+        address: SocketAddr,
+    },
     /// Its loop ended badly.
     #[error("the server ended: {0}; its workers are gone, start it again")]
     Ended(io::Error),
@@ -329,6 +338,7 @@ fn call_kind(error: &CallError) -> &'static str {
 fn server_kind(failure: &ServerFailure) -> &'static str {
     use praas_server::StartError;
     match failure {
+        ServerFailure::Exposed { .. } => "insecure_network",
         ServerFailure::Start(StartError::InUse { .. }) => "in_use",
         ServerFailure::Start(StartError::PathTooLong { .. }) => "path_too_long",
         ServerFailure::Start(StartError::BadSecret { .. }) => "bad_secret",

@@ -61,7 +61,10 @@ fn it_indexes_searches_measures_and_leaves_nothing() {
     }
     let rows = report["latency"].as_array().unwrap();
     let ids: Vec<&str> = rows.iter().filter_map(|row| row["id"].as_str()).collect();
-    assert_eq!(ids, ["noop", "search", "shared_memory", "futex", "message_queue", "unix_socket"]);
+    assert_eq!(
+        ids,
+        ["noop", "search", "tcp_noop", "tcp_search", "shared_memory", "futex", "message_queue", "unix_socket", "tcp"]
+    );
     for row in rows {
         let measured = row["figures"]["p50_ns"].as_f64().is_some_and(|p50| p50 > 0.0);
         assert!(measured || row["skipped"].is_string(), "{row}");

@@ -23,7 +23,7 @@
 //! A peer that breaks the protocol can lose, repeat or reorder requests of its own lane, and nothing else: each read is
 //! bounded, each loop has a limit, and what is read is checked by [`crate::request`].
 
-use crate::sync::{AtomicU64, Ordering, prefetch_for_write};
+use crate::sync::{AtomicU64, Ordering, prefetch_for_read, prefetch_for_write};
 use crate::tag::WorkerTag;
 
 /// Words of inline payload in an entry.
@@ -106,6 +106,12 @@ impl Producer {
         prefetch(entries, self.tail);
     }
 
+    /// Asks for the second line of the next request's entry: nobody polls that one.
+    #[inline]
+    pub(crate) fn prefetch_payload(&self, entries: &[Entry]) {
+        prefetch_for_write(&entries[place(self.tail, entries.len()).1].inline);
+    }
+
     /// A producer whose first position is `position`: a fresh ring starts at 0.
     #[cfg(test)]
     pub(crate) fn starting_at(position: u64) -> Self {
@@ -175,6 +181,8 @@ pub(crate) fn claim<'a>(entries: &'a [Entry], cursor: &mut u64, tag: WorkerTag) 
             return Polled::Empty;
         }
         if holder == PUBLISHED {
+            // The payload's line comes while the CAS waits for this one: loads behind a CAS wait for it.
+            prefetch_for_read(&entry.inline);
             let claimed = word(turn, tag.word());
             if entry.word.compare_exchange(seen, claimed, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;

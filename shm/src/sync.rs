@@ -9,10 +9,14 @@ pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 #[cfg(not(loom))]
-pub(crate) use host::{full_fence, pause, prefetch_for_write, sleep_low_half, sleep_word, wake_low_half, wake_word};
+pub(crate) use host::{
+    full_fence, pause, prefetch_for_read, prefetch_for_write, sleep_low_half, sleep_word, wake_low_half, wake_word,
+};
 #[cfg(loom)]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the models pause where the ends poll"))]
-pub(crate) use model::{full_fence, pause, prefetch_for_write, sleep_low_half, sleep_word, wake_low_half, wake_word};
+pub(crate) use model::{
+    full_fence, pause, prefetch_for_read, prefetch_for_write, sleep_low_half, sleep_word, wake_low_half, wake_word,
+};
 
 #[cfg(not(loom))]
 mod host {
@@ -45,6 +49,18 @@ mod host {
         // SAFETY: a hint; it cannot fault.
         unsafe {
             std::arch::asm!("prefetchw [{}]", in(reg) std::ptr::from_ref(place), options(nostack, preserves_flags, readonly));
+        };
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = place;
+    }
+
+    /// Asks for the cache line at `place`, to be read soon. Has no effect but on time.
+    #[inline(always)]
+    pub(crate) fn prefetch_for_read<T>(place: &T) {
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a hint; it cannot fault.
+        unsafe {
+            std::arch::asm!("prefetcht0 [{}]", in(reg) std::ptr::from_ref(place), options(nostack, preserves_flags, readonly));
         };
         #[cfg(not(target_arch = "x86_64"))]
         let _ = place;
@@ -109,6 +125,8 @@ mod model {
     pub(crate) fn full_fence() {
         loom::sync::atomic::fence(Ordering::SeqCst);
     }
+
+    pub(crate) fn prefetch_for_read<T>(_place: &T) {}
 
     pub(crate) fn prefetch_for_write<T>(_place: &T) {}
 

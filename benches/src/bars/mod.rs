@@ -14,7 +14,12 @@ mod shm_noop_spin;
 mod shm_noop_untrusted;
 mod shm_steady;
 mod shm_throughput;
+mod tcp_1mib;
+mod tcp_connections;
 mod tcp_driver;
+mod tcp_noop;
+mod tcp_noop_spin;
+mod tcp_throughput;
 
 use crate::floors::{Batch, FloorError};
 use crate::interleave::{Outcome, RoundError, Turn, interleave};
@@ -109,6 +114,11 @@ pub const ALL: &[Bar] = &[
     shm_steady::BAR,
     idle_100::BAR,
     create::BAR,
+    tcp_noop::BAR,
+    tcp_noop_spin::BAR,
+    tcp_1mib::BAR,
+    tcp_throughput::BAR,
+    tcp_connections::BAR,
     tcp_driver::BAR,
 ];
 

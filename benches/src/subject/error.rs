@@ -52,6 +52,14 @@ pub enum SubjectError {
         /// What came.
         actual: String,
     },
+    /// Calls travel in another way than is to be measured.
+    #[error("calls were to travel {wanted}, and travel by {found}")]
+    OtherRoute {
+        /// What was asked for.
+        wanted: &'static str,
+        /// What the client says.
+        found: String,
+    },
     /// The server answered a bare connection something else than it must.
     #[error("the server answered {answer} on a bare connection; its output may tell more")]
     Wire {

@@ -158,7 +158,7 @@ impl Drop for Awake<'_> {
     }
 }
 
-fn only_worker(client: &Client, id: ProcessId) -> Result<Pidfd, SubjectError> {
+pub(super) fn only_worker(client: &Client, id: ProcessId) -> Result<Pidfd, SubjectError> {
     let pids = client.list()?.into_iter().find(|status| status.process == id).map(|status| status.worker_pids);
     match pids.as_deref() {
         Some([pid]) => Pidfd::open(*pid).map_err(|error| SubjectError::System {

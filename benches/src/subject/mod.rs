@@ -7,6 +7,7 @@
 //! | `functions` | the functions of the measured applications |
 //! | `running_server` | a server on a data directory of its own, and clients of it |
 //! | `lane` | a process of one worker with a lane to it, placed, and asleep between rounds |
+//! | `remote` | the same over TCP on loopback, with a server of its own |
 //! | `steady`, `allocations`, `trap` | a caller that may neither call the system nor allocate |
 //! | `wire_load` | many connections that speak the network protocol, and a load over them |
 //! | `footprint` | what idle processes take of the machine |
@@ -20,6 +21,7 @@ mod error;
 mod footprint;
 mod functions;
 mod lane;
+mod remote;
 mod role;
 mod running_server;
 mod steady;
@@ -32,10 +34,11 @@ pub use error::SubjectError;
 pub use footprint::{CpuTime, Footprint, descendants_of};
 pub use functions::{ACCEPT, ANSWER_IN_KIND, NOOP, SUM};
 pub use lane::{Lane, LanePlan, Trust, call_noop, check, check_noop, noop_payload};
+pub use remote::{Remote, RemotePlan, Route};
 pub use role::serve_role_if_asked;
-pub use running_server::RunningServer;
+pub use running_server::{NetworkPlan, RunningServer};
 pub use steady::{Steadiness, steady_calls};
-pub use wire_load::{Route, WireCalls, WireConnection, wire_crowd, wire_load};
+pub use wire_load::{WireCalls, WireConnection, wire_crowd, wire_load};
 
 /// Bytes of a no-op's payload and of its answer: what travels inline both ways.
 pub const NOOP_BYTES: usize = 64;

@@ -20,7 +20,7 @@ pub fn serve_role_if_asked() {
     let mut arguments = env::args_os().skip(1);
     let Some(role) = arguments.next().and_then(|role| role.into_string().ok()) else { return };
     let outcome: Result<(), Box<dyn Error>> = match role.as_str() {
-        SERVER_ARGUMENT => running_server::serve(),
+        SERVER_ARGUMENT => running_server::serve(arguments),
         KEEPER_ARGUMENT => praas_server::keeper::run().map_err(Into::into),
         STEADY_ARGUMENT => steady::serve(arguments),
         _ => return,

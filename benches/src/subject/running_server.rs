@@ -5,9 +5,10 @@
 
 use std::env;
 use std::error::Error;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -18,10 +19,12 @@ use std::time::Duration;
 use praas_client::{Client, ConnectOptions, ProcessId, WaitMode};
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
 use praas_server::{Application, Level, Server, ServerOptions};
+use praas_sys::data_directory::TOKEN_FILE;
 use praas_sys::{Pidfd, Signal, SignalQueue};
 
 use super::role::{KEEPER_ARGUMENT, SERVER_ARGUMENT};
 use super::{SubjectError, Trust};
+use crate::floors::Pinned;
 
 /// This very program, also when its file was replaced since it started.
 const THIS_PROGRAM: &str = "/proc/self/exe";
@@ -41,7 +44,17 @@ pub struct RunningServer {
     /// Closed to end it.
     stdin: Option<ChildStdin>,
     data_directory: PathBuf,
+    address: Option<SocketAddr>,
     processes: AtomicU32,
+}
+
+/// How a server with a network is to run.
+#[derive(Clone, Copy, Debug)]
+pub struct NetworkPlan {
+    /// How its shards wait for workers.
+    pub wait: WaitMode,
+    /// The core of everything, if it has one.
+    pub cpu: Option<usize>,
 }
 
 impl RunningServer {
@@ -50,8 +63,22 @@ impl RunningServer {
     /// # Errors
     /// [`SubjectError::ServerNotUp`] and the like.
     pub fn start() -> Result<Self, SubjectError> {
-        let mut child = Command::new(THIS_PROGRAM)
-            .arg(SERVER_ARGUMENT)
+        Self::start_as(Command::new(THIS_PROGRAM).arg(SERVER_ARGUMENT))
+    }
+
+    /// The same with a network: it listens on a free port of loopback, on this core if one is given, with everything it
+    /// starts.
+    ///
+    /// # Errors
+    /// As [`RunningServer::start`].
+    pub fn start_listening(plan: NetworkPlan) -> Result<Self, SubjectError> {
+        // The child inherits the core.
+        let _pinned = Pinned::to(plan.cpu)?;
+        Self::start_as(Command::new(THIS_PROGRAM).arg(SERVER_ARGUMENT).arg(application_name(plan.wait)))
+    }
+
+    fn start_as(command: &mut Command) -> Result<Self, SubjectError> {
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -59,17 +86,30 @@ impl RunningServer {
         let stdout = child.stdout.take();
         let stdin = child.stdin.take();
         // From here on dropping it ends the child.
-        let mut server = Self { child, stdin, data_directory: PathBuf::new(), processes: AtomicU32::new(0) };
-        let mut line = String::new();
-        let mut stdout = BufReader::new(stdout.ok_or(SubjectError::ServerNotUp)?);
-        stdout.read_line(&mut line).map_err(SubjectError::system("hear of a server's start"))?;
-        match line.trim_end() {
-            "" => Err(SubjectError::ServerNotUp),
-            path => {
-                server.data_directory = PathBuf::from(path);
-                Ok(server)
-            }
-        }
+        let mut server =
+            Self { child, stdin, data_directory: PathBuf::new(), address: None, processes: AtomicU32::new(0) };
+        let mut lines = BufReader::new(stdout.ok_or(SubjectError::ServerNotUp)?).lines();
+        let mut line = || lines.next().transpose().map_err(SubjectError::system("hear of a server's start"));
+        server.data_directory = line()?.ok_or(SubjectError::ServerNotUp)?.into();
+        server.address = line()?.ok_or(SubjectError::ServerNotUp)?.parse().ok();
+        Ok(server)
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// [`SubjectError::ServerNotUp`] if it was started without a network.
+    pub fn address(&self) -> Result<SocketAddr, SubjectError> {
+        self.address.ok_or(SubjectError::ServerNotUp)
+    }
+
+    /// The token that it gives to its own user.
+    ///
+    /// # Errors
+    /// [`SubjectError::System`] if it cannot be read.
+    pub fn token(&self) -> Result<String, SubjectError> {
+        let read = fs::read_to_string(self.data_directory.join(TOKEN_FILE));
+        Ok(read.map_err(SubjectError::system("read the server's token"))?.trim().to_owned())
     }
 
     /// A client of this server, inside or outside the trust domain of its applications.
@@ -142,6 +182,12 @@ impl Drop for RunningServer {
     }
 }
 
+const WAITS: [WaitMode; 3] = [WaitMode::Spin, WaitMode::Adaptive, WaitMode::Park];
+
+fn wait_named(name: &OsStr) -> Option<WaitMode> {
+    WAITS.into_iter().find(|wait| name == application_name(*wait))
+}
+
 fn application_name(wait: WaitMode) -> &'static str {
     match wait {
         WaitMode::Spin => "spin",
@@ -150,8 +196,8 @@ fn application_name(wait: WaitMode) -> &'static str {
     }
 }
 
-/// The server's process.
-pub(super) fn serve() -> Result<(), Box<dyn Error>> {
+/// The server's process. It listens if an argument says how its shards wait.
+pub(super) fn serve(mut arguments: impl Iterator<Item = OsString>) -> Result<(), Box<dyn Error>> {
     // Before any thread starts: all of them are to leave these signals to the queue.
     let signals = SignalQueue::termination()?;
     let private = fs::Permissions::from_mode(0o700);
@@ -160,10 +206,16 @@ pub(super) fn serve() -> Result<(), Box<dyn Error>> {
     options.applications = applications()?;
     options.keeper_linger = Duration::ZERO;
     options.log_level = Level::Error;
+    if let Some(wait) = arguments.next() {
+        options.network_wait = wait_named(&wait).ok_or("there is no such way of waiting")?;
+        options.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
+    }
     let server = Server::start(options)?;
     end_with_standard_input()?;
     let mut stdout = io::stdout().lock();
     writeln!(stdout, "{}", server.data_directory().display())?;
+    let address = server.network().and_then(|network| network.addresses().first());
+    writeln!(stdout, "{}", address.map_or_else(|| "no network".to_owned(), ToString::to_string))?;
     stdout.flush()?;
     server.run(signals)?;
     directory.close()?;
@@ -174,7 +226,7 @@ pub(super) fn serve() -> Result<(), Box<dyn Error>> {
 fn applications() -> Result<Vec<Application>, Box<dyn Error>> {
     let program = env::current_exe()?;
     let mut applications = Vec::new();
-    for wait in [WaitMode::Spin, WaitMode::Adaptive, WaitMode::Park] {
+    for wait in WAITS {
         let mut application = Application::new(application_name(wait).parse()?, program.clone());
         application.wait = wait;
         applications.push(application);

@@ -11,7 +11,7 @@ use praas_protocol::{FunctionId, Outcome};
 
 use super::functions::NOOP;
 use super::lane::{check_noop, noop_payload};
-use super::{NOOP_BYTES, SubjectError};
+use super::{NOOP_BYTES, Route, SubjectError};
 use crate::floors::{Crowd, Exchange, FRAME_BYTES, Load, Taken, connect};
 
 /// How long a server may take to answer a greeting.
@@ -23,26 +23,6 @@ const QUESTION: u64 = 1;
 
 // The floors' frames are as long as a call.
 const _: () = assert!(praas_protocol::limits::WIRE_REQUEST_HEAD_BYTES + NOOP_BYTES == FRAME_BYTES);
-
-/// How calls come from a connection to a worker.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Route {
-    /// Through a shard of the server and shared memory.
-    Brokered,
-    /// The worker has the connection itself.
-    Dedicated,
-}
-
-impl Route {
-    /// For the words of a row.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Brokered => "brokered",
-            Self::Dedicated => "dedicated",
-        }
-    }
-}
 
 /// A connection that has been welcomed and can call a process.
 #[derive(Debug)]

@@ -5,13 +5,14 @@ use std::io::{self, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use clap::{Args, ValueEnum};
+use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use praas_benches::floors::{Batch, Samples, timed};
-use praas_client::{CallError, ConnectOptions, Function, Process, ProcessId, WaitMode};
+use praas_client::{CallError, Function, Process, ProcessId};
 use serde_json::json;
 
 use crate::command::Context;
+use crate::command::calling::CallingArguments;
 use crate::duration;
 use crate::failure::Failure;
 use crate::latency::LatencyFigures;
@@ -57,30 +58,9 @@ pub struct InvokeArguments {
     /// Wait no longer than this for each answer, such as 50ms; 30s unless given
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
-    /// How to wait for answers; the application's own way unless given
-    #[arg(long, value_name = "MODE")]
-    pub wait_mode: Option<WaitModeArgument>,
-}
-
-/// How to wait for answers.
-#[derive(Debug, Clone, Copy, ValueEnum)]
-pub enum WaitModeArgument {
-    /// Never sleep: shortest latency, takes a whole core
-    Spin,
-    /// Poll while it pays, then sleep
-    Adaptive,
-    /// Sleep at once: takes no core while waiting
-    Park,
-}
-
-impl From<WaitModeArgument> for WaitMode {
-    fn from(mode: WaitModeArgument) -> Self {
-        match mode {
-            WaitModeArgument::Spin => Self::Spin,
-            WaitModeArgument::Adaptive => Self::Adaptive,
-            WaitModeArgument::Park => Self::Park,
-        }
-    }
+    /// How the calls are made
+    #[command(flatten)]
+    pub calling: CallingArguments,
 }
 
 /// Calls a function once or many times.
@@ -88,12 +68,9 @@ impl From<WaitModeArgument> for WaitMode {
 /// # Errors
 /// [`Failure::Call`] with the way the call ended, or why it could not be made.
 pub fn invoke(context: &Context, arguments: &InvokeArguments) -> Result<(), Failure> {
-    let mut options = ConnectOptions::new();
+    let mut options = arguments.calling.options();
     if let Some(deadline) = arguments.deadline {
         options = options.call_deadline(deadline);
-    }
-    if let Some(mode) = arguments.wait_mode {
-        options = options.wait_mode(mode.into());
     }
     let client = context.client_with(options)?;
     let process = client.process(arguments.process)?;

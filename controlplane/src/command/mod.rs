@@ -1,6 +1,7 @@
 //! The commands, one file each. A command is a function of a [`Context`] and its own arguments; it writes results to the
 //! context's output and returns how it failed.
 
+pub mod calling;
 pub mod check;
 pub mod completions;
 pub mod demo;
@@ -13,7 +14,7 @@ pub mod serve;
 pub mod stats;
 pub mod token;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use praas_client::{Client, ConnectError, ConnectOptions};
@@ -31,6 +32,8 @@ pub const MANIFEST_FILE: &str = "praas.toml";
 pub struct Context {
     output: Output,
     data_directory: Option<PathBuf>,
+    servers: Vec<String>,
+    token_file: Option<PathBuf>,
 }
 
 impl Context {
@@ -38,8 +41,13 @@ impl Context {
     #[must_use]
     pub fn new(common: CommonArguments) -> Self {
         // A variable that is set to nothing names no directory.
-        let data_directory = common.data.filter(|path| !path.as_os_str().is_empty());
-        Self { output: Output::new(common.json), data_directory }
+        let named = |path: Option<PathBuf>| path.filter(|path| !path.as_os_str().is_empty());
+        Self {
+            output: Output::new(common.json),
+            data_directory: named(common.data),
+            servers: common.server.into_iter().filter(|address| !address.is_empty()).collect(),
+            token_file: named(common.token_file),
+        }
     }
 
     /// Where results go.
@@ -72,6 +80,17 @@ impl Context {
     /// # Errors
     /// As [`Self::client`].
     pub fn client_with(&self, options: ConnectOptions) -> Result<Client, Failure> {
+        let mut options = options;
+        if let Some(path) = &self.token_file {
+            options = options.token(read_token(path)?);
+        }
+        if !self.servers.is_empty() {
+            if self.token_file.is_none() {
+                options = options.data_directory(self.data_directory()?);
+            }
+            let options = self.servers.iter().fold(options, |options, address| options.address(address));
+            return Ok(Client::connect(options)?);
+        }
         let directory = self.data_directory()?;
         let refused = match Client::connect(options.data_directory(&directory)) {
             Ok(client) => return Ok(client),
@@ -107,6 +126,15 @@ pub fn carry_out(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Keeper => praas_server::keeper::run().map_err(|error| ServerFailure::from(error).into()),
         Command::DemoWorker => crate::demo::application::application().run(),
     }
+}
+
+/// A token from its file, without the line end that tools leave behind it.
+fn read_token(path: &Path) -> Result<String, Failure> {
+    let file = std::fs::File::open(path).map_err(Failure::file("opening", path))?;
+    let mut text = String::new();
+    let limit = praas_protocol::limits::TOKEN_BYTES_MAX as u64 + 2;
+    file.take(limit).read_to_string(&mut text).map_err(Failure::file("reading", path))?;
+    Ok(text.trim().to_owned())
 }
 
 /// The manifest that a path means: itself, or the one in it.

@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use praas_client::{CallError, ConnectOptions, Function, PING_FUNCTION, Process, ProcessId, WaitMode};
+use praas_client::{CallError, Function, PING_FUNCTION, Process, ProcessId};
 use rustix::time::{ClockId, clock_gettime};
 use serde_json::{Value, json};
 
 use crate::command::Context;
-use crate::command::invoke::WaitModeArgument;
+use crate::command::calling::CallingArguments;
 use crate::duration;
 use crate::failure::Failure;
 use crate::latency::readable_ns;
@@ -41,9 +41,9 @@ pub struct PingArguments {
     /// Time between two calls; 1s unless given
     #[arg(long, short, value_name = "TIME", value_parser = duration::parse)]
     pub interval: Option<Duration>,
-    /// How to wait for answers; the application's own way unless given
-    #[arg(long, value_name = "MODE")]
-    pub wait_mode: Option<WaitModeArgument>,
+    /// How the calls are made
+    #[command(flatten)]
+    pub calling: CallingArguments,
 }
 
 /// Where the time of one call went, in nanoseconds.
@@ -75,11 +75,7 @@ impl Hops {
 /// # Errors
 /// [`Failure::Call`] with the way a call ended.
 pub fn ping(context: &Context, arguments: &PingArguments) -> Result<(), Failure> {
-    let mut options = ConnectOptions::new();
-    if let Some(mode) = arguments.wait_mode {
-        options = options.wait_mode(WaitMode::from(mode));
-    }
-    let process = context.client_with(options)?.process(arguments.process)?;
+    let process = context.client_with(arguments.calling.options())?.process(arguments.process)?;
     let interval = arguments.interval.unwrap_or(PING_INTERVAL_DEFAULT);
     let mut all = Vec::new();
     // The first call of a process opens what later ones find open.

@@ -2,16 +2,17 @@
 
 use std::ffi::OsString;
 use std::io::{self, Read};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use praas_protocol::Name;
-use praas_server::{Application, Level, Server, ServerOptions};
-use praas_sys::data_directory::SOCKET_FILE;
+use praas_server::{Application, DriverChoice, DriverKind, Level, NetworkFacts, Server, ServerHandle, ServerOptions};
 use praas_sys::{Pidfd, Signal, SignalQueue};
 use serde_json::{Value, json};
 
+use crate::command::calling::WaitModeArgument;
 use crate::command::check::warning;
 use crate::command::{Context, manifest_path};
 use crate::duration;
@@ -32,6 +33,7 @@ const EXAMPLES: &str = "\
 Examples:
   praas serve                          the application of ./praas.toml
   praas serve hello shop/praas.toml    two applications
+  praas serve --listen 127.0.0.1:7411  clients reach it over TCP, too; see `praas token create`
   praas serve --watch                  processes restart when their program was rebuilt
   praas serve --data /srv/praas        clients then need --data /srv/praas, or PRAAS_DATA";
 
@@ -51,6 +53,21 @@ pub struct ServeArguments {
     /// Memory that all lanes and processes may take together, such as 4GiB; the host's memory unless given
     #[arg(long, value_name = "BYTES", value_parser = memory_bytes)]
     pub memory_budget: Option<u64>,
+    /// Serve clients on the network at this address, HOST:PORT as digits; may be given again
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Vec<SocketAddr>,
+    /// Listen at addresses that other hosts reach, although nothing is encrypted: calls and tokens can be read on the way
+    #[arg(long)]
+    pub insecure_network: bool,
+    /// Threads that serve the network; one a core unless given
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=64))]
+    pub network_threads: Option<u16>,
+    /// How those threads wait for answers of workers
+    #[arg(long, value_name = "MODE", default_value = "adaptive")]
+    pub network_wait: WaitModeArgument,
+    /// What drives the network's sockets
+    #[arg(long, value_name = "DRIVER", default_value = "auto")]
+    pub driver: DriverArgument,
     /// Answer counts and latencies in the OpenMetrics format at 127.0.0.1:PORT, [::1]:PORT or unix:PATH
     #[arg(long, value_name = "ADDRESS")]
     pub metrics: Option<MetricsAddress>,
@@ -63,6 +80,27 @@ pub struct ServeArguments {
     /// End with standard input and remove the data directory: for a server that belongs to another program
     #[arg(long, hide = true)]
     pub temporary: bool,
+}
+
+/// What drives the network's sockets.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+pub enum DriverArgument {
+    /// The better of those that the host grants
+    Auto,
+    /// io_uring, or refuse to start
+    IoUring,
+    /// epoll
+    Epoll,
+}
+
+impl From<DriverArgument> for DriverChoice {
+    fn from(argument: DriverArgument) -> Self {
+        match argument {
+            DriverArgument::Auto => Self::Auto,
+            DriverArgument::IoUring => Self::IoUring,
+            DriverArgument::Epoll => Self::Epoll,
+        }
+    }
 }
 
 /// Least important lines to log.
@@ -89,6 +127,7 @@ fn linger(text: &str) -> Result<Duration, duration::DurationError> {
 /// # Errors
 /// [`Failure::Manifest`] or [`Failure::Server`].
 pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failure> {
+    refuse_exposure(arguments)?;
     let applications = load(&arguments.paths)?;
     let data_directory = context.data_directory()?;
     // Before any thread starts: all of them are to leave these signals to the queue.
@@ -102,11 +141,19 @@ pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failur
     }
     let metrics = arguments.metrics.as_ref().map(|address| MetricsEndpoint::start(address, server.observer()));
     let metrics = metrics.transpose().map_err(Failure::host("answering metrics at that address"))?;
-    announce(context, &server.data_directory().join(SOCKET_FILE), metrics.as_ref(), &applications)?;
+    announce(context, &server, metrics.as_ref(), &applications)?;
     server.run(signals).map_err(ServerFailure::Ended)?;
     drop(removal);
     context.output().value(&json!({ "event": "ended" }))?;
     context.output().line("ended; nothing is left running")
+}
+
+/// Nothing on the network is encrypted: whoever wants it reachable all the same has to say so.
+fn refuse_exposure(arguments: &ServeArguments) -> Result<(), Failure> {
+    match arguments.listen.iter().find(|address| !address.ip().is_loopback()) {
+        Some(&address) if !arguments.insecure_network => Err(ServerFailure::Exposed { address }.into()),
+        _ => Ok(()),
+    }
 }
 
 fn options(arguments: &ServeArguments, data_directory: PathBuf, applications: Vec<Application>) -> ServerOptions {
@@ -116,6 +163,10 @@ fn options(arguments: &ServeArguments, data_directory: PathBuf, applications: Ve
     options.watch = arguments.watch;
     options.require_sandbox = arguments.require_sandbox;
     options.memory_bytes_max = arguments.memory_budget;
+    options.listen.clone_from(&arguments.listen);
+    options.network_shards = arguments.network_threads.map_or(options.network_shards, usize::from);
+    options.network_wait = arguments.network_wait.into();
+    options.network_driver = arguments.driver.into();
     options.keeper_linger = arguments.keeper_linger.unwrap_or(options.keeper_linger);
     options.log_level = match arguments.log {
         LogLevel::Error => Level::Error,
@@ -141,15 +192,19 @@ fn load(paths: &[PathBuf]) -> Result<Vec<Application>, Failure> {
 
 fn announce(
     context: &Context,
-    socket: &Path,
+    server: &ServerHandle,
     metrics: Option<&MetricsEndpoint>,
     applications: &[Application],
 ) -> Result<(), Failure> {
     let output = context.output();
+    let socket = server.socket_path();
+    let addresses = server.network().map(NetworkFacts::addresses).unwrap_or_default();
     let listed: Vec<Value> = applications.iter().map(as_json).collect();
     output.value(&json!({
         "event": "serving",
         "socket": socket.display().to_string(),
+        "addresses": addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "driver": server.network().map(|network| driver_name(network.driver())),
         "metrics": metrics.map(|endpoint| endpoint.address().to_string()),
         "applications": listed,
     }))?;
@@ -162,6 +217,14 @@ fn announce(
         columns.row(vec![application.name.to_string(), workers, application.binary.display().to_string()]);
     }
     output.line(format_args!("serving on {}; Ctrl-C ends it\n\n{}\n", socket.display(), columns.render("  ")))?;
+    if let Some(network) = server.network() {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        output.line(format_args!("network: {} ({})", addresses.join(", "), driver_name(network.driver())))?;
+    }
+    if addresses.iter().any(|address| !address.ip().is_loopback()) {
+        // To standard error too, where programs that read the other stream leave it for a person.
+        eprintln!("{EXPOSED}");
+    }
     if let Some(endpoint) = metrics {
         output.line(format_args!("metrics at {}\n", endpoint.address()))?;
     }
@@ -171,6 +234,17 @@ fn announce(
     match applications.first() {
         Some(first) => output.line(how_to_call(first)),
         None => Ok(()),
+    }
+}
+
+/// Said at each start of a server that other hosts reach.
+const EXPOSED: &str = "warning: the network is not encrypted: whoever can read it sees calls, answers and tokens. Use it \
+    only inside a network that you trust, or through a tunnel.";
+
+fn driver_name(driver: DriverKind) -> &'static str {
+    match driver {
+        DriverKind::IoUring => "io_uring",
+        DriverKind::Epoll => "epoll",
     }
 }
 

@@ -8,6 +8,7 @@
 //! | call and wait | [`Process::invoke`] |
 //! | a deadline of its own | [`Process::call`] … [`Call::send`] |
 //! | many calls on their way | [`Process::start`] … [`Pending::wait`] |
+//! | many small calls of one thread, in order, as fast as can be | [`Process::pipeline`] |
 //! | `async`, on any executor | `process.call("f").payload(bytes).await` |
 //! | no copy of a large payload | [`Process::loan`], then send the [`Loan`] |
 //! | types instead of bytes | [`Process::invoke_typed`] |
@@ -50,6 +51,7 @@ mod options;
 mod payload;
 mod pending;
 mod pending_call;
+mod pipeline;
 mod process;
 mod refusal;
 mod remote;
@@ -66,10 +68,11 @@ pub use client::Client;
 pub use error::{ConnectError, RequestError};
 pub use function::Function;
 pub use loan::Loan;
-pub use management::{OutputChunk, OutputFollower, ProcessPage};
+pub use management::{OutputChunk, OutputFollower, ProcessPage, ServerPing};
 pub use options::{ConnectOptions, Transport};
 pub use payload::Payload;
 pub use pending_call::Pending;
+pub use pipeline::Pipeline;
 pub use praas_protocol::control::{ControlError, FunctionStats, ProcessState, ProcessStats, ProcessStatus, WaitMode};
 pub use praas_protocol::{CallError, Name, NameError, PING_FUNCTION, Phase, ProcessId};
 pub use process::{Process, Route};

@@ -62,7 +62,7 @@ pub(crate) const COPIED_SEND_BYTES: usize = 1024;
 pub(crate) const SPINS_PER_LOOK: usize = 64;
 
 /// A network connection that was quiet for longer is looked at before a call is sent: the server may have ended it.
-pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(20);
+pub(crate) const LOOK_AFTER: Duration = Duration::from_millis(1);
 
 /// Pause between two looks at answers that nobody collects: the server waits longer before it takes offence.
 pub(crate) const UNCOLLECTED_LOOK: Duration = Duration::from_millis(250);

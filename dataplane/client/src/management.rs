@@ -1,6 +1,6 @@
 //! What people and programs ask of a server beside calls: processes, applications, captured output.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use praas_protocol::control::{ClientRequest, ProcessStats, ProcessStatus, ServerMessage};
 use praas_protocol::{Name, ProcessId};
@@ -30,6 +30,15 @@ pub struct OutputChunk {
     pub bytes: Vec<u8>,
     /// Whether the process has ended and nothing follows.
     pub ended: bool,
+}
+
+/// How long a server took to answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServerPing {
+    /// From the question to the answer, by this client's clock.
+    pub round_trip: Duration,
+    /// How much of it passed within the server, by its own clock; `None` on a control socket, which has no such question.
+    pub in_server: Option<Duration>,
 }
 
 impl Client {
@@ -151,6 +160,32 @@ impl Client {
     #[must_use]
     pub fn follow_output(&self, process: ProcessId, from: u64) -> OutputFollower {
         OutputFollower { client: self.clone(), process, position: from, outstanding: None }
+    }
+
+    /// One round trip to the server itself, without any process.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # let client = praas_client::Client::connect_default()?;
+    /// println!("{:?}", client.ping(Duration::from_secs(1))?.round_trip);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`RequestError`] when the server does not answer within `limit`.
+    pub fn ping(&self, limit: Duration) -> Result<ServerPing, RequestError> {
+        match &self.way {
+            ClientWay::Local(_) => {
+                let start = Instant::now();
+                self.ask(ClientRequest::ApplicationList, limit)?;
+                Ok(ServerPing { round_trip: start.elapsed(), in_server: None })
+            }
+            ClientWay::Remote(remote) => {
+                let (round_trip, pong) = remote.ping(limit)?;
+                let in_server = Duration::from_nanos(pong.sent_ns.saturating_sub(pong.received_ns));
+                Ok(ServerPing { round_trip, in_server: Some(in_server) })
+            }
+        }
     }
 
     fn lifecycle(&self, request: ClientRequest) -> Result<(), RequestError> {

@@ -2,14 +2,15 @@
 //!
 //! What a call needs until it is answered lies in a row of slots that is made once, so sending and receiving copy little,
 //! count no references and allocate nothing. Whatever is out of the ordinary (a loan, a payload that does not travel inline,
-//! a lane that was replaced) becomes a [`Pending`] in its slot.
+//! a lane that was replaced, a process on the network) becomes a [`Pending`] in its slot.
 //!
 //! Invariants
-//! 1. A slot's ticket belongs to the lane in `open`, which is replaced only while no slot has a ticket.
+//! 1. A slot's ticket belongs to the lane in `direct`, which is replaced only while no slot has a ticket.
 //! 2. `count` slots from `first` on, around the end of the row, hold a call each; the others hold none.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use praas_protocol::limits::{REQUEST_INLINE_BYTES, RING_ENTRIES_MAX};
 use praas_protocol::{CallError, Outcome};
@@ -19,8 +20,9 @@ use crate::deadline::Deadline;
 use crate::function::Function;
 use crate::open_lane::OpenLane;
 use crate::payload::{Given, Kept, Payload};
-use crate::pending::Pending;
-use crate::process::Process;
+use crate::pending::LanePending;
+use crate::pending_call::Pending;
+use crate::process::{Process, ProcessShared};
 use crate::reply::Reply;
 
 /// Calls on their way together, oldest first: [`Process::pipeline`]. The fastest way to make many small calls.
@@ -47,10 +49,17 @@ pub struct Pipeline<'a> {
     slots: Box<[Slot<'a>]>,
     first: usize,
     count: usize,
+    /// `None` for a process on the network.
+    direct: Option<Direct>,
+    process: Process,
+}
+
+/// The lane that small calls go over without further ado.
+struct Direct {
+    shared: Arc<ProcessShared>,
+    open: Arc<OpenLane>,
     /// Slots with tickets.
     tickets: usize,
-    open: Arc<OpenLane>,
-    process: Process,
 }
 
 /// The place of a call. What is in it beside `ticket` and `held` may be left from an earlier one.
@@ -65,12 +74,12 @@ struct Slot<'a> {
 }
 
 impl Slot<'_> {
-    fn new(deadline: Deadline) -> Self {
+    fn new() -> Self {
         Self {
             ticket: None,
             held: None,
             function: Function::new(""),
-            deadline,
+            deadline: Deadline::unread(Duration::ZERO),
             payload: [0; REQUEST_INLINE_BYTES],
             payload_bytes: 0,
         }
@@ -83,11 +92,14 @@ impl Slot<'_> {
 
 impl<'a> Pipeline<'a> {
     pub(crate) fn new(process: Process, depth: usize) -> Self {
-        let deadline = process.shared().deadline(None);
         let depth = depth.clamp(1, RING_ENTRIES_MAX as usize);
-        let open = process.shared().lane.load_full();
-        let slots = (0..depth).map(|_| Slot::new(deadline)).collect();
-        Self { slots, first: 0, count: 0, tickets: 0, open, process }
+        let slots = (0..depth).map(|_| Slot::new()).collect();
+        let direct = process.shared().map(|shared| Direct {
+            shared: Arc::clone(shared),
+            open: shared.lane.load_full(),
+            tickets: 0,
+        });
+        Self { slots, first: 0, count: 0, direct, process }
     }
 
     /// Calls whose replies were not received yet.
@@ -125,17 +137,17 @@ impl<'a> Pipeline<'a> {
             return Err(self.overloaded());
         }
         let index = self.place(self.count);
-        let slot = &mut self.slots[index];
-        if let Given::Borrowed(bytes) = &payload.0
+        if let (Some(direct), Given::Borrowed(bytes)) = (&mut self.direct, &payload.0)
             && bytes.len() <= REQUEST_INLINE_BYTES
         {
-            slot.deadline = self.process.shared().deadline(None);
-            if let Ok(ticket) = self.open.submit_bytes(function.id(), bytes, slot.deadline.limit_ns()) {
+            let slot = &mut self.slots[index];
+            slot.deadline = direct.shared.deadline(None);
+            if let Ok(ticket) = direct.open.submit_bytes(function.id(), bytes, slot.deadline.limit_ns()) {
                 slot.payload[..bytes.len()].copy_from_slice(bytes);
                 slot.payload_bytes = bytes.len();
                 slot.function = function;
                 slot.ticket = Some(ticket);
-                self.tickets += 1;
+                direct.tickets += 1;
                 self.count += 1;
                 return Ok(());
             }
@@ -153,16 +165,18 @@ impl<'a> Pipeline<'a> {
         self.first = self.place(1);
         self.count -= 1;
         let slot = &mut self.slots[index];
-        let Some(ticket) = slot.ticket.take() else { return Some(self.receive_held(index)) };
-        self.tickets -= 1;
-        if !matches!(self.open.wait(&ticket, &mut slot.deadline), WaitEnd::Answered) {
-            return Some(self.finish(index, ticket));
+        let (Some(direct), Some(ticket)) = (&mut self.direct, slot.ticket.take()) else {
+            return Some(self.receive_held(index));
+        };
+        direct.tickets -= 1;
+        if !matches!(direct.open.wait(&ticket, &mut slot.deadline), WaitEnd::Answered) {
+            return Some(direct.finish(slot, ticket));
         }
-        let answer = self.open.lane().take(ticket);
-        self.process.shared().room_was_freed();
+        let answer = direct.open.lane().take(ticket);
+        direct.shared.room_was_freed();
         Some(match answer.payload {
             Some(output) if answer.outcome_code == Outcome::Ok as u32 => Ok(Reply::new(output)),
-            _ => self.settle(index, answer),
+            _ => direct.settle(slot, answer),
         })
     }
 
@@ -185,8 +199,10 @@ impl<'a> Pipeline<'a> {
         let pending = self.process.start(function, payload)?;
         self.slots[index].held = Some(Box::new(pending));
         self.count += 1;
-        if self.tickets == 0 {
-            self.open = self.process.shared().lane.load_full();
+        if let Some(direct) = &mut self.direct
+            && direct.tickets == 0
+        {
+            direct.open = direct.shared.lane.load_full();
         }
         Ok(())
     }
@@ -198,30 +214,30 @@ impl<'a> Pipeline<'a> {
             None => unreachable!("a slot that is counted holds a call"),
         }
     }
+}
 
+impl Direct {
     /// Goes on with a call whose wait ended without an answer.
     #[cold]
-    fn finish(&mut self, index: usize, ticket: Ticket) -> Result<Reply, CallError> {
-        let (slot, open) = (&self.slots[index], Arc::clone(&self.open));
-        Pending::sent(self.process.shared(), slot.function, slot.kept(), slot.deadline, open, ticket).finish()
+    fn finish(&self, slot: &Slot<'_>, ticket: Ticket) -> Result<Reply, CallError> {
+        let open = Arc::clone(&self.open);
+        LanePending::sent(&self.shared, slot.function, slot.kept(), slot.deadline, open, ticket).finish()
     }
 
     /// Goes on after an answer that is not a reply.
     #[cold]
-    fn settle(&mut self, index: usize, answer: Answer) -> Result<Reply, CallError> {
-        let slot = &self.slots[index];
-        let mut pending = Pending::unsent(self.process.shared(), slot.function, slot.kept(), slot.deadline);
+    fn settle(&self, slot: &Slot<'_>, answer: Answer) -> Result<Reply, CallError> {
+        let mut pending = LanePending::unsent(&self.shared, slot.function, slot.kept(), slot.deadline);
         pending.finish_answered(&self.open, answer)
     }
 }
 
 impl Drop for Pipeline<'_> {
     fn drop(&mut self) {
-        for slot in &mut self.slots {
-            if let Some(ticket) = slot.ticket.take() {
-                self.open.lane().abandon(ticket);
-                self.process.shared().room_was_freed();
-            }
+        let Some(direct) = &self.direct else { return };
+        for ticket in self.slots.iter_mut().filter_map(|slot| slot.ticket.take()) {
+            direct.open.lane().abandon(ticket);
+            direct.shared.room_was_freed();
         }
     }
 }

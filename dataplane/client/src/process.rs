@@ -27,6 +27,7 @@ use crate::open_lane::OpenLane;
 use crate::payload::{Given, Kept, Payload};
 use crate::pending::LanePending;
 use crate::pending_call::Pending;
+use crate::pipeline::Pipeline;
 use crate::remote::{RemoteClient, RemoteProcess};
 use crate::reply::Reply;
 
@@ -225,6 +226,22 @@ impl Process {
                 Pending::lane(LanePending::unsent(shared, function, Kept::borrowing(payload), deadline))
             }
             Way::Network(remote) => Pending::remote_unsent(remote, function, payload, remote.deadline(deadline)),
+        }
+    }
+
+    /// A row of at most `depth` calls on their way, whose replies are received in the order of the calls.
+    ///
+    /// What [`Process::start`] makes for every call is made once here; the names of functions are borrowed as long.
+    #[must_use]
+    pub fn pipeline<'a>(&self, depth: usize) -> Pipeline<'a> {
+        Pipeline::new(self.clone(), depth)
+    }
+
+    /// What the calls through a lane share; `None` for a process on the network.
+    pub(crate) fn shared(&self) -> Option<&Arc<ProcessShared>> {
+        match &self.way {
+            Way::Lane(shared) => Some(shared),
+            Way::Network(_) => None,
         }
     }
 

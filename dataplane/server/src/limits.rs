@@ -179,6 +179,10 @@ pub(crate) const REPLY_WINDOW_BYTES_MIN: u64 = 128 << 10;
 /// Most bytes of unread replies that a client may ask for.
 pub(crate) const REPLY_WINDOW_BYTES_MAX: u64 = 64 << 20;
 
+/// Least bytes of a reply that is sent straight from its lane; copying a shorter one takes no longer than one more piece of
+/// a send, and gives its block back at once.
+pub(crate) const SENT_IN_PLACE_BYTES_MIN: usize = 16 << 10;
+
 /// Calls in flight in one lane of a shard, which many connections share.
 pub(crate) const LANE_CALLS: u32 = 1024;
 

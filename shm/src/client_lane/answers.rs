@@ -101,6 +101,7 @@ impl ClientLane {
         // A cell without a reply block needs no release: arming its next generation says as much, and saves a transfer of
         // its line on the way to the next call.
         let mut submission = self.submission.lock();
+        submission.producer.prefetch_payload(self.memory.entries());
         if !keeps_cell {
             submission.free_cells.push_back(ticket.cell);
             self.memory.cells()[ticket.cell as usize].prefetch_word();

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with};
-use rustix::process::{Resource, getrlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::FloorError;
 use super::peer::Orders;
@@ -83,19 +83,22 @@ pub fn connect(address: SocketAddr) -> Result<TcpStream, FloorError> {
     Ok(stream)
 }
 
-/// Lets this process open as many descriptors as `connections` take, as far as its hard limit goes; how many that is.
+/// Lets this process, and those that it starts, open as many descriptors as `connections` take; how many connections its
+/// limit has room for.
 ///
 /// # Errors
 /// [`FloorError::System`] if the kernel refuses.
 pub fn allow_connections(connections: usize) -> Result<usize, FloorError> {
     let wanted = connections as u64 + SPARE_DESCRIPTORS;
-    let mut limit = getrlimit(Resource::Nofile);
-    if limit.current.is_some_and(|current| current < wanted) {
-        limit.current = Some(limit.maximum.map_or(wanted, |maximum| maximum.min(wanted)));
-        setrlimit(Resource::Nofile, limit).map_err(FloorError::system("raise the limit on open files"))?;
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: Some(wanted), maximum: limit.maximum.map(|maximum| maximum.max(wanted)) };
+    // Raising the hard limit is for the privileged; others get as far as it goes.
+    if limit.current.is_some_and(|current| current < wanted) && setrlimit(Resource::Nofile, raised).is_err() {
+        let raised = Rlimit { current: limit.maximum, ..limit };
+        setrlimit(Resource::Nofile, raised).map_err(FloorError::system("raise the limit on open files"))?;
     }
-    let granted = limit.current.unwrap_or(u64::MAX).min(wanted).saturating_sub(SPARE_DESCRIPTORS);
-    Ok(usize::try_from(granted).unwrap_or(connections))
+    let granted = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    Ok(usize::try_from(granted.saturating_sub(SPARE_DESCRIPTORS)).unwrap_or(connections).min(connections))
 }
 
 /// Receives as many bytes as `bytes` has.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use praas_benches::floors::{
-    Batch, Config, FloorError, MessageQueue, PingPong, Placement, Samples, UnixSocket, Waiting, timed,
+    Batch, Config, FloorError, MessageQueue, PingPong, Placement, Samples, TcpEcho, UnixSocket, Waiting, timed,
 };
 use praas_benches::interleave::{Measured, Series, SeriesError, Turn, interleave};
 use praas_client::Process;
@@ -64,10 +64,13 @@ struct Plan<'a> {
 /// Measures everything.
 pub(super) fn measure(
     process: &Process,
+    remote: Result<Process, String>,
     queries: &[String],
     interruption: &Interruption,
 ) -> Result<LatencyTable, Failure> {
-    let mut plans = calls(process, queries, interruption);
+    let mut plans = calls(Ok(process), [NOOP_ROW, SEARCH_ROW], queries, interruption);
+    let remote = remote.as_ref().map_err(Clone::clone);
+    plans.extend(calls(remote, [TCP_NOOP_ROW, TCP_SEARCH_ROW], queries, interruption));
     plans.extend(floors(interruption));
     let mut turns: Vec<Turn<'_>> = Vec::new();
     for plan in &mut plans {
@@ -110,11 +113,43 @@ fn alternate(turns: &mut [Turn<'_>], interruption: &Interruption) -> Result<Vec<
     Ok(all)
 }
 
-fn calls<'a>(process: &'a Process, queries: &[String], interruption: &'a Interruption) -> Vec<Plan<'a>> {
-    let payload = [0x5a; NOOP_BYTES];
-    let noop = move |batch| timed(batch, || process.invoke(NOOP, &payload).map(drop)).map_err(SeriesError::from);
+/// A kind of call: a name for programs, a name for people, and calls of each round.
+type CallRow = (&'static str, &'static str, u64);
+
+const NOOP_ROW: CallRow = ("noop", "no-op call, 64 bytes there and back", 5_000);
+const SEARCH_ROW: CallRow = ("search", "search call, up to 10 hits", 1_000);
+const TCP_NOOP_ROW: CallRow = ("tcp_noop", "no-op call over TCP, as from another host", 1_000);
+const TCP_SEARCH_ROW: CallRow = ("tcp_search", "search call over TCP", 500);
+
+/// Both kinds of call to a process, by whichever way it is reached.
+fn calls<'a>(
+    process: Result<&'a Process, String>,
+    [noop_row, search_row]: [CallRow; 2],
+    queries: &[String],
+    interruption: &'a Interruption,
+) -> Vec<Plan<'a>> {
     let queries: Vec<SearchQuery> =
         queries.iter().map(|text| SearchQuery { text: text.clone(), limit: DEMO_HITS_MEASURED }).collect();
+    let plan = |(id, name, samples): CallRow, series: Result<Box<dyn Series + 'a>, String>| Plan {
+        id,
+        name,
+        floor: false,
+        batch: Batch { warm_up: samples / 20, samples },
+        series: series.map(|series| watched(series, interruption)),
+    };
+    vec![
+        plan(noop_row, process.clone().map(|process| Box::new(noop_series(process)) as Box<dyn Series + 'a>)),
+        plan(search_row, process.map(|process| Box::new(search_series(process, queries)) as Box<dyn Series + 'a>)),
+    ]
+}
+
+fn noop_series(process: &Process) -> impl Series + '_ {
+    let payload = [0x5a; NOOP_BYTES];
+    let noop = move |batch| timed(batch, || process.invoke(NOOP, &payload).map(drop)).map_err(SeriesError::from);
+    Measured::new("noop", noop)
+}
+
+fn search_series(process: &Process, queries: Vec<SearchQuery>) -> impl Series + '_ {
     let mut turn = 0;
     let search = move |batch| {
         timed(batch, || {
@@ -123,14 +158,7 @@ fn calls<'a>(process: &'a Process, queries: &[String], interruption: &'a Interru
         })
         .map_err(SeriesError::from)
     };
-    let plan = |id, name, samples, series: Box<dyn Series + 'a>| {
-        let batch = Batch { warm_up: samples / 20, samples };
-        Plan { id, name, floor: false, batch, series: Ok(watched(series, interruption)) }
-    };
-    vec![
-        plan("noop", "no-op call, 64 bytes there and back", 5_000, Box::new(Measured::new("noop", noop))),
-        plan("search", "search call, up to 10 hits", 1_000, Box::new(Measured::new("search", search))),
-    ]
+    Measured::new("search", search)
 }
 
 /// The floors, each between two processes with a core each, where calls run too when the machine is idle. On one core,
@@ -150,6 +178,7 @@ fn floors(interruption: &Interruption) -> Vec<Plan<'_>> {
         plan("futex", "shared memory, both sides sleep (futex)", 1_000, opened(PingPong::open(Waiting::Park, &config))),
         plan("message_queue", "POSIX message queue", 1_000, opened(MessageQueue::open(&config))),
         plan("unix_socket", "Unix socket", 1_000, opened(UnixSocket::open(&config))),
+        plan("tcp", "TCP on loopback", 1_000, opened(TcpEcho::open(Waiting::Park, &config))),
     ]
 }
 

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
-use praas_client::{Client, ConnectOptions, Process, ProcessId};
+use praas_client::{Client, ConnectOptions, Process, ProcessId, Transport};
 use serde::Serialize;
 
 use crate::command::Context;
@@ -102,7 +102,8 @@ fn tell(story: &Story, interruption: &Interruption, path: PathBuf) -> Result<Rep
     let queries = census.queries(DEMO_QUERIES_MEASURED);
     let searches = searching::show(&process, &queries, interruption)?;
     story.searched(&searches)?;
-    let latency = measuring::measure(&process, &queries, interruption)?;
+    let remote = remote_process(&server, process.id());
+    let latency = measuring::measure(&process, remote, &queries, interruption)?;
     story.latency(&latency)?;
     drop(process);
     server.stop()?;
@@ -111,11 +112,7 @@ fn tell(story: &Story, interruption: &Interruption, path: PathBuf) -> Result<Rep
 }
 
 fn create_process(server: &OwnServer) -> Result<(Process, f64), Failure> {
-    let options = ConnectOptions::new()
-        .data_directory(server.data_directory())
-        .call_deadline(DEMO_CALL_MAX)
-        .lifecycle_deadline(DEMO_START_MAX);
-    let client = Client::connect(options)?;
+    let client = Client::connect(options(server))?;
     let id: ProcessId = format!("{APPLICATION}/{PROCESS}")
         .parse()
         .map_err(|error: praas_client::NameError| Failure::Usage { message: error.to_string() })?;
@@ -123,6 +120,20 @@ fn create_process(server: &OwnServer) -> Result<(Process, f64), Failure> {
     client.create(id)?;
     let took_ms = start.elapsed().as_secs_f64() * 1e3;
     Ok((client.process(id)?, took_ms))
+}
+
+fn options(server: &OwnServer) -> ConnectOptions {
+    ConnectOptions::new()
+        .data_directory(server.data_directory())
+        .call_deadline(DEMO_CALL_MAX)
+        .lifecycle_deadline(DEMO_START_MAX)
+}
+
+/// The same process as a client on another host reaches it; why not, if not.
+fn remote_process(server: &OwnServer, id: ProcessId) -> Result<Process, String> {
+    let address = server.address().ok_or("the server serves no network")?;
+    let client = Client::connect(options(server).address(address).transport(Transport::Network));
+    client.map_err(|error| error.to_string())?.process(id).map_err(|error| error.to_string())
 }
 
 /// The sources of praas when this is run among them, else the current directory.

@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use praas_sys::Pidfd;
+use serde_json::Value;
 use tempfile::TempDir;
 
 use super::interruption::Interruption;
@@ -44,6 +45,8 @@ pub(super) struct OwnServer {
     directory: TempDir,
     started_ms: f64,
     pid: u32,
+    /// Where it serves the network.
+    address: Option<String>,
 }
 
 impl OwnServer {
@@ -60,7 +63,7 @@ impl OwnServer {
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let pid = child.id();
         let log = stderr.map(|stderr| std::thread::spawn(move || keep_end(stderr)));
-        let mut server = Self { child: Some(child), stdin, log, directory, started_ms: 0.0, pid };
+        let mut server = Self { child: Some(child), stdin, log, directory, started_ms: 0.0, pid, address: None };
         let first_line = stdout.map(first_line);
         server.wait_until_serving(first_line.as_ref(), interruption)?;
         server.started_ms = start.elapsed().as_secs_f64() * 1e3;
@@ -70,6 +73,11 @@ impl OwnServer {
     /// Where clients find it.
     pub(super) fn data_directory(&self) -> &Path {
         self.directory.path()
+    }
+
+    /// Where it serves clients over TCP.
+    pub(super) fn address(&self) -> Option<&str> {
+        self.address.as_deref()
     }
 
     /// Milliseconds from its start until it served.
@@ -117,7 +125,11 @@ impl OwnServer {
         while let Some(line) = first_line {
             interruption.check()?;
             match line.recv_timeout(START_LOOK) {
-                Ok(line) if line.contains("\"serving\"") => return Ok(()),
+                Ok(line) if line.contains("\"serving\"") => {
+                    let announced: Value = serde_json::from_str(&line).unwrap_or_default();
+                    self.address = announced["addresses"][0].as_str().map(str::to_owned);
+                    return Ok(());
+                }
                 Ok(_) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) if Instant::now() > end => break,
                 Err(RecvTimeoutError::Timeout) => {}
@@ -146,7 +158,8 @@ impl Drop for OwnServer {
 fn command(directory: &Path, manifest: &Path) -> Command {
     let mut command = Command::new(THIS_PROGRAM);
     command
-        .args(["--json", "serve", "--temporary", "--keeper-linger", "0", "--log", "warning", "--data"])
+        .args(["--json", "serve", "--temporary", "--keeper-linger", "0", "--log", "warning"])
+        .args(["--listen", "127.0.0.1:0", "--data"])
         .arg(directory)
         .arg(manifest)
         // Ctrl-C is this process's affair, which ends its server when it has no more use for it.

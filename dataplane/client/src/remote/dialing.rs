@@ -187,6 +187,7 @@ fn greet(socket: TcpStream, address: &str, dialing: &Dialing<'_>, end: Instant) 
 /// The answers that are expected before a connection is shared.
 enum Reply {
     Welcome(Box<Greeting>, WindowLimits),
+    WrongVersion(u16),
     HandedOver(HandedOver),
     Refused(Refusal),
     Goaway(String),
@@ -204,6 +205,10 @@ impl Fresh<'_> {
                 self.session.set_limits(limits);
                 self.reader.set_payload_bytes_max(greeting.payload_bytes_max);
                 Ok(*greeting)
+            }
+            Reply::WrongVersion(version) => {
+                let (server, client) = (u32::from(version), u32::from(WIRE_VERSION));
+                Err(ConnectError::Refused(ControlError::WrongVersion { server, client }).into())
             }
             Reply::Refused(Refusal::Control(refusal)) => Err(ConnectError::Refused(refusal).into()),
             Reply::Refused(refusal) => Err(self.broken(refusal).into()),
@@ -230,7 +235,7 @@ impl Fresh<'_> {
             }
             Reply::Refused(refusal) => Err(DialError::NotHandedOver(refusal)),
             Reply::Goaway(_) => Err(DialError::NotHandedOver(Refusal::Control(ControlError::ShuttingDown))),
-            Reply::Welcome(..) => Err(self.broken("it said WELCOME twice").into()),
+            Reply::Welcome(..) | Reply::WrongVersion(_) => Err(self.broken("it said WELCOME twice").into()),
         }
     }
 
@@ -287,6 +292,7 @@ impl Fresh<'_> {
 fn reply(session: &mut Session, address: &str, header: &Header, frame: &Frame<'_>) -> Result<Option<Reply>, Violation> {
     let _ = session.show(Side::Server, header)?;
     Ok(match frame {
+        Frame::Welcome(welcome) if welcome.version != WIRE_VERSION => Some(Reply::WrongVersion(welcome.version)),
         Frame::Welcome(welcome) => Some(Reply::Welcome(Box::new(greeting(address, welcome)), window(welcome))),
         Frame::HandedOver(answer) => Some(Reply::HandedOver(*answer)),
         Frame::Refused(refused) => Some(Reply::Refused(refused.refusal()?)),

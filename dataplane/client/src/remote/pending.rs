@@ -35,8 +35,10 @@ pub(crate) struct RemotePending<'a> {
     deadline: Deadline,
     kept: Kept<'a>,
     stage: Stage,
-    /// The phase for which an earlier attempt was refused.
-    refused: Option<Phase>,
+    /// Whether an earlier attempt was refused.
+    refused: bool,
+    /// What the last attempt failed for; all of these say that nothing ran.
+    obstacle: Option<CallError>,
     hops: usize,
     place: Place,
 }
@@ -75,7 +77,8 @@ impl<'a> RemotePending<'a> {
             deadline,
             kept,
             stage: Stage::Unsent,
-            refused: None,
+            refused: false,
+            obstacle: None,
             hops: 0,
             place: Place::None,
         }
@@ -187,8 +190,8 @@ impl<'a> RemotePending<'a> {
     fn send(&mut self, waker: Option<&Waker>) -> Result<(), Setback> {
         let binding = self.process.binding();
         if !binding.is_usable() {
-            let phase = self.refused.map(|phase| CallError::Unavailable { phase });
-            return Err(Setback::Way(phase.unwrap_or(CallError::ConnectionLost { may_have_run: false })));
+            let never_ran = CallError::ConnectionLost { may_have_run: false };
+            return Err(Setback::Way(self.obstacle.clone().unwrap_or(never_ran)));
         }
         let payload = self.kept.bytes().unwrap_or_default();
         let (limit_bytes, actual_bytes) = (u64::from(binding.payload_bytes_max()), payload.len() as u64);
@@ -219,10 +222,10 @@ impl<'a> RemotePending<'a> {
         }
     }
 
-    /// The error of a call whose deadline passed: what it was refused for, if it certainly never ran.
+    /// The error of a call whose deadline passed: what it was waiting for, if it certainly never ran.
     fn late(&self) -> CallError {
-        match (self.refused, &self.stage) {
-            (Some(phase), Stage::Unsent) => CallError::Unavailable { phase },
+        match (&self.obstacle, &self.stage) {
+            (Some(obstacle), Stage::Unsent) => obstacle.clone(),
             _ => self.deadline.exceeded(),
         }
     }
@@ -264,7 +267,7 @@ impl<'a> RemotePending<'a> {
         if phase == Phase::Closed {
             binding.close();
         }
-        self.refused = Some(phase);
+        self.refused = true;
         self.stage = Stage::Unsent;
         Setback::Way(CallError::Unavailable { phase })
     }
@@ -295,13 +298,14 @@ impl<'a> RemotePending<'a> {
             Setback::Busy { .. } => return Ok(()),
             Setback::Way(error) => error,
         };
+        self.obstacle = Some(error.clone());
         let end = self.deadline.end();
         if self.deadline.has_passed() {
             return Err(error);
         }
         if !self.process.has_way() {
             match self.process.find_way(end) {
-                Ok(()) if self.refused.is_none() => return Ok(()),
+                Ok(()) if !self.refused => return Ok(()),
                 // A process that is just being restarted: without a pause one handle would follow another.
                 Ok(()) => {}
                 Err(LaneVerdict::Final(error)) => return Err(error),
@@ -369,11 +373,16 @@ impl<'a> RemotePending<'a> {
         let (binding, seen, error) = match setback {
             Setback::End(error) => return Err(error),
             Setback::Room { binding, full } => (binding, Some(full.seen), overloaded(&full)),
-            Setback::Busy { binding } => (binding, None, self.deadline.exceeded()),
+            Setback::Busy { binding } => {
+                let (used, limit) = (1, 1);
+                let error = CallError::Overloaded { what: "the way into the connection's socket", used, limit };
+                (binding, None, error)
+            }
             Setback::Way(error) => {
                 if self.deadline.has_passed() {
                     return Err(error);
                 }
+                self.obstacle = Some(error);
                 if !matches!(self.place, Place::Way(_)) {
                     self.leave_place();
                 }
@@ -389,6 +398,7 @@ impl<'a> RemotePending<'a> {
         if self.deadline.has_passed() {
             return Err(error);
         }
+        self.obstacle = Some(error);
         self.leave_place();
         match binding.link().queue_for_room(waker, end, seen)? {
             Some(number) => {

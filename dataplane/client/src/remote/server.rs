@@ -229,10 +229,12 @@ impl RemoteClient {
         Err(RequestError::Unexpected { what: "more pages of applications than a server can have" })
     }
 
-    /// The server's clock, as it answers a ping.
-    pub(crate) fn ping(&self, limit: Duration) -> Result<Pong, RequestError> {
-        match self.ask_question(&Question::Ping, limit)? {
-            QuestionAnswer::Pong(pong) => Ok(pong),
+    /// The server's clock as it answers a ping, and how long that took once there was a connection.
+    pub(crate) fn ping(&self, limit: Duration) -> Result<(Duration, Pong), RequestError> {
+        let link = self.link_until(&self.home, Instant::now() + limit.min(REQUEST_DEADLINE))?;
+        let start = Instant::now();
+        match ask(&link, &Question::Ping, limit)? {
+            QuestionAnswer::Pong(pong) => Ok((start.elapsed(), pong)),
             _ => Err(RequestError::Unexpected { what: "something else than its clock" }),
         }
     }

@@ -35,10 +35,10 @@ pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 /// All of them, however they finish.
-struct Together<F: Future>(Vec<Option<Pin<Box<F>>>>, Vec<Option<F::Output>>);
+pub(crate) struct Together<F: Future>(Vec<Option<Pin<Box<F>>>>, Vec<Option<F::Output>>);
 
 impl<F: Future> Together<F> {
-    fn new(futures: impl Iterator<Item = F>) -> Self {
+    pub(crate) fn new(futures: impl Iterator<Item = F>) -> Self {
         let futures: Vec<_> = futures.map(|future| Some(Box::pin(future))).collect();
         let outputs = futures.iter().map(|_| None).collect();
         Self(futures, outputs)

@@ -9,5 +9,7 @@ mod calls;
 mod connection;
 mod futures;
 mod payloads;
+mod pipeline;
 mod refusal;
+mod remote;
 mod scripted;

@@ -99,6 +99,15 @@ pub(super) enum Begun {
     NoRoom(Option<LoanBlock>),
 }
 
+impl Begun {
+    fn no_room(payload: Payload<'_>) -> Self {
+        match payload {
+            Payload::Bytes(_) => Self::NoRoom(None),
+            Payload::Loan(loan) => Self::NoRoom(Some(loan)),
+        }
+    }
+}
+
 impl NetworkShard {
     /// A call came, with the beginning of its payload; `rest` follows it.
     pub(super) fn request_came(
@@ -201,9 +210,9 @@ impl NetworkShard {
         };
         let Some(room) = self.lanes.get_mut(asked.lane) else { return Begun::Yes };
         let lane = match &room.state {
-            LaneState::Open(open) => &open.lane,
-            // A loan comes from an open lane, which never opens again.
-            LaneState::Opening(_) => return Begun::NoRoom(None),
+            LaneState::Open(open) if open.takes_reply(room.flights.len()) => &open.lane,
+            LaneState::Open(_) => return Begun::no_room(payload),
+            LaneState::Opening(_) => return Begun::no_room(payload),
             LaneState::Closed => return self.answered_unrun(key, asked, NotRun::unavailable(Phase::Closed)),
         };
         let ticket = match lane.submit(asked.function, payload, left_ns, asked.root) {

@@ -16,8 +16,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use praas_protocol::control::{ClientMessage, ClientRequest, ControlError, LaneGeometry, LaneId};
+use praas_protocol::limits::REPLY_INLINE_BYTES;
 use praas_protocol::{Outcome, Phase, ProcessId};
-use praas_shm::client_lane::{ClientLane, ClientLaneParts, Retracted, Ticket};
+use praas_shm::client_lane::{Answer, ClientLane, ClientLaneParts, Retracted, Ticket};
 use praas_sys::driver::SourceId;
 
 use super::calls::NotRun;
@@ -61,12 +62,53 @@ pub(super) struct OpenLane {
     pub(super) id: LaneId,
     pub(super) workers_max: u32,
     cells: u32,
+    replies: ReplyRoom,
     bell: Option<SourceId>,
     /// Set by the lane when the server is to be rung.
     rings_server: Arc<AtomicBool>,
     /// The bell as it was before the last look that left nothing out.
     seen: Option<u32>,
     armed: bool,
+}
+
+/// How many calls' replies fit the lane's half for them, by the largest one seen of late. A reply that finds no room there
+/// is lost though its function ran, so calls wait before they run.
+#[derive(Debug)]
+struct ReplyRoom {
+    half_bytes: u64,
+    block_bytes: u64,
+}
+
+impl ReplyRoom {
+    fn new(half_bytes: u32) -> Self {
+        Self { half_bytes: half_bytes.into(), block_bytes: 0 }
+    }
+
+    /// Whether one more call may be in flight.
+    fn takes(&self, in_flight: usize) -> bool {
+        (in_flight as u64 + 1) * self.block_bytes <= self.half_bytes || in_flight == 0
+    }
+
+    fn learn(&mut self, answer: &Answer) {
+        let bytes = match Outcome::from_code(answer.outcome_code) {
+            Some(Outcome::ReplyLost) => u64::from(answer.more),
+            _ => answer.payload.as_ref().map_or(0, |payload| payload.len() as u64),
+        };
+        // Blocks are powers of two. A large reply is forgotten after some dozens of small ones.
+        let forgotten = self.block_bytes - self.block_bytes / 16;
+        self.block_bytes =
+            if bytes <= REPLY_INLINE_BYTES as u64 { forgotten } else { forgotten.max(bytes.next_power_of_two()) };
+        if self.block_bytes < 1024 {
+            self.block_bytes = 0;
+        }
+    }
+}
+
+impl OpenLane {
+    /// Whether one more call may be in flight.
+    pub(super) fn takes_reply(&self, in_flight: usize) -> bool {
+        self.replies.takes(in_flight)
+    }
 }
 
 /// A lane, what is in flight in it, and who wants in.
@@ -79,7 +121,10 @@ pub(super) struct LaneRoom {
     pub(super) flights: VecDeque<Flight>,
     pub(super) next_flight: u64,
     pub(super) is_busy: bool,
-    /// Connections with a call that waits for room, in order.
+    /// Connections whose call, payload and all, waits to be published, in order. They go first: their payloads take the
+    /// room that the others wait for.
+    pub(super) loaded: VecDeque<ConnectionKey>,
+    /// Connections whose call waits for room, in order.
     pub(super) queue: VecDeque<ConnectionKey>,
     pub(super) is_pressed: bool,
     /// Handles that lead here.
@@ -134,6 +179,7 @@ impl NetworkShard {
             flights: VecDeque::new(),
             next_flight: 0,
             is_busy: false,
+            loaded: VecDeque::new(),
             queue: VecDeque::new(),
             is_pressed: false,
             users: 0,
@@ -195,6 +241,7 @@ impl NetworkShard {
             id: handed_out.id,
             workers_max: handed_out.workers_max,
             cells: handed_out.geometry.cells,
+            replies: ReplyRoom::new(handed_out.geometry.reply_arena_bytes),
             bell: Some(bell),
             rings_server,
             seen: None,
@@ -267,6 +314,9 @@ impl NetworkShard {
         let count = found.len();
         for Flight { ticket, connection, request_id, .. } in found {
             let answer = lane.take(ticket);
+            if let Some(LaneState::Open(open)) = self.lanes.get_mut(key).map(|room| &mut room.state) {
+                open.replies.learn(&answer);
+            }
             self.deliver(connection, request_id, answer);
         }
         count

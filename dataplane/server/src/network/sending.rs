@@ -6,6 +6,7 @@
 
 use std::time::Duration;
 
+use praas_protocol::limits::REPLY_INLINE_BYTES;
 use praas_protocol::wire::{HEADER_BYTES, Header, Response, Side};
 use praas_shm::client_lane::AnswerPayload;
 use praas_shm::io_buffer::{LaneBuffer, ReplyBuffer};
@@ -14,7 +15,9 @@ use praas_sys::driver::{End, Outgoing};
 use super::connection::{Connection, ConnectionKey};
 use super::shard::NetworkShard;
 use super::timers::Timer;
-use crate::limits::{OUTPUT_STALL_MAX, SLOWEST_BYTES_PER_S, SPARE_MESSAGE_BYTES_MAX, SPARE_MESSAGES_MAX};
+use crate::limits::{
+    OUTPUT_STALL_MAX, SENT_IN_PLACE_BYTES_MIN, SLOWEST_BYTES_PER_S, SPARE_MESSAGE_BYTES_MAX, SPARE_MESSAGES_MAX,
+};
 
 impl NetworkShard {
     /// Queues a frame that answers or greets.
@@ -45,16 +48,24 @@ impl NetworkShard {
     pub(super) fn push_response(&mut self, key: ConnectionKey, response: &Response, payload: Option<AnswerPayload>) {
         let bytes = payload.as_ref().map_or(0, AnswerPayload::len);
         let head = response.encode_head(u32::try_from(bytes).unwrap_or(u32::MAX));
+        let Some(connection) = self.connections.get(key) else { return };
+        let leaves_lane = connection.copies_reply(bytes);
         self.gather(key, |message| {
             message.push_bytes(&head);
-            match payload.map(ReplyBuffer::new) {
-                None => {}
-                Some(Ok(buffer)) => {
-                    let pushed = message.push_buffer(LaneBuffer::Reply(buffer), 0..bytes);
-                    debug_assert!(pushed.is_ok(), "the whole of a buffer lies inside it");
-                }
-                Some(Err(inline)) => message.push_bytes(inline.as_slice().unwrap_or_default()),
+            let Some(payload) = payload else { return };
+            match payload.as_slice() {
+                Some(slice) if bytes <= REPLY_INLINE_BYTES => return message.push_bytes(slice),
+                _ => {}
             }
+            let buffer = match leaves_lane {
+                true => Ok(LaneBuffer::Private(copy_of(&payload))),
+                false => ReplyBuffer::new(payload).map(LaneBuffer::Reply),
+            };
+            let pushed = match buffer {
+                Ok(buffer) => message.push_buffer(buffer, 0..bytes).is_ok(),
+                Err(_) => false,
+            };
+            debug_assert!(pushed, "what is not inline is a block, and the whole of it lies inside it");
         });
     }
 
@@ -150,7 +161,21 @@ fn longest_send(bytes: usize) -> Duration {
     OUTPUT_STALL_MAX + Duration::from_secs(bytes as u64 / SLOWEST_BYTES_PER_S)
 }
 
+fn copy_of(payload: &AnswerPayload) -> Vec<u8> {
+    let mut bytes = vec![0; payload.len()];
+    payload.copy_to(&mut bytes);
+    bytes
+}
+
 impl Connection {
+    /// Whether a reply is copied out of its lane rather than sent from there: where that is cheap, or it would have to wait
+    /// there for the client to read what came before. Within the client's reply window; what is beyond stays in the lane.
+    fn copies_reply(&self, bytes: usize) -> bool {
+        let is_behind = self.sending_bytes.is_some();
+        (is_behind || bytes < SENT_IN_PLACE_BYTES_MIN)
+            && (self.unread_bytes() + bytes) as u64 <= self.reply_window_bytes
+    }
+
     /// Time that the payload of a request may take.
     pub(super) fn longest_payload(bytes: u32) -> Duration {
         longest_send(bytes as usize)

@@ -1,15 +1,18 @@
 //! Calls that wait for room in their lane: at most one a connection, which is not read meanwhile.
 //!
 //! What came with the call and behind it is kept, at most what the driver hands over in two turns. Calls wait in the order
-//! in which they came, whatever their connection, and no later one passes them. One for which there is no room until its
+//! in which they came, whatever their connection, and no later one passes them; but those whose payload lies in the lane already
+//! go before those that want room for theirs. One for which there is no room until its
 //! caller's deadline is refused.
+
+use std::collections::VecDeque;
 
 use praas_protocol::Outcome;
 use praas_shm::client_lane::{LoanBlock, Payload};
 
 use super::calls::{Asked, Begun, NotRun};
 use super::connection::ConnectionKey;
-use super::lanes::{LaneKey, LaneState};
+use super::lanes::{LaneKey, LaneRoom, LaneState};
 use super::receiving::Flow;
 use super::shard::NetworkShard;
 use super::timers::Timer;
@@ -36,7 +39,7 @@ impl Waiting {
 impl NetworkShard {
     /// Whether calls wait for room in a lane.
     pub(super) fn others_wait_for(&self, lane: LaneKey) -> bool {
-        self.lanes.get(lane).is_some_and(|room| !room.queue.is_empty())
+        self.lanes.get(lane).is_some_and(|room| !room.queue.is_empty() || !room.loaded.is_empty())
     }
 
     /// Has a call wait, and its connection with it.
@@ -51,12 +54,12 @@ impl NetworkShard {
     ) -> Flow {
         let end = asked.end(ROOM_WAIT_MAX);
         let (lane, request_id) = (asked.lane, asked.request_id);
-        let bytes = [payload, rest].concat();
+        let (bytes, is_loaded) = ([payload, rest].concat(), loan.is_some());
         if let Some(connection) = self.connections.get_mut(key) {
             connection.waiting = Some(Box::new(Waiting { asked, loan, bytes, payload_bytes: payload.len() }));
         }
         if let Some(room) = self.lanes.get_mut(lane) {
-            room.queue.push_back(key);
+            if is_loaded { &mut room.loaded } else { &mut room.queue }.push_back(key);
             if !std::mem::replace(&mut room.is_pressed, true) {
                 self.pressed_lanes.push(lane);
             }
@@ -74,22 +77,33 @@ impl NetworkShard {
     pub(super) fn serve_waiting(&mut self) {
         let mut pressed = std::mem::take(&mut self.pressed_lanes);
         pressed.retain(|lane| {
-            while let Some(key) = self.lanes.get_mut(*lane).and_then(|room| room.queue.pop_front()) {
-                if !self.try_again(key, *lane) {
-                    if let Some(room) = self.lanes.get_mut(*lane) {
-                        room.queue.push_front(key);
-                    }
-                    return true;
-                }
-            }
+            let served =
+                self.serve_queue(*lane, |room| &mut room.loaded) && self.serve_queue(*lane, |room| &mut room.queue);
             if let Some(room) = self.lanes.get_mut(*lane) {
-                room.is_pressed = false;
+                // Whoever was served may wait again, with more of what it sent.
+                room.is_pressed = !served || !room.loaded.is_empty() || !room.queue.is_empty();
+                return room.is_pressed;
             }
             false
         });
         // Those that came meanwhile.
         pressed.append(&mut self.pressed_lanes);
         self.pressed_lanes = pressed;
+    }
+
+    /// False if one of the queue found no room.
+    fn serve_queue(&mut self, lane: LaneKey, queue: fn(&mut LaneRoom) -> &mut VecDeque<ConnectionKey>) -> bool {
+        let waits = self.lanes.get_mut(lane).map_or(0, |room| queue(room).len());
+        for _ in 0..waits {
+            let Some(key) = self.lanes.get_mut(lane).and_then(|room| queue(room).pop_front()) else { return true };
+            if !self.try_again(key, lane) {
+                if let Some(room) = self.lanes.get_mut(lane) {
+                    queue(room).push_front(key);
+                }
+                return false;
+            }
+        }
+        true
     }
 
     /// False if there is still no room.
@@ -136,6 +150,7 @@ impl NetworkShard {
     /// Takes a call out of the queue that it waits in.
     pub(super) fn stop_waiting(&mut self, key: ConnectionKey, waiting: Waiting) {
         let Some(room) = self.lanes.get_mut(waiting.asked.lane) else { return };
+        room.loaded.retain(|waits| *waits != key);
         room.queue.retain(|waits| *waits != key);
         if let (LaneState::Open(open), Some(loan)) = (&room.state, waiting.loan) {
             open.lane.return_loan(loan);

@@ -3,7 +3,7 @@
 #![allow(dead_code, clippy::result_large_err, reason = "each test binary uses a part; refusals are few")]
 
 use std::collections::HashMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,8 @@ pub(crate) struct Lane {
     /// The client's own descriptors of the lane, for tests that misuse them.
     pub(crate) segment: OwnedFd,
     pub(crate) doorbell: OwnedFd,
+    /// Read end of the reply doorbell, on a network session.
+    pub(crate) replies: Option<OwnedFd>,
 }
 
 impl Client {
@@ -43,11 +45,55 @@ impl Client {
     }
 
     pub(crate) fn with_token(directory: &Path, token: String) -> Self {
+        Self::greet(directory, token, false).unwrap()
+    }
+
+    /// A network session, as the server opens them to itself.
+    pub(crate) fn network(directory: &Path, token: String) -> Result<Self, ControlError> {
+        Self::greet(directory, token, true)
+    }
+
+    fn greet(directory: &Path, token: String, network: bool) -> Result<Self, ControlError> {
         let socket = Arc::new(MessageSocket::connect(&directory.join("praas.sock")).unwrap());
         let mut client = Self { socket, next: 0, early: HashMap::new() };
-        client.send(&ClientMessage::Hello { version: CONTROL_VERSION, token, network: false });
-        assert!(matches!(client.await_answer(0).0, ServerMessage::Welcome { .. }));
-        client
+        client.send(&ClientMessage::Hello { version: CONTROL_VERSION, token, network });
+        match client.await_answer(0).0 {
+            ServerMessage::Welcome { .. } => Ok(client),
+            ServerMessage::Failed { error, .. } => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The same without being a network session: what the server says before it ends this one.
+    pub(crate) fn give_or_be_cut_off(&mut self, process: ProcessId, socket: &impl AsFd) -> Result<(), ControlError> {
+        self.ask_to_give(process, 7, socket, None);
+        match self.await_answer(0).0 {
+            ServerMessage::Failed { error, .. } => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Gives a connection to a worker of a process.
+    pub(crate) fn give(
+        &mut self,
+        process: ProcessId,
+        request_id: u64,
+        socket: &impl AsFd,
+        payload_bytes_max: Option<u32>,
+    ) -> Result<(), ControlError> {
+        self.ask_to_give(process, request_id, socket, payload_bytes_max);
+        match self.await_answer(self.next).0 {
+            ServerMessage::Done { .. } => Ok(()),
+            ServerMessage::Failed { error, .. } => Err(error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ask_to_give(&mut self, process: ProcessId, request_id: u64, socket: &impl AsFd, payload_bytes_max: Option<u32>) {
+        self.next += 1;
+        let body = ClientRequest::ConnectionGive { process, request_id, payload_bytes_max, calls_in_flight: None };
+        let message = ClientMessage::Request { request: self.next, body };
+        self.socket.send(&encode(&message).unwrap(), &[socket.as_fd()]).unwrap();
     }
 
     fn send(&self, message: &ClientMessage) {
@@ -148,6 +194,9 @@ impl Client {
             ServerMessage::Failed { error, .. } => return Err(error),
             other => panic!("{other:?}"),
         };
+        let mut fds = fds;
+        // A network session gets one more.
+        let replies = if fds.len() == 4 { fds.pop() } else { None };
         let [segment, control, doorbell] = <[OwnedFd; 3]>::try_from(fds).expect("three descriptors");
         let own = (segment.try_clone().unwrap(), doorbell.try_clone().unwrap());
         let socket = Arc::clone(&self.socket);
@@ -164,7 +213,9 @@ impl Client {
             ring_server: Box::new(move || drop(socket.try_send(&ring, &[]))),
         };
         let (segment, doorbell) = own;
-        Ok(Lane { lane: Arc::new(ClientLane::attach(parts).unwrap()), id: lane, segment, doorbell })
+        let attached =
+            if replies.is_some() { ClientLane::attach_for_reactor(parts) } else { ClientLane::attach(parts) };
+        Ok(Lane { lane: Arc::new(attached.unwrap()), id: lane, segment, doorbell, replies })
     }
 
     pub(crate) fn close(&self, process: ProcessId, lane: LaneId) {

@@ -47,6 +47,18 @@ pub(crate) fn serve() {
                 std::hint::black_box(0);
             }
         })
+        .function("until-unwanted", |call: &mut Call<'_>| {
+            let end = Instant::now() + Duration::from_secs(20);
+            while Instant::now() < end {
+                call.context().ensure_wanted()?;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Ok(())
+        })
+        .function("caller", |call: &mut Call<'_>| {
+            let context = call.context();
+            format!("{} {}", context.principal(), context.is_caller_trusted())
+        })
         .function("panic", |_: &mut Call<'_>| -> Vec<u8> { panic!("as asked") })
         .function("note", |call: &mut Call<'_>| note(call.input()))
         .function("census", |_: &mut Call<'_>| format!("{} {}", own_descriptors(), own_segments()))

@@ -12,28 +12,13 @@ use std::time::{Duration, Instant};
 
 use praas_client::{Client, ConnectOptions, ControlError, Phase, Process, ProcessId, Transport};
 use praas_protocol::wire::{
-    ApplicationPage, Decoder, Done, Frame, Goaway, GoawayReason, HandedOver, Item, Opened, OutputChunk, Pong,
-    ProcessPage, Refusal, Request, Response, RESPONSE_HEAD_BYTES, Session, Side, Verdict, Welcome, WindowLimits,
+    ApplicationPage, Decoder, Done, Frame, Goaway, GoawayReason, HandedOver, Header, Item, Opened, OutputChunk, Pong,
+    ProcessPage, RESPONSE_HEAD_BYTES, Refusal, Request, Response, Session, Side, State, Verdict, Welcome, WindowLimits,
     encode_control_error,
 };
 use praas_protocol::control::{ProcessState, ProcessStatus};
 use praas_protocol::{FunctionId, Outcome};
-
-/// Time after which a test gives up waiting: generous, since nothing succeeds by its passing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
-
-pub(crate) fn alice() -> ProcessId {
-    "hello/alice".parse().unwrap()
-}
-
-/// Polls until `condition` holds.
-pub(crate) fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < end, "not within {PATIENCE:?}: {what}");
-        thread::sleep(Duration::from_millis(1));
-    }
-}
+use crate::scripted::{PATIENCE, alice};
 
 /// What the server does with one request.
 pub(crate) enum Reaction {
@@ -158,7 +143,7 @@ pub(crate) struct Shared {
     held: AtomicUsize,
     last_handle: AtomicU32,
     ended: AtomicBool,
-    streams: Mutex<BTreeMap<usize, TcpStream>>,
+    streams: Mutex<BTreeMap<usize, Arc<TcpStream>>>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -280,10 +265,13 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         match listener.accept() {
             Ok((stream, _)) => {
                 let number = shared.connections.fetch_add(1, Ordering::SeqCst);
-                lock(&shared.streams).insert(number, stream.try_clone().unwrap());
+                let stream = Arc::new(stream);
+                lock(&shared.streams).insert(number, Arc::clone(&stream));
                 let own = Arc::clone(shared);
                 threads.push(thread::spawn(move || {
-                    Connection::new(&own, stream).serve();
+                    let mut connection = Connection::new(&own, stream);
+                    connection.serve();
+                    // First, so that the connection has the only descriptor: a reset is sent when the last one is closed.
                     lock(&own.streams).remove(&number);
                 }));
             }
@@ -298,8 +286,10 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
 
 struct Connection<'s> {
     shared: &'s Shared,
-    stream: TcpStream,
+    stream: Arc<TcpStream>,
     script: Script,
+    unanswered: BTreeMap<u64, u32>,
+    reset: bool,
     session: Session,
     decoder: Decoder,
     written: usize,
@@ -309,13 +299,25 @@ struct Connection<'s> {
 }
 
 impl<'s> Connection<'s> {
-    fn new(shared: &'s Shared, stream: TcpStream) -> Self {
+    fn new(shared: &'s Shared, stream: Arc<TcpStream>) -> Self {
         stream.set_nodelay(true).unwrap();
         stream.set_nonblocking(false).unwrap();
         stream.set_read_timeout(Some(Duration::from_millis(2))).unwrap();
         let script = lock(&shared.script).clone();
-        let (session, decoder) = (Session::new(Side::Server), Decoder::new(Side::Client, 0));
-        Self { shared, stream, script, session, decoder, written: 0, over: false, held: Vec::new(), incoming: None }
+        let (session, decoder) = (Session::new(Side::Server), Decoder::new(Side::Client, script.payload_bytes_max));
+        Self {
+            shared,
+            stream,
+            script,
+            unanswered: BTreeMap::new(),
+            reset: false,
+            session,
+            decoder,
+            written: 0,
+            over: false,
+            held: Vec::new(),
+            incoming: None,
+        }
     }
 
     fn serve(&mut self) {
@@ -330,7 +332,7 @@ impl<'s> Connection<'s> {
                 thread::sleep(Duration::from_millis(1));
                 continue;
             }
-            match self.stream.read(&mut buffer) {
+            match (&*self.stream).read(&mut buffer) {
                 Ok(0) => break,
                 Ok(count) => self.take(&buffer[..count]),
                 Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
@@ -338,7 +340,6 @@ impl<'s> Connection<'s> {
             }
         }
         self.shared.held.fetch_sub(self.held.len(), Ordering::SeqCst);
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
     }
 
     fn take(&mut self, mut input: &[u8]) {
@@ -357,6 +358,7 @@ impl<'s> Connection<'s> {
                         Ok(Verdict::Ignore) => continue,
                         Err(error) => return self.broken(&error),
                     }
+                    self.unanswered.insert(request.request_id, header.payload_bytes());
                     if missing_bytes == 0 {
                         self.run(&request, payload);
                     } else {
@@ -379,7 +381,7 @@ impl<'s> Connection<'s> {
                         Ok(Verdict::Ignore) => continue,
                         Err(error) => return self.broken(&error),
                     }
-                    self.control(&frame, &mut decoder);
+                    self.control(&frame);
                 }
                 Some(Item::Response { .. }) => unreachable!("a client sends no response"),
             }
@@ -427,24 +429,15 @@ impl<'s> Connection<'s> {
 
     /// Closes so that the client gets an RST and not an end of the stream.
     fn reset(&mut self) {
-        rustix::net::sockopt::set_socket_linger(&self.stream, Some(Duration::ZERO)).unwrap();
-        // Both descriptors of the socket have to go for the reset to be sent, and none was shut down before.
-        let clones: Vec<_> = {
-            let mut streams = lock(&self.shared.streams);
-            let own = self.stream.peer_addr().ok();
-            let numbers: Vec<_> =
-                streams.iter().filter(|(_, found)| found.peer_addr().ok() == own).map(|(number, _)| *number).collect();
-            numbers.into_iter().filter_map(|number| streams.remove(&number)).collect()
-        };
-        drop(clones);
-        let spare = TcpListener::bind("127.0.0.1:0").unwrap();
-        let placeholder = TcpStream::connect(spare.local_addr().unwrap()).unwrap();
-        drop(std::mem::replace(&mut self.stream, placeholder));
-        self.over = true;
+        rustix::net::sockopt::set_socket_linger(&*self.stream, Some(Duration::ZERO)).unwrap();
+        (self.reset, self.over) = (true, true);
     }
 
     fn answer(&mut self, request_id: u64, outcome: Outcome, detail: u32, payload: &[u8]) {
         let frame = response(request_id, outcome, detail, payload);
+        if let Some(bytes) = self.unanswered.remove(&request_id) {
+            self.session.answered(bytes).unwrap();
+        }
         self.write(&frame);
     }
 
@@ -466,11 +459,11 @@ impl<'s> Connection<'s> {
         self.over |= cut;
     }
 
-    fn control(&mut self, frame: &Frame<'_>, decoder: &mut Decoder) {
+    fn control(&mut self, frame: &Frame<'_>) {
         let mut out = Vec::new();
         let limits = WindowLimits { calls: self.script.in_flight_max, bytes: self.script.window_bytes };
         match frame {
-            Frame::Hello(_) if self.script.mute => return,
+            Frame::Hello(_) if self.script.mute => {}
             Frame::Hello(hello) => {
                 assert_eq!(hello.token, "praas1.00.00");
                 if let Some(error) = &self.script.refuse_hello {
@@ -479,7 +472,6 @@ impl<'s> Connection<'s> {
                 } else {
                     self.welcome(&mut out);
                     self.session.set_limits(limits);
-                    decoder.set_payload_bytes_max(self.script.payload_bytes_max);
                 }
             }
             Frame::Open(open) => {
@@ -548,6 +540,11 @@ impl<'s> Connection<'s> {
             }
             other => panic!("{other:?}"),
         }
+        if let Some(header) = out.first_chunk()
+            && !matches!(self.session.state(), State::Dedicated)
+        {
+            let _ = self.session.show(Side::Server, &Header::parse(header).unwrap()).unwrap();
+        }
         self.write(&out);
     }
 
@@ -569,10 +566,11 @@ impl<'s> Connection<'s> {
     }
 }
 
-/// Our own side's rules are applied by hand: what a test wants sent is sent. The window is given back as a server does.
 impl Drop for Connection<'_> {
     fn drop(&mut self) {
-        let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        if !self.reset {
+            let _ = self.stream.shutdown(std::net::Shutdown::Both);
+        }
     }
 }
 
