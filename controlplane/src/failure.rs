@@ -272,12 +272,15 @@ impl Failure {
 
 fn connect_kind(error: &ConnectError) -> &'static str {
     match error {
-        ConnectError::NoServer { .. } => "no_server",
+        ConnectError::NoServer { .. } | ConnectError::Unreachable { .. } | ConnectError::NoneReachable { .. } => {
+            "no_server"
+        }
         ConnectError::DataDirectory(_) => "data_directory",
         ConnectError::TokenUnreadable { .. } => "token_unreadable",
         ConnectError::TokenTooLong { .. } => "token_refused",
         ConnectError::Refused(refusal) => control_kind(refusal),
-        ConnectError::Hello { .. } => "hello_failed",
+        ConnectError::Hello { .. } | ConnectError::Greeting { .. } => "hello_failed",
+        ConnectError::Addresses { .. } => "usage",
         _ => "host",
     }
 }
