@@ -42,6 +42,9 @@ pub const PINGS_MAX: u64 = 1_000_000;
 /// Time between two calls of `praas ping`, as of its namesake.
 pub const PING_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
 
+/// Time for a server to answer a ping of its own.
+pub const PING_SERVER_MAX: Duration = Duration::from_secs(10);
+
 /// Bytes of the head of one request for metrics; collectors send a few hundred.
 pub const METRICS_REQUEST_BYTES_MAX: usize = 8 * 1024;
 

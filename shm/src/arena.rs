@@ -36,6 +36,13 @@ impl Block {
     }
 }
 
+/// Order of the blocks that [`Buddy::allocate`] gives for `bytes`.
+#[inline]
+pub(crate) fn order_for(bytes: usize) -> Option<u8> {
+    let blocks = bytes.div_ceil(BLOCK_BYTES_MIN).max(1).next_power_of_two();
+    u8::try_from(blocks.ilog2()).ok()
+}
+
 /// A view of a map.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Buddy<'a> {
@@ -65,8 +72,7 @@ impl<'a> Buddy<'a> {
 
     /// A block of at least `bytes`, at the lowest address where one is free.
     pub(crate) fn allocate(self, bytes: usize) -> Option<Block> {
-        let blocks = bytes.div_ceil(BLOCK_BYTES_MIN).max(1).next_power_of_two();
-        let order = u8::try_from(blocks.ilog2()).ok()?;
+        let order = order_for(bytes)?;
         let order_max = self.order_max();
         if self.largest(1, order_max)? < order {
             return None;

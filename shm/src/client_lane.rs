@@ -17,6 +17,7 @@
 mod answers;
 mod loans;
 mod reactor;
+mod request_arena;
 mod submit_error;
 mod submitting;
 #[cfg(test)]
@@ -27,6 +28,7 @@ mod wrap_tests;
 
 pub use answers::{Answer, AnswerPayload, Retracted};
 pub use loans::LoanBlock;
+use request_arena::RequestArena;
 pub use submit_error::{Bounded, SubmitError};
 pub use waiting::WaitEnd;
 use waiting::Waiting;
@@ -34,7 +36,7 @@ use waiting::Waiting;
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, AtomicU8};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
@@ -43,7 +45,7 @@ use praas_protocol::control::{LaneGeometry, LaneId, WaitMode};
 use praas_protocol::limits::{PARKED_CHECK_MS, REPLY_INLINE_BYTES, REQUEST_INLINE_BYTES};
 use praas_protocol::{FunctionId, Outcome, Phase};
 
-use crate::arena::{Block, Buddy, map_bytes};
+use crate::arena::Block;
 use crate::attendance::Summon;
 use crate::brief_lock::BriefLock;
 use crate::cell::FirstWait;
@@ -122,7 +124,7 @@ struct Submission {
     generations: Vec<u32>,
     /// Calls that nobody waits for any more.
     quarantine: Vec<(u32, u32, Option<LoanBlock>)>,
-    arena_map: Box<[AtomicU8]>,
+    arena: RequestArena,
 }
 /// A client's end of a lane. Share it by [`Arc`].
 pub struct ClientLane {
@@ -177,16 +179,13 @@ impl ClientLane {
         let memory = LaneMemory::attach(parts.segment, layout)?;
         let control = ControlView::attach(parts.control)?;
         let cells = parts.geometry.cells;
-        let zeroed = Box::<[AtomicU8]>::new_zeroed_slice(map_bytes(parts.geometry.request_arena_bytes as usize));
-        // SAFETY: zero is a valid `AtomicU8`.
-        let arena_map = unsafe { zeroed.assume_init() };
         let submission = Submission {
             producer: Producer::default(),
             looks_at_cpu_in: 0,
             free_cells: (0..cells).collect(),
             generations: vec![0; cells as usize],
             quarantine: Vec::with_capacity(cells as usize),
-            arena_map,
+            arena: RequestArena::new(parts.geometry.request_arena_bytes as usize),
         };
         Ok(Self {
             id: parts.lane,

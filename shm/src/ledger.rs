@@ -16,7 +16,7 @@
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::arena::{Block, Buddy, map_bytes};
+use crate::arena::{Block, Buddy, map_bytes, order_for};
 use crate::cell::Cell;
 use crate::fault::{self, Step};
 use crate::layout::LaneLayout;
@@ -115,8 +115,16 @@ impl Ledger {
         }
         let _lock = self.lock(worker).ok_or_else(|| full(0))?;
         fault::point(Step::LedgerLocked);
-        // A record of an earlier generation of this very cell is given back: its caller has made a new call with it.
-        self.give_back(index);
+        // A record of an earlier generation of this very cell is given back: its caller has made a new call with it. If its
+        // block is of the size that is needed, it changes hands without a look at the map.
+        match unpack(self.records()[index].load(Ordering::Relaxed)) {
+            Some((_, block)) if order_for(bytes) == Some(block.order) => {
+                self.records()[index].store(pack(generation, block), Ordering::Relaxed);
+                fault::point(Step::LedgerRecorded);
+                return Ok(block);
+            }
+            _ => self.give_back(index),
+        }
         if let Some(block) = self.allocate(index, generation, bytes) {
             return Ok(block);
         }

@@ -21,7 +21,7 @@
 //!   `take_published`; a cursor that jumps one lap further than invariant 4 allows.
 //! - `cell`: the orderings of `answer` and `is_done`; no wake of a caller that parks; a plain store for the CAS by which it
 //!   parks; `answer_instead` without its first look; in `bell`, the orderings of `ring` and `begin_look`, a `begin_look`
-//!   that leaves the bit, a `sleep` without its CAS.
+//!   that leaves the bit, an `arm` without its CAS, a `ring` that clears the bit and wakes nobody.
 //! - `attendance`: the fence of `after_publish`, of `before_sleep` and of `before_call`; a worker that keeps its `spinning`
 //!   bit while it sleeps or runs; no look before sleep; no ring for the rest.
 //! - `drain`: the fences of `after_publish` and of `publish`; both orderings of the copy; a worker that claims when closed;

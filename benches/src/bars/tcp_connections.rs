@@ -22,11 +22,11 @@ const IDLE_QUICK: usize = 2_000;
 /// The ones that call, one call at a time each.
 const ACTIVE: Crowd = Crowd { connections: 64, in_flight: 1 };
 /// Calls of a round: enough for a 99th percentile.
-const SAMPLES: u64 = 20_000;
+const SAMPLES: u64 = 10_000;
 /// Connections opened between two steps of the progress bar.
 const OPENED_AT_ONCE: usize = 500;
-/// Descriptors for each connection: a server keeps as many for other things.
-const SHARES: usize = 3;
+/// Descriptors for each connection: a server keeps as many for its processes.
+const SHARES: usize = 2;
 /// Between the last connection and the look at the memory: whatever follows a greeting is over then.
 const SETTLING: Duration = Duration::from_secs(1);
 const CONNECTION_KIB_MAX: f64 = 4.0;

@@ -10,7 +10,7 @@ use crate::subject::RemotePlan;
 pub(super) const BAR: Bar =
     Bar { id: "tcp-noop-spin", summary: "a no-op call over TCP, both sides spin, against a raw spinning echo", run };
 
-const SAMPLES: u64 = 8_000;
+const SAMPLES: u64 = 4_000;
 
 fn run(settings: Settings) -> Result<Vec<Row>, BarError> {
     let placement = Placement::two_cores()?;

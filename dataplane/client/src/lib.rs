@@ -1,7 +1,8 @@
-//! The client library of praas: calls to cloud processes over shared memory, in well under a microsecond.
+//! The client library of praas: calls to cloud processes over shared memory, in well under a microsecond, and over TCP.
 //!
-//! A [`Client`] holds the connection to the server of this host. A [`Process`] is a lane of shared memory to one process;
-//! calls over it meet neither server nor kernel unless somebody has to be woken.
+//! A [`Client`] holds the connection to a server. A [`Process`] on the same host is reached by a lane of shared memory:
+//! calls over it meet neither server nor kernel unless somebody has to be woken. One on another host is reached over a
+//! TCP connection, with the same calls, the same errors and the same promises; [`Process::route`] tells which it is.
 //!
 //! | what you want | how |
 //! |---|---|
@@ -11,12 +12,14 @@
 //! | many small calls of one thread, in order, as fast as can be | [`Process::pipeline`] |
 //! | `async`, on any executor | `process.call("f").payload(bytes).await` |
 //! | no copy of a large payload | [`Process::loan`], then send the [`Loan`] |
+//! | several processes at once | [`Process::invoke_all`] |
 //! | types instead of bytes | [`Process::invoke_typed`] |
 //! | create, list, stop processes; read their output | [`Client::create`], [`Client::list`], [`Client::stop`], [`Client::follow_output`] |
 //!
 //! ```no_run
 //! use praas_client::Client;
 //!
+//! // On this host; elsewhere: Client::connect_remote("db.example:7411", token)?
 //! let client = Client::connect_default()?;
 //! let alice = client.process("hello/alice".parse()?)?;
 //! let reply = alice.invoke("greet", "world")?;
@@ -30,9 +33,12 @@
 //!   [`CallError::ConnectionLost`].
 //! - Every wait has a deadline, 30 s by default. A deadline or a cancel ends the caller's wait alone; the function sees it
 //!   and may run to its end.
-//! - A full lane refuses at once with [`CallError::Overloaded`]; futures wait for room instead.
+//! - A full lane refuses at once with [`CallError::Overloaded`]; futures wait for room instead. Over TCP blocking calls wait
+//!   for room as well, and started ones are refused.
 //! - Threads: one reads the control socket of a client. A process whose futures are asleep has one more, which drives its
-//!   lane; it starts with the first and ends soon after the last. Blocking calls need none.
+//!   lane; it starts with the first and ends soon after the last. Blocking calls need none, not even over TCP: of the
+//!   threads that wait there, one reads for all. A TCP connection has a thread while futures wait or started calls are not
+//!   collected.
 #![forbid(unsafe_code)]
 #![allow(clippy::result_large_err, reason = "errors name the process inline; they are made off the hot path")]
 
@@ -43,6 +49,7 @@ mod deadline;
 mod driver;
 mod error;
 mod function;
+mod gather;
 mod limits;
 mod loan;
 mod management;
@@ -67,6 +74,7 @@ pub use call::Call;
 pub use client::Client;
 pub use error::{ConnectError, RequestError};
 pub use function::Function;
+pub use gather::CallAll;
 pub use loan::Loan;
 pub use management::{OutputChunk, OutputFollower, ProcessPage, ServerPing};
 pub use options::{ConnectOptions, Transport};

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use praas_protocol::{CallError, Outcome, ProcessId};
-use praas_shm::client_lane::WaitEnd;
+use praas_shm::client_lane::{Ticket, WaitEnd};
 
 use crate::call::Call;
 use crate::client::ClientShared;
@@ -28,6 +28,7 @@ use crate::payload::{Given, Kept, Payload};
 use crate::pending::LanePending;
 use crate::pending_call::Pending;
 use crate::pipeline::Pipeline;
+use crate::refusal::NotLent;
 use crate::remote::{RemoteClient, RemoteProcess};
 use crate::reply::Reply;
 
@@ -268,14 +269,23 @@ impl Process {
             Way::Lane(shared) => shared,
             Way::Network(_) => return self.private_loan(bytes),
         };
-        if !shared.has_usable_lane() {
+        let mut open = shared.lane.load_full();
+        if !open.is_usable() {
             let end = Instant::now() + shared.client.settings().call_deadline;
             shared.reopen(end).map_err(LaneVerdict::into_error)?;
+            open = shared.lane.load_full();
         }
-        let open = shared.lane.load_full();
         match open.lane().loan(bytes) {
-            Ok(block) => Ok(Loan::new(Arc::clone(&open), block)),
+            Ok(block) => Ok(Loan::new(open, block)),
             Err(error) => Err(open.setback(error).0.into_error()),
+        }
+    }
+
+    /// The limit of calls that name none.
+    pub(crate) fn call_deadline(&self) -> Duration {
+        match &self.way {
+            Way::Lane(shared) => shared.client.settings().call_deadline,
+            Way::Network(remote) => remote.call_deadline(),
         }
     }
 
@@ -320,29 +330,55 @@ impl ProcessShared {
         payload: Payload<'_>,
         own_deadline: Option<Duration>,
     ) -> Result<Reply, CallError> {
-        let mut deadline = self.deadline(own_deadline);
+        let deadline = self.deadline(own_deadline);
         let bytes = match &payload.0 {
             Given::Borrowed(bytes) => *bytes,
             Given::Owned(bytes) => bytes.as_slice(),
-            Given::Loan(_) => return self.invoke_patiently(function, payload, deadline),
+            Given::Loan(_) => return self.invoke_lent(function, payload, deadline),
         };
         let open = self.lane.load();
         let Ok(ticket) = open.submit_bytes(function.id(), bytes, deadline.limit_ns()) else {
             return self.invoke_patiently(function, payload, deadline);
         };
+        self.collect(&open, function, || Kept::borrowing(payload), deadline, ticket)
+    }
+
+    /// The same for a payload that lies in a loan.
+    #[inline]
+    fn invoke_lent(
+        self: &Arc<Self>,
+        function: Function<'_>,
+        payload: Payload<'_>,
+        deadline: Deadline,
+    ) -> Result<Reply, CallError> {
+        let Given::Loan(loan) = payload.0 else { return self.invoke_patiently(function, payload, deadline) };
+        let open = self.lane.load();
+        match open.submit_lent(function.id(), loan, deadline.limit_ns()) {
+            Ok(ticket) => self.collect(&open, function, || Kept::Lent, deadline, ticket),
+            Err(NotLent::Loan(loan)) => self.invoke_patiently(function, Payload(Given::Loan(loan)), deadline),
+            Err(NotLent::End(error)) => Err(error),
+        }
+    }
+
+    /// The end of a call that went the direct way. `kept` is what it keeps to be sent again.
+    #[inline(always)]
+    fn collect<'a>(
+        self: &Arc<Self>,
+        open: &Arc<OpenLane>,
+        function: Function<'_>,
+        kept: impl FnOnce() -> Kept<'a>,
+        mut deadline: Deadline,
+        ticket: Ticket,
+    ) -> Result<Reply, CallError> {
         if !matches!(open.wait(&ticket, &mut deadline), WaitEnd::Answered) {
-            let open = Arc::clone(&open);
-            return LanePending::sent(self, function, Kept::borrowing(payload), deadline, open, ticket).finish();
+            let open = Arc::clone(open);
+            return LanePending::sent(self, function, kept(), deadline, open, ticket).finish();
         }
         let answer = open.lane().take(ticket);
         self.room_was_freed();
         match answer.payload {
             Some(output) if answer.outcome_code == Outcome::Ok as u32 => Ok(Reply::new(output)),
-            _ => {
-                let open = Arc::clone(&open);
-                let mut pending = LanePending::unsent(self, function, Kept::borrowing(payload), deadline);
-                pending.finish_answered(&open, answer)
-            }
+            _ => LanePending::unsent(self, function, kept(), deadline).finish_answered(open, answer),
         }
     }
 

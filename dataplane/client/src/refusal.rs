@@ -13,6 +13,14 @@ use crate::pending::{Obstacle, ObstacleKind, Setback};
 /// Root id of a call that no other call made.
 const ROOT_CALL: u128 = 0;
 
+/// Why a loan was not sent at once.
+pub(crate) enum NotLent {
+    /// It belongs to another lane, or this one does not take it now: there are other ways.
+    Loan(Loan),
+    /// The call has ended.
+    End(CallError),
+}
+
 impl OpenLane {
     /// Puts a request into the lane.
     #[inline]
@@ -23,6 +31,23 @@ impl OpenLane {
         deadline_ns: u64,
     ) -> Result<Ticket, SubmitError> {
         self.lane().submit(function, LanePayload::Bytes(bytes), deadline_ns, ROOT_CALL)
+    }
+
+    /// Puts a request whose payload is a loan from this very lane into it.
+    #[inline]
+    pub(crate) fn submit_lent(
+        self: &Arc<Self>,
+        function: FunctionId,
+        loan: Loan,
+        deadline_ns: u64,
+    ) -> Result<Ticket, NotLent> {
+        let block = loan.into_block(self).map_err(NotLent::Loan)?;
+        self.lane().submit(function, LanePayload::Loan(block), deadline_ns, ROOT_CALL).map_err(|error| {
+            match self.setback(error) {
+                (_, Some(block)) => NotLent::Loan(Loan::new(Arc::clone(self), block)),
+                (setback, None) => NotLent::End(setback.into_error()),
+            }
+        })
     }
 
     /// Puts a request whose payload is a loan into the lane. What it keeps to be sent again comes back either way.

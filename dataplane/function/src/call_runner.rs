@@ -99,6 +99,7 @@ impl CallRunner {
         let is_ok = matches!(ending, Ending::Output(_));
         match ending {
             Ending::Output(Staged::Private { bytes }) => reply(Outcome::Ok, 0, 0, &self.private[..bytes]),
+            Ending::Output(Staged::OfInput { start, bytes }) => reply(Outcome::Ok, 0, 0, &input[start..start + bytes]),
             Ending::Output(Staged::Owned(bytes)) => reply(Outcome::Ok, 0, 0, &bytes),
             Ending::Output(Staged::InPlace { .. }) => unreachable!("there is no lane to write in place"),
             Ending::Error(error) => {
@@ -158,6 +159,7 @@ fn run(body: &mut Body, mut call: Call<'_>) -> Ending {
 fn reply(running: RunningCall<'_>, ending: Ending, private: &[u8]) -> Result<(), Condemned> {
     match ending {
         Ending::Output(Staged::InPlace { bytes }) => running.reply_in_place(bytes),
+        Ending::Output(Staged::OfInput { .. }) => unreachable!("answers of lanes lie in them, or are copied there"),
         Ending::Output(Staged::Private { bytes }) => answer_with(running, &private[..bytes]),
         Ending::Output(Staged::Owned(bytes)) => answer_with(running, &bytes),
         Ending::Error(error) => {

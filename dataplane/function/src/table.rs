@@ -88,6 +88,8 @@ struct Entry {
 /// The functions of a worker.
 pub(crate) struct FunctionTable {
     entries: Vec<Entry>,
+    /// Index of the function that was found last: calls of one function tend to follow each other.
+    last: usize,
 }
 
 impl FunctionTable {
@@ -106,7 +108,7 @@ impl FunctionTable {
         // Stable: of two equal ids the one registered first stays first.
         entries.sort_by_key(|entry| entry.id);
         match entries.windows(2).find(|pair| pair[0].id == pair[1].id) {
-            None => Ok(Self { entries }),
+            None => Ok(Self { entries, last: 0 }),
             Some(pair) => Err(clash(&pair[0], &pair[1])),
         }
     }
@@ -120,9 +122,12 @@ impl FunctionTable {
     }
 
     /// The function with this id, and its index.
+    #[inline]
     pub(crate) fn find(&mut self, id: FunctionId) -> Option<(usize, &mut Body)> {
-        let index = self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?;
-        Some((index, &mut self.entries[index].body))
+        if self.entries.get(self.last).is_none_or(|entry| entry.id != id) {
+            self.last = self.entries.binary_search_by_key(&id, |entry| entry.id).ok()?;
+        }
+        Some((self.last, &mut self.entries[self.last].body))
     }
 }
 

@@ -186,8 +186,8 @@ pub(crate) const SENT_IN_PLACE_BYTES_MIN: usize = 16 << 10;
 /// Calls in flight in one lane of a shard, which many connections share.
 pub(crate) const LANE_CALLS: u32 = 1024;
 
-/// Period after which a shard's lane that nobody uses is closed. Opening one takes about a millisecond.
-pub(crate) const LANE_LINGER: Duration = Duration::from_secs(5);
+/// Time after which a shard's lane that nobody uses is closed. Opening one takes about a millisecond.
+pub(crate) const LANE_LINGER: Duration = Duration::from_secs(2);
 
 /// Period after which a shard's control session without lanes and questions is closed.
 pub(crate) const SESSION_LINGER: Duration = Duration::from_secs(5);
@@ -211,7 +211,7 @@ pub(crate) const ROOM_LOOK_PERIOD: Duration = Duration::from_millis(5);
 pub(crate) const OUTPUT_STALL_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes a second of the slowest line that is put up with.
-pub(crate) const SLOWEST_BYTES_PER_S: u64 = 64 << 10;
+pub(crate) const SLOWEST_BYTES_PER_S: u64 = 256 << 10;
 
 /// Empty messages that a shard keeps for their memory.
 pub(crate) const SPARE_MESSAGES_MAX: usize = 64;

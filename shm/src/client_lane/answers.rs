@@ -108,7 +108,7 @@ impl ClientLane {
         }
         match ticket.request_block {
             Some(loan) if !refused => {
-                Buddy::new(&submission.arena_map).free(loan.block);
+                submission.arena.free(loan.block);
                 None
             }
             kept => kept,

@@ -32,7 +32,7 @@ impl ClientLane {
         let mut submission = self.submission.lock();
         self.allocate(&mut submission, bytes)
             .map(|block| LoanBlock { block, bytes })
-            .ok_or_else(|| self.arena_full(&submission))
+            .ok_or_else(|| self.arena_full(&mut submission))
     }
 
     /// The block's bytes, to be filled in place; `None` outside a trust domain.
@@ -70,8 +70,7 @@ impl ClientLane {
     /// Gives an unused block back.
     #[allow(clippy::needless_pass_by_value, reason = "the block is given back")]
     pub fn return_loan(&self, loan: LoanBlock) {
-        let submission = self.submission.lock();
-        Buddy::new(&submission.arena_map).free(loan.block);
+        self.submission.lock().arena.free(loan.block);
     }
 }
 

@@ -179,7 +179,7 @@ impl ClientLane {
 
     /// Frees what abandoned calls held, where they have been answered.
     pub(super) fn sweep(&self, submission: &mut Submission) {
-        let Submission { quarantine, free_cells, arena_map, .. } = submission;
+        let Submission { quarantine, free_cells, arena, .. } = submission;
         quarantine.retain(|(cell, generation, block)| {
             let shared = &self.memory.cells()[*cell as usize];
             let answered = shared.is_done(*generation);
@@ -187,7 +187,7 @@ impl ClientLane {
                 shared.release(*generation);
                 free_cells.push_back(*cell);
                 if let Some(loan) = block {
-                    Buddy::new(arena_map).free(loan.block);
+                    arena.free(loan.block);
                 }
             }
             !answered
@@ -195,11 +195,11 @@ impl ClientLane {
     }
 
     pub(super) fn allocate(&self, submission: &mut Submission, bytes: usize) -> Option<Block> {
-        if let Some(block) = Buddy::new(&submission.arena_map).allocate(bytes) {
+        if let Some(block) = submission.arena.allocate(bytes) {
             return Some(block);
         }
         self.sweep(submission);
-        Buddy::new(&submission.arena_map).allocate(bytes)
+        submission.arena.allocate(bytes)
     }
 
     pub(super) fn check_size(&self, bytes: usize) -> Result<(), ()> {
@@ -210,9 +210,9 @@ impl ClientLane {
         SubmitError::TooLarge { limit_bytes: u64::from(self.payload_bytes_max), actual_bytes: bytes as u64, loan }
     }
 
-    pub(super) fn arena_full(&self, submission: &Submission) -> SubmitError {
+    pub(super) fn arena_full(&self, submission: &mut Submission) -> SubmitError {
         let limit = u64::from(self.memory.layout().geometry.request_arena_bytes);
-        let free = Buddy::new(&submission.arena_map).largest_free_bytes() as u64;
+        let free = submission.arena.largest_free_bytes() as u64;
         SubmitError::Full { what: Bounded::Arena, used: limit - free, limit, loan: None }
     }
 

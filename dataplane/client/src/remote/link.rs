@@ -45,7 +45,8 @@ pub(super) struct Core {
     /// Callers poll the socket instead of sleeping.
     pub(super) spins: bool,
     pub(super) greeting: Greeting,
-    over: AtomicBool,
+    /// Whether it takes no new calls, for a look without the lock.
+    pub(super) over: AtomicBool,
 }
 
 impl Link {
@@ -114,6 +115,7 @@ impl Link {
     }
 
     /// Nobody waits for it any more; the server hears of it if it still runs.
+    #[expect(clippy::needless_pass_by_value, reason = "the ticket is given up with it")]
     pub(crate) fn abandon(&self, ticket: Ticket) {
         let mut state = lock(&self.core.state);
         if state.abandon(&ticket) {

@@ -100,6 +100,10 @@ impl RemoteProcess {
         self.binding.load_full()
     }
 
+    pub(crate) fn call_deadline(&self) -> Duration {
+        self.client.settings().call_deadline
+    }
+
     pub(crate) fn deadline(&self, own: Option<Duration>) -> Deadline {
         match own {
             Some(limit) => Deadline::from_now(limit),

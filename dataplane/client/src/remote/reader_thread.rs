@@ -16,17 +16,18 @@ use crate::remote::link::Core;
 use crate::remote::state::State;
 use crate::session::lock;
 
-/// Makes sure that the thread runs and looks again.
+/// Makes sure that the thread runs and looks again: a future waits.
 pub(super) fn look_after(core: &Arc<Core>, state: &mut State) -> Result<(), CallError> {
-    if state.end.is_some() {
-        return Ok(());
+    // While it reads it needs no word about further futures: it wakes often enough for their deadlines.
+    if state.thread.running && state.thread.sleeps {
+        core.thread_wake.notify_one();
     }
-    if state.thread.running {
-        // Once a thread waits for futures it needs no word about further ones, unless their deadline comes first; it wakes
-        // often enough for those.
-        if state.thread.sleeps {
-            core.thread_wake.notify_one();
-        }
+    run(core, state)
+}
+
+/// Makes sure that the thread runs.
+pub(super) fn run(core: &Arc<Core>, state: &mut State) -> Result<(), CallError> {
+    if state.end.is_some() || state.thread.running {
         return Ok(());
     }
     let own = Arc::clone(core);

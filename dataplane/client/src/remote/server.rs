@@ -53,6 +53,7 @@ impl Server {
         Arc::new(Self { addresses, slot: Mutex::new(slot), connected: Condvar::new() })
     }
 
+    /// The connection, after a look whether the server has ended it.
     fn current(&self) -> Option<Arc<Link>> {
         let current = lock(&self.slot).current.clone();
         current.filter(|link| link.is_usable_now())
@@ -60,6 +61,9 @@ impl Server {
 
     /// The shared connection, made again if it was lost. At least one attempt is made, however close `end` is.
     fn link_until(&self, settings: &Settings, end: Instant) -> Result<Arc<Link>, ConnectError> {
+        if let Some(link) = self.current() {
+            return Ok(link);
+        }
         loop {
             if let Some(link) = self.link_or_turn(end) {
                 return Ok(link);

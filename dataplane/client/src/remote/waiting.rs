@@ -99,7 +99,7 @@ impl Link {
     pub(crate) fn started(&self) {
         let mut state = lock(&self.core.state);
         // Without a thread the answers are read when they are collected.
-        let _ = reader_thread::look_after(&self.core, &mut state);
+        let _ = reader_thread::run(&self.core, &mut state);
     }
 }
 

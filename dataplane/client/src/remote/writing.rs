@@ -25,7 +25,7 @@ use crate::remote::state::{Full, NoRoom, State};
 use crate::session::lock;
 
 /// What keeps a call from being sent.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum SendError {
     /// A limit is reached.
     Full(Full),
@@ -47,6 +47,7 @@ pub(super) enum Patience<'a> {
     Polling(&'a Waker),
 }
 
+#[derive(Clone, Copy)]
 enum Written {
     All,
     /// So many bytes, then the sender's patience ended.
@@ -282,6 +283,7 @@ impl Core {
                 Err(_) => {
                     // The end that this announces is found by whoever reads.
                     let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write);
+                    self.over.store(true, Ordering::Release);
                     state.sender.cut = true;
                     state.sender.outbox.clear();
                 }

@@ -25,7 +25,8 @@ fn replies_come_in_the_order_of_the_calls_whatever_their_size() {
             pipeline.send("echo", payload(sent)).unwrap();
             sent += 1;
         } else {
-            pipeline.send("echo", &payload(sent)).unwrap();
+            let borrowed = payload(sent);
+            pipeline.send("echo", &borrowed).unwrap();
             sent += 1;
         }
         assert_eq!(pipeline.len(), sent - received);

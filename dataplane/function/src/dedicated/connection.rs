@@ -49,6 +49,17 @@ pub(crate) enum Turn {
     Over,
 }
 
+/// What there was to do in a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Worked {
+    /// Nothing had come.
+    Nothing,
+    /// All of what had come.
+    Some,
+    /// A part of it.
+    More,
+}
+
 /// What a receive came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Heard {
@@ -191,11 +202,13 @@ impl Connection {
             self.talk.say_farewell(GoawayReason::Draining, true, "the process drains: send later calls elsewhere");
             self.forget_input();
         }
-        self.end_turn(Turn::Waits)
+        self.end_turn(Turn::More)
     }
 
     /// One turn: what is there, up to a bound.
-    pub(crate) fn serve(&mut self, room: &mut Room, host: &mut Host<'_>) -> Result<Turn, Condemned> {
+    ///
+    /// `ends`: the stream does after what is there, so nothing will announce its end.
+    pub(crate) fn serve(&mut self, ends: bool, room: &mut Room, host: &mut Host<'_>) -> Result<Turn, Condemned> {
         if self.talk.output.is_blocked() && self.talk.output.flush(&self.talk.socket).is_err() {
             return Ok(Turn::Over);
         }
@@ -208,11 +221,14 @@ impl Connection {
         self.talk.output.borrow(&mut room.replies);
         let worked = self.work(room, host);
         let turn = match worked {
-            Ok(turn) => self.end_turn(turn),
+            Ok(Worked::Some) if ends => self.end_turn(Turn::More),
+            Ok(Worked::Some | Worked::Nothing) => self.end_turn(Turn::Waits),
+            Ok(Worked::More) => self.end_turn(Turn::More),
             Err(Stop::Gone) => Turn::Over,
             Err(Stop::Leaves) => {
                 self.forget_input();
-                self.end_turn(Turn::Waits)
+                // What lies unread announces itself no more.
+                self.end_turn(Turn::More)
             }
             Err(Stop::Condemned) => return Err(Condemned),
         };
@@ -220,18 +236,18 @@ impl Connection {
         Ok(turn)
     }
 
-    fn work(&mut self, room: &mut Room, host: &mut Host<'_>) -> Result<Turn, Stop> {
+    fn work(&mut self, room: &mut Room, host: &mut Host<'_>) -> Result<Worked, Stop> {
         if !self.rest.0.is_empty() {
             let (bytes, at) = std::mem::take(&mut self.rest);
             let done = self.run_frames(&bytes[at..], room, host)?;
             if at + done < bytes.len() {
                 self.rest = (bytes, at + done);
             }
-            return Ok(Turn::More);
+            return Ok(Worked::More);
         }
         let heard = self.heard.take().unwrap_or_else(|| self.receive(room));
         let (count, may_be_more) = match heard {
-            Heard::Nothing => return Ok(Turn::Waits),
+            Heard::Nothing => return Ok(Worked::Nothing),
             Heard::End => return Err(Stop::Gone),
             Heard::Bytes { count, may_be_more } => (count, may_be_more),
         };
@@ -249,7 +265,7 @@ impl Connection {
             room.put_received(received);
             done?;
         }
-        Ok(if may_be_more || !self.rest.0.is_empty() { Turn::More } else { Turn::Waits })
+        Ok(if may_be_more || !self.rest.0.is_empty() { Worked::More } else { Worked::Some })
     }
 
     /// Receives what is there: into the payload that is coming, else into the shared buffer.
@@ -285,7 +301,7 @@ impl Connection {
     #[inline]
     fn run_frames(&mut self, bytes: &[u8], room: &mut Room, host: &mut Host<'_>) -> Result<usize, Stop> {
         let Self { decoder, talk, partial, .. } = self;
-        let cancels = if decoder.is_between_frames() { Cancels::in_frames(bytes) } else { Cancels::default() };
+        let cancels = if decoder.is_between_frames() { Cancels::behind_first(bytes) } else { Cancels::default() };
         let (mut at, mut calls, mut ran_ns) = (0, 0, 0);
         while calls < CONNECTION_CALLS_TURN_MAX && !talk.output.is_blocked() {
             let step = match decoder.step(&bytes[at..]) {

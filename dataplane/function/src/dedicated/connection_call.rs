@@ -97,6 +97,16 @@ impl<'w> CallerWatch<'w> {
 pub(crate) struct Cancels(Vec<u64>);
 
 impl Cancels {
+    /// Those behind the first of the frames that begin with `bytes`; most often there is no second.
+    #[inline]
+    pub(crate) fn behind_first(bytes: &[u8]) -> Self {
+        let first = bytes.first_chunk().map_or(0, |length| HEADER_BYTES + u32::from_le_bytes(*length) as usize);
+        match bytes.get(first..) {
+            Some(rest) if !rest.is_empty() => Self::in_frames(rest),
+            _ => Self::default(),
+        }
+    }
+
     /// Those among the frames that begin with `bytes`. What breaks the protocol ends the search: the decoder will say so.
     pub(crate) fn in_frames(bytes: &[u8]) -> Self {
         let (mut found, mut rest) = (Vec::new(), bytes);

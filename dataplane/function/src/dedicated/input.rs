@@ -113,7 +113,8 @@ impl Partial {
 
     /// Twice what came, if that is not there yet.
     fn make_room(&mut self) {
-        if self.received == self.memory.len() || self.memory.is_empty() {
+        // Memory kept from a smaller payload may be shorter than what came of this one at once.
+        if self.received >= self.memory.len() {
             let more = (2 * self.received).max(PAYLOAD_BYTES_START).min(self.bytes).max(1);
             self.memory.resize(more.max(self.memory.len()), 0);
         }
@@ -152,6 +153,19 @@ mod tests {
             again.append(&sent);
             assert!(again.payload().unwrap() == sent);
         }
+    }
+
+    #[test]
+    fn a_first_part_longer_than_the_memory_kept_from_a_smaller_payload_fits() {
+        let mut room = Room::default();
+        let request = Request::new(1, 0, FunctionId(1), 0);
+        let small = room.begin_payload(request, &[1; 1_000], 1_000);
+        room.end_payload(small);
+        let first = vec![2; 17_898];
+        let mut large = room.begin_payload(request, &first, 20_000);
+        large.append(&[3; 20_000 - 17_898]);
+        let payload = large.payload().unwrap();
+        assert!(payload[..17_898] == first && payload[17_898..].iter().all(|&byte| byte == 3));
     }
 
     #[test]

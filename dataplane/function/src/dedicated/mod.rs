@@ -30,7 +30,7 @@ use crate::dedicated::connection::{Connection, Turn};
 use crate::dedicated::input::Room;
 use crate::limits::LOOKS_PER_CONNECTION_LOOK;
 use crate::mail::Mail;
-use crate::waiting::Waiting;
+use crate::waiting::{Ready, Waiting};
 use crate::worker::{Ended, WorkerError};
 
 /// What a connection's calls need of their worker.
@@ -91,7 +91,7 @@ impl Connections {
         }
         self.slots[slot] = Some(connection);
         self.count += 1;
-        self.settle(slot, Turn::Waits, waiting, mail)
+        self.settle(Ready { slot, ends: false }, Turn::Waits, waiting, mail)
     }
 
     /// Whether a connection is to be served. A worker that polls asks the kernel now and then, one that goes to sleep does not.
@@ -120,7 +120,7 @@ impl Connections {
             (1, Some((slot, connection))) if connection.is_polled() => {
                 let found = connection.probe(room);
                 if found {
-                    waiting.add_ready(slot);
+                    waiting.add_ready(Ready { slot, ends: false });
                 }
                 found
             }
@@ -136,23 +136,26 @@ impl Connections {
     /// One turn of the connection that has waited longest.
     #[inline]
     pub(crate) fn serve_one(&mut self, mut host: Host<'_>) -> Result<Option<Ended>, WorkerError> {
-        let Some(slot) = host.waiting.take_ready() else {
+        let Some(ready) = host.waiting.take_ready() else {
             self.end_overdue(host.waiting, host.mail)?;
             return Ok(None);
         };
-        let Some(connection) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return Ok(None) };
-        let Ok(turn) = connection.serve(&mut self.room, &mut host) else { return Ok(Some(Ended::Condemned)) };
-        self.settle(slot, turn, host.waiting, host.mail)?;
+        let Some(connection) = self.slots.get_mut(ready.slot).and_then(Option::as_mut) else { return Ok(None) };
+        let Ok(turn) = connection.serve(ready.ends, &mut self.room, &mut host) else {
+            return Ok(Some(Ended::Condemned));
+        };
+        self.settle(ready, turn, host.waiting, host.mail)?;
         Ok(None)
     }
 
     /// Sees to what a turn left: interest, deadlines, or the end.
     #[inline]
-    fn settle(&mut self, slot: usize, turn: Turn, waiting: &Waiting, mail: &Mail) -> Result<(), WorkerError> {
+    fn settle(&mut self, ready: Ready, turn: Turn, waiting: &Waiting, mail: &Mail) -> Result<(), WorkerError> {
+        let slot = ready.slot;
         let Some(connection) = self.slots.get_mut(slot).and_then(Option::as_mut) else { return Ok(()) };
         match turn {
             Turn::Over => return self.end(slot, waiting, mail),
-            Turn::More => waiting.add_ready(slot),
+            Turn::More => waiting.add_ready(ready),
             Turn::Waits => {}
         }
         let wish = connection.wish();
@@ -191,7 +194,7 @@ impl Connections {
                 && !connection.is_leaving()
             {
                 let turn = connection.drain();
-                self.settle(slot, turn, waiting, mail)?;
+                self.settle(Ready { slot, ends: false }, turn, waiting, mail)?;
             }
         }
         Ok(())

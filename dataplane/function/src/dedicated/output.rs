@@ -73,7 +73,7 @@ impl Output {
         }
         let gathered = &self.bytes[self.sent..];
         let parts = [IoSlice::new(gathered), IoSlice::new(head), IoSlice::new(payload)];
-        let mut left = send(socket, &parts)?;
+        let mut left = taken(sendmsg(socket, &parts, &mut SendAncillaryBuffer::default(), FLAGS))?;
         let earlier = left.min(gathered.len());
         self.sent += earlier;
         left -= earlier;
@@ -92,7 +92,7 @@ impl Output {
     #[inline]
     pub(crate) fn flush(&mut self, socket: impl AsFd) -> Result<(), Gone> {
         if !self.bytes.is_empty() {
-            let sent = send(socket, &[IoSlice::new(&self.bytes[self.sent..])])?;
+            let sent = taken(rustix::net::send(socket, &self.bytes[self.sent..], FLAGS))?;
             if sent > 0 {
                 // Whoever takes a part has time for the next.
                 self.blocked_since = None;
@@ -117,8 +117,8 @@ impl Output {
 }
 
 /// Bytes that the socket took.
-fn send(socket: impl AsFd, parts: &[IoSlice<'_>]) -> Result<usize, Gone> {
-    match sendmsg(socket, parts, &mut SendAncillaryBuffer::default(), FLAGS) {
+fn taken(sent: Result<usize, Errno>) -> Result<usize, Gone> {
+    match sent {
         Ok(bytes) => Ok(bytes),
         // Nothing that interrupts it is handled here: room to write brings us back.
         Err(Errno::AGAIN | Errno::INTR) => Ok(0),

@@ -129,7 +129,8 @@ pub(super) struct LaneRoom {
     pub(super) is_pressed: bool,
     /// Handles that lead here.
     pub(super) users: u32,
-    unused_since: Option<Instant>,
+    unused_since: Instant,
+    lingers: bool,
 }
 
 impl LaneRoom {
@@ -183,7 +184,8 @@ impl NetworkShard {
             queue: VecDeque::new(),
             is_pressed: false,
             users: 0,
-            unused_since: None,
+            unused_since: self.now,
+            lingers: true,
         });
         let wish = ClientRequest::LaneOpen { process, payload_bytes_max: None, calls_in_flight: Some(LANE_CALLS) };
         if let Err(error) = self.ask_session(session, Question::Lane(key), wish) {
@@ -369,19 +371,30 @@ impl NetworkShard {
 
     /// A handle to a lane is gone.
     pub(super) fn leave_lane(&mut self, key: LaneKey) {
-        if let Some(room) = self.lanes.get_mut(key) {
-            room.users -= 1;
+        let Some(room) = self.lanes.get_mut(key) else { return };
+        room.users -= 1;
+        if room.users == 0 {
+            room.unused_since = self.now;
+            if !std::mem::replace(&mut room.lingers, true) {
+                self.timers.at(self.now + LANE_LINGER, Timer::Lane(key));
+            }
         }
     }
 
-    /// Timer: whether a lane is still of use. It goes when nobody has used it for a whole period.
+    /// Timer: whether a lane is of use again. It goes when nobody has been using it for long.
     pub(super) fn lane_due(&mut self, key: LaneKey) {
         let Some(room) = self.lanes.get_mut(key) else { return };
+        if room.users > 0 {
+            room.lingers = false;
+            return;
+        }
         let is_opening = matches!(room.state, LaneState::Opening(_));
-        let is_used = is_opening || room.users > 0 || !room.flights.is_empty();
-        if is_used || room.unused_since.is_none() {
-            room.unused_since = (!is_used).then_some(self.now);
-            return self.timers.at(self.now + LANE_LINGER, Timer::Lane(key));
+        if is_opening || !room.flights.is_empty() {
+            room.unused_since = self.now;
+        }
+        let end = room.unused_since + LANE_LINGER;
+        if end > self.now {
+            return self.timers.at(end, Timer::Lane(key));
         }
         self.close_lane(key);
     }

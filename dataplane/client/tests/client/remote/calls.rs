@@ -4,7 +4,7 @@ use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use praas_client::{CallError, Function, Phase, RequestError, Route, WaitMode};
+use praas_client::{CallError, Function, Phase, Process, RequestError, Route, WaitMode};
 use praas_protocol::control::ControlError;
 
 use super::wire_server::{Script, WireServer};
@@ -232,48 +232,63 @@ fn futures_wait_for_room_and_for_answers() {
 }
 
 #[test]
-fn large_payloads_cross_in_both_directions_at_once_even_if_the_server_hesitates() {
-    let server = WireServer::start(Script { deaf: true, ..Script::default() });
-    let process = {
-        // The handle has to be opened before the server goes deaf, so that is done by a thread that waits.
-        thread::scope(|scope| {
-            let opening = scope.spawn(|| server.process());
-            thread::sleep(Duration::from_millis(20));
-            server.shared().open_gate();
-            opening.join().unwrap()
-        })
-    };
+fn large_payloads_cross_in_both_directions_while_the_server_does_not_read() {
+    let server = WireServer::start(Script { window_bytes: 64 << 20, ..Script::default() });
+    let process = server.process();
     let payload: Vec<u8> = (0..4 << 20).map(|index: u32| u8::try_from(index % 253).unwrap()).collect();
     thread::scope(|scope| {
-        for _ in 0..3 {
-            scope.spawn(|| assert!(process.invoke("echo", &payload).unwrap().as_slice() == payload));
-        }
+        let nap = scope.spawn(|| process.invoke("nap", b"zzz"));
+        eventually("the server naps", || server.shared().napping.load(Ordering::SeqCst));
+        let blocking: Vec<_> = (0..3).map(|_| scope.spawn(|| process.invoke("echo", &payload))).collect();
         let future = scope.spawn(|| block_on(async { process.call("echo").payload(&payload).await }));
+        thread::sleep(SHORT);
+        server.shared().open_gate();
+        assert_eq!(nap.join().unwrap().unwrap().as_slice(), b"zzz");
+        for call in blocking {
+            assert!(call.join().unwrap().unwrap().as_slice() == payload);
+        }
         assert!(future.join().unwrap().unwrap().as_slice() == payload);
     });
+    assert_eq!(server.shared().connections.load(Ordering::SeqCst), 1);
 }
 
 #[test]
 fn a_deadline_that_passes_within_a_request_leaves_the_connection_in_order() {
-    let server = WireServer::start(Script::default());
-    let client = server.client();
-    let process = client.process(alice()).unwrap();
-    server.shared().rewrite(|script| script.deaf = true);
-    // A second connection, on which the server reads nothing after the greeting.
-    let deaf = WireServer::start(Script { deaf: true, ..Script::default() });
-    let opening = thread::spawn({
-        let options = deaf.options();
-        move || praas_client::Client::connect(options).unwrap()
-    });
-    let slow = opening.join().unwrap();
-    thread::scope(|scope| {
-        let opening = scope.spawn(|| slow.process(alice()).unwrap());
-        thread::sleep(Duration::from_millis(10));
-        deaf.shared().open_gate();
-        let slow_process = opening.join().unwrap();
-        assert_eq!(slow_process.invoke("echo", b"x").unwrap().as_slice(), b"x");
-    });
+    let server = WireServer::start(Script { window_bytes: 64 << 20, ..Script::default() });
+    let process = server.process();
+    let nap = process.start("nap", b"zzz").unwrap();
+    eventually("the server naps", || server.shared().napping.load(Ordering::SeqCst));
+    // More than the sockets take, so the first is cut short and the second never begins.
+    for _ in 0..2 {
+        let late = process.call("echo").payload(vec![1; 8 << 20]).deadline(SHORT).send().unwrap_err();
+        assert!(matches!(late, CallError::DeadlineExceeded { .. }), "{late}");
+    }
+    let call = process.call("echo").payload(vec![1; 8 << 20]).deadline(SHORT);
+    let late = block_on(async { call.await }).unwrap_err();
+    assert!(matches!(late, CallError::DeadlineExceeded { .. } | CallError::Overloaded { .. }), "{late}");
+    server.shared().open_gate();
+    assert_eq!(nap.wait().unwrap().as_slice(), b"zzz");
     assert_eq!(process.invoke("echo", b"x").unwrap().as_slice(), b"x");
+    assert_eq!(server.shared().connections.load(Ordering::SeqCst), 1);
+    assert_eq!(server.shared().runs(), 3, "the nap, the request that was begun, and the last call");
+}
+
+#[test]
+fn several_processes_are_called_together() {
+    let server = WireServer::start(Script { in_flight_max: 8, ..Script::default() });
+    let process = server.process();
+    let here = crate::scripted::Installation::new(crate::scripted::Script::default());
+    let mixed = [process.clone(), here.process.clone(), process.clone()];
+    for reply in Process::invoke_all(&mixed, "echo", b"hello") {
+        assert_eq!(reply.unwrap().as_slice(), b"hello");
+    }
+    let many = vec![process.clone(); 50];
+    assert!(Process::invoke_all(&many, "echo", &[7; 100]).iter().all(|reply| reply.is_ok()));
+    let ends = Process::call_all(&mixed, "fail").deadline(SHORT * 100).send();
+    assert!(ends.iter().all(|end| matches!(end, Err(CallError::FunctionFailed { code: 42, .. }))), "{ends:?}");
+    let late = Process::call_all(&many[..4], "silent").deadline(SHORT).send();
+    assert!(late.iter().all(|end| matches!(end, Err(CallError::DeadlineExceeded { .. }))), "{late:?}");
+    assert!(Process::invoke_all(&[], "echo", b"").is_empty());
 }
 
 #[test]

@@ -10,15 +10,15 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::scripted::{PATIENCE, alice};
 use praas_client::{Client, ConnectOptions, ControlError, Phase, Process, ProcessId, Transport};
+use praas_protocol::control::{ProcessState, ProcessStatus};
 use praas_protocol::wire::{
     ApplicationPage, Decoder, Done, Frame, Goaway, GoawayReason, HandedOver, Header, Item, Opened, OutputChunk, Pong,
     ProcessPage, RESPONSE_HEAD_BYTES, Refusal, Request, Response, Session, Side, State, Verdict, Welcome, WindowLimits,
     encode_control_error,
 };
-use praas_protocol::control::{ProcessState, ProcessStatus};
 use praas_protocol::{FunctionId, Outcome};
-use crate::scripted::{PATIENCE, alice};
 
 /// What the server does with one request.
 pub(crate) enum Reaction {
@@ -59,8 +59,6 @@ pub(crate) struct Script {
     pub(crate) drip_bytes: Option<usize>,
     /// The connection is reset after so many bytes were written.
     pub(crate) cut_after_bytes: Option<usize>,
-    /// Nothing is read after the greeting until the gate opens.
-    pub(crate) deaf: bool,
     pub(crate) react: Arc<React>,
 }
 
@@ -81,7 +79,6 @@ impl Default for Script {
             mute: false,
             drip_bytes: None,
             cut_after_bytes: None,
-            deaf: false,
             react: Arc::new(react),
         }
     }
@@ -98,6 +95,13 @@ pub(crate) fn react(shared: &Shared, request: &Request, payload: &[u8]) -> React
         plain(Outcome::Ok, b"")
     } else if is("hold") {
         Reaction::Hold
+    } else if is("nap") {
+        // Nothing is read meanwhile.
+        shared.napping.store(true, Ordering::SeqCst);
+        while !shared.gate.load(Ordering::SeqCst) && !shared.ended.load(Ordering::SeqCst) {
+            thread::sleep(Duration::from_millis(1));
+        }
+        plain(Outcome::Ok, payload)
     } else if is("silent") {
         Reaction::Silence
     } else if is("fail") {
@@ -139,6 +143,7 @@ pub(crate) struct Shared {
     pub(crate) cancels: AtomicUsize,
     pub(crate) moved_to: Mutex<String>,
     pub(crate) broken_rules: Mutex<Vec<String>>,
+    pub(crate) napping: AtomicBool,
     gate: AtomicBool,
     held: AtomicUsize,
     last_handle: AtomicU32,
@@ -169,6 +174,7 @@ impl WireServer {
             cancels: AtomicUsize::new(0),
             moved_to: Mutex::default(),
             broken_rules: Mutex::default(),
+            napping: AtomicBool::new(false),
             gate: AtomicBool::new(false),
             held: AtomicUsize::new(0),
             last_handle: AtomicU32::new(0),
@@ -328,9 +334,6 @@ impl<'s> Connection<'s> {
                     self.shared.held.fetch_sub(1, Ordering::SeqCst);
                     self.answer(id, Outcome::Ok, 0, &payload);
                 }
-            } else if self.script.deaf && self.session.window().limits().calls > 0 {
-                thread::sleep(Duration::from_millis(1));
-                continue;
             }
             match (&*self.stream).read(&mut buffer) {
                 Ok(0) => break,
