@@ -1,5 +1,7 @@
 //! What `praas serve` does with its options: a rebuilt program, a host that cannot confine, memory that is not there.
 
+#![allow(clippy::result_large_err, reason = "ids lie inline in errors, and a test fails once")]
+
 mod support;
 
 use std::fs;

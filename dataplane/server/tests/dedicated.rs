@@ -206,7 +206,9 @@ fn many_calls_in_flight_are_answered_once_each_and_in_order_however_the_stream_i
         } else {
             let mut rest = &stream[..];
             while !rest.is_empty() {
-                let piece = (1 + random.below(if round % 2 == 0 { 40_000 } else { 900 }) as usize).min(rest.len());
+                let piece = usize::try_from(1 + random.below(if round % 2 == 0 { 40_000 } else { 900 }))
+                    .unwrap()
+                    .min(rest.len());
                 peer.send(&rest[..piece]);
                 rest = &rest[piece..];
             }
@@ -296,7 +298,7 @@ fn what_breaks_the_protocol_ends_its_own_connection_with_the_reason_and_no_other
     for _ in 0..30 {
         let mut cut = dedicated(&mut session);
         let bytes = request(8, "echo", &random.bytes(70_000));
-        cut.send(&bytes[..random.below(bytes.len() as u64) as usize]);
+        cut.send(&bytes[..usize::try_from(random.below(bytes.len() as u64)).unwrap()]);
     }
     assert_eq!(good.answered(100, "echo", b"here").2, b"here");
     drop((good, session));
@@ -375,18 +377,16 @@ fn a_client_that_never_reads_holds_nobody_up_and_is_cut_off() {
     let mut good = dedicated(&mut session);
     let lazy = dedicated(&mut session);
     lazy.stream.set_nonblocking(true).unwrap();
-    let mut id = 8;
     let started = Instant::now();
     let mut cut_off = false;
     for call in 8.. {
         // As many large answers as the sockets hold, and then some.
-        if let Err(error) = (&lazy.stream).write(&request(id, "grow", b"1000000"))
+        if let Err(error) = (&lazy.stream).write(&request(call, "grow", b"1000000"))
             && error.kind() != std::io::ErrorKind::WouldBlock
         {
             cut_off = true;
             break;
         }
-        id += 1;
         assert_eq!(good.answered(call, "echo", b"served").2, b"served");
         if started.elapsed() > PATIENCE {
             break;

@@ -82,8 +82,7 @@ fn a_process_that_restarts_refuses_or_answers_each_call_and_serves_on() {
         let alice = remote.open(process("alice"));
         let mut manager = Remote::connect(&stage);
         let request_id = manager.id();
-        manager
-            .send(|out| Order { request_id, action: Action::Restart, process: process("alice") }.encode(out));
+        manager.send(|out| Order { request_id, action: Action::Restart, process: process("alice") }.encode(out));
         let mut refused = 0;
         eventually("the process has restarted", || {
             let (outcome, payload) = remote.call(alice, "echo", b"again");

@@ -64,7 +64,7 @@ struct Plan<'a> {
 /// Measures everything.
 pub(super) fn measure(
     process: &Process,
-    remote: Result<Process, String>,
+    remote: &Result<Process, String>,
     queries: &[String],
     interruption: &Interruption,
 ) -> Result<LatencyTable, Failure> {

@@ -103,7 +103,7 @@ fn tell(story: &Story, interruption: &Interruption, path: PathBuf) -> Result<Rep
     let searches = searching::show(&process, &queries, interruption)?;
     story.searched(&searches)?;
     let remote = remote_process(&server, process.id());
-    let latency = measuring::measure(&process, remote, &queries, interruption)?;
+    let latency = measuring::measure(&process, &remote, &queries, interruption)?;
     story.latency(&latency)?;
     drop(process);
     server.stop()?;

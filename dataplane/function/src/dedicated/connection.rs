@@ -9,34 +9,26 @@
 //! 5. A farewell is followed by the end of our stream, once all answers are out, and by that of the connection when the
 //!    client ends its own, or after a while.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::Instant;
 
-use praas_protocol::control::{ConnectionId, ConnectionLimits};
-use praas_protocol::wire::{
-    Decoder, Frame, Goaway, GoawayReason, HandedOver, Header, Item, Kind, Ping, Pong, Request, Response, RuleError,
-    Session, Side, Verdict, WindowLimits, WireError,
-};
-use praas_protocol::{Outcome, Phase};
+use praas_protocol::Phase;
+use praas_protocol::control::ConnectionId;
+use praas_protocol::wire::{Decoder, GoawayReason, Item, Side, WireError};
 use praas_shm::claim::Condemned;
 use rustix::io::Errno;
-use rustix::net::{RecvFlags, Shutdown, shutdown, sockopt};
-use rustix::time::ClockId;
+use rustix::net::RecvFlags;
 
-use super::connection_call::{CallerWatch, Cancels, ConnectionCall};
+use super::connection_call::Cancels;
 use super::input::{Partial, Room};
-use super::output::{Gone, Output};
+use super::talk::{DRAINS, Stop, Talk};
 use super::{Given, Host};
-use crate::context::CallerIdentity;
 use crate::error::saturated;
-use crate::limits::{CONNECTION_CALLS_TURN_MAX, CONNECTION_LINGER_MAX, REPLIES_HELD_NS_MAX};
+use crate::limits::{CONNECTION_CALLS_TURN_MAX, REPLIES_HELD_NS_MAX};
 use crate::waiting::Interest;
 
 /// Pieces of a leaving client's stream that one turn drops.
 const DROPS_TURN_MAX: u32 = 16;
-
-/// Calls between two looks at the CPU that the client's packets come to.
-const CALLS_PER_CPU_LOOK: u32 = 64;
 
 /// How a turn of a connection ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,70 +75,11 @@ pub(crate) struct Connection {
     pub(crate) interest: Interest,
 }
 
-/// Everything of a connection but the decoder, whose frames are borrowed while they are acted on.
-#[derive(Debug)]
-struct Talk {
-    socket: OwnedFd,
-    session: Session,
-    caller: CallerIdentity,
-    limits: ConnectionLimits,
-    output: Output,
-    /// Id of the last call that was claimed.
-    last_taken_id: u64,
-    calls_until_cpu_look: u32,
-    caller_cpu: u32,
-    /// Set once a farewell was said: when the connection ends at the latest.
-    leaves_until: Option<Instant>,
-    has_ended_stream: bool,
-}
-
-/// Why a turn stops.
-enum Stop {
-    /// The other side is gone.
-    Gone,
-    /// This worker is to be killed.
-    Condemned,
-    /// A farewell was said.
-    Leaves,
-}
-
-impl From<Gone> for Stop {
-    fn from(_: Gone) -> Self {
-        Self::Gone
-    }
-}
-
-impl From<Condemned> for Stop {
-    fn from(_: Condemned) -> Self {
-        Self::Condemned
-    }
-}
-
 impl Connection {
     /// Takes a connection over, and tells its client.
     pub(crate) fn new(given: Given, phase: Phase) -> Self {
-        let Given { socket, id, request_id, limits, caller } = given;
-        // Fails on sockets of other kinds, which hold nothing back either.
-        let _ = sockopt::set_tcp_nodelay(&socket, true);
-        let ConnectionLimits { payload_bytes_max, in_flight_max, window_bytes } = limits;
-        let window = WindowLimits { calls: in_flight_max, bytes: window_bytes };
-        let mut output = Output::default();
-        let welcome = HandedOver { request_id, payload_bytes_max, in_flight_max, window_bytes, phase };
-        output.frame(|bytes| welcome.encode(bytes));
-        // What cannot be sent, the first turn finds out.
-        let _ = output.flush(&socket);
-        let talk = Talk {
-            socket,
-            session: Session::dedicated(request_id, window),
-            caller,
-            limits,
-            output,
-            last_taken_id: request_id,
-            calls_until_cpu_look: 0,
-            caller_cpu: u32::MAX,
-            leaves_until: None,
-            has_ended_stream: false,
-        };
+        let (id, payload_bytes_max) = (given.id, given.limits.payload_bytes_max);
+        let talk = Talk::new(given, phase);
         Self {
             id,
             decoder: Decoder::new(Side::Client, payload_bytes_max),
@@ -199,7 +132,7 @@ impl Connection {
     /// Says that the process goes, after the answers to what was taken.
     pub(crate) fn drain(&mut self) -> Turn {
         if self.talk.leaves_until.is_none() {
-            self.talk.say_farewell(GoawayReason::Draining, true, "the process drains: send later calls elsewhere");
+            self.talk.say_farewell(GoawayReason::Draining, true, DRAINS);
             self.forget_input();
         }
         self.end_turn(Turn::More)
@@ -382,145 +315,9 @@ impl Connection {
     }
 }
 
-impl Talk {
-    /// Whether a call may come now.
-    #[inline]
-    fn admit(&mut self, header: &Header, request: &Request) -> Result<(), Stop> {
-        if let Err(error) = self.session.show(Side::Client, header) {
-            return Err(self.refuse_rule(&error));
-        }
-        if request.handle != 0 {
-            return Err(self.refuse(GoawayReason::Protocol, "a dedicated connection has no handles but 0"));
-        }
-        Ok(())
-    }
-
-    fn run_partial(&mut self, partial: Partial, room: &mut Room, host: &mut Host<'_>) -> Result<(), Stop> {
-        let ran = match partial.payload() {
-            Some(payload) => self.run(&partial.request, payload, false, true, host).map(drop),
-            None => Ok(()),
-        };
-        room.end_payload(partial);
-        ran
-    }
-
-    /// Claims a call, runs it and answers; how long it ran, unless it was the last that came.
-    #[inline]
-    fn run(
-        &mut self,
-        request: &Request,
-        payload: &[u8],
-        cancelled: bool,
-        is_last: bool,
-        host: &mut Host<'_>,
-    ) -> Result<u64, Stop> {
-        self.look_at_cpu();
-        let root = request.root.map_or(0, u128::from_le_bytes);
-        let Some(call) = host.end.claim_aside(self.caller_cpu, request.time_remaining_ns, root) else {
-            self.say_farewell(GoawayReason::Draining, true, "the process drains: send later calls elsewhere");
-            return Err(Stop::Leaves);
-        };
-        self.last_taken_id = request.request_id;
-        if call.needs_help() {
-            host.mail.hint(&praas_protocol::control::WorkerMessage::Ring);
-        }
-        let Self { socket, output, limits, caller, .. } = self;
-        let payload_bytes_max = limits.payload_bytes_max as usize;
-        let call = ConnectionCall {
-            call,
-            request_id: request.request_id,
-            function: request.function,
-            root,
-            payload_bytes_max,
-            caller: CallerWatch::new(cancelled, is_last.then(|| socket.as_fd())),
-        };
-        let mut sent = Ok(());
-        let mut reply = |outcome: Outcome, detail, more, payload: &[u8]| {
-            let response = Response { request_id: request.request_id, outcome_code: outcome as u32, detail, more };
-            sent = output.answer(&*socket, &response.encode_head(saturated(payload.len())), payload);
-        };
-        if request.principal.is_some_and(|principal| principal != caller.principal) {
-            // No token allows to speak for others yet.
-            reply(Outcome::Unauthorized, 0, 0, &[]);
-        } else {
-            host.runner.run_beside(&call, caller, payload, reply);
-        }
-        let ran_ns = if is_last { 0 } else { call.elapsed_ns() };
-        call.release()?;
-        sent?;
-        if self.session.answered(saturated(payload.len())).is_err() {
-            return Err(self.refuse(GoawayReason::Protocol, "the window does not add up"));
-        }
-        Ok(ran_ns)
-    }
-
-    /// A frame that is no call.
-    fn hear(&mut self, header: &Header, frame: &Frame<'_>) -> Result<(), Stop> {
-        match self.session.show(Side::Client, header) {
-            Ok(Verdict::Accept) => {}
-            Ok(Verdict::Ignore) => return Ok(()),
-            Err(error) => return Err(self.refuse_rule(&error)),
-        }
-        if let Frame::Ping(Ping { opaque }) = *frame {
-            let received_ns = now_ns();
-            let pong = Pong { opaque, received_ns, sent_ns: now_ns() };
-            self.output.frame(|bytes| pong.encode(bytes));
-            let answer = Header { body_bytes: 24, kind: Some(Kind::Pong), flags: 0, request_id: 0 };
-            if let Err(error) = self.session.show(Side::Server, &answer) {
-                return Err(self.refuse_rule(&error));
-            }
-        }
-        // A cancel comes behind its call, which has been run by now.
-        Ok(())
-    }
-
-    /// For the adaptive wait: polling for a client on this worker's own CPU only keeps it from running.
-    #[inline]
-    fn look_at_cpu(&mut self) {
-        if self.calls_until_cpu_look == 0 {
-            self.calls_until_cpu_look = CALLS_PER_CPU_LOOK;
-            self.caller_cpu = sockopt::socket_incoming_cpu(&self.socket).unwrap_or(u32::MAX);
-        }
-        self.calls_until_cpu_look -= 1;
-    }
-
-    #[cold]
-    fn refuse_rule(&mut self, error: &RuleError) -> Stop {
-        self.refuse(error.goaway_reason(), &error.to_string())
-    }
-
-    #[cold]
-    fn refuse(&mut self, reason: GoawayReason, message: &str) -> Stop {
-        self.say_farewell(reason, false, message);
-        Stop::Leaves
-    }
-
-    fn say_farewell(&mut self, reason: GoawayReason, may_reconnect: bool, message: &str) {
-        let goaway = Goaway { last_request_id: self.last_taken_id, reason, may_reconnect, message };
-        self.output.frame(|bytes| goaway.encode(bytes));
-        self.leaves_until = Some(Instant::now() + CONNECTION_LINGER_MAX);
-    }
-
-    /// Ends our half of the stream when everything was sent and a farewell was said.
-    fn end_stream_if_done(&mut self) -> Result<(), Gone> {
-        if self.leaves_until.is_some() && !self.has_ended_stream && !self.output.is_blocked() {
-            self.has_ended_stream = true;
-            shutdown(&self.socket, Shutdown::Write).map_err(|_| Gone)?;
-        }
-        Ok(())
-    }
-}
-
 fn reason_of(error: &WireError) -> GoawayReason {
     match error {
         WireError::PayloadTooLarge { .. } => GoawayReason::Limit,
         _ => GoawayReason::Protocol,
     }
-}
-
-/// The monotonic clock that PONG speaks of.
-fn now_ns() -> u64 {
-    let now = rustix::time::clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
-    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or(0)
 }

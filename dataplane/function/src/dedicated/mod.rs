@@ -6,7 +6,8 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | [`connection`] | one connection: frames, calls, farewells |
+//! | [`connection`] | one connection: its turns, and the stream cut into frames |
+//! | [`talk`] | what the frames bring about: calls, answers, farewells |
 //! | [`connection_call`] | a call as its function sees it |
 //! | [`input`], [`output`] | memory for what comes, and what is still to be sent |
 
@@ -14,6 +15,7 @@ mod connection;
 mod connection_call;
 mod input;
 mod output;
+mod talk;
 
 pub(crate) use connection_call::ConnectionCall;
 
