@@ -1,5 +1,5 @@
-//! `shm-throughput`: calls a second of one client thread that keeps 32 calls of 64 bytes in flight, beside a bare ring of a
-//! lane's geometry with as many.
+//! `shm-throughput`: calls a second of one client thread that keeps 32 calls of 64 bytes in flight in a [`Pipeline`], beside a
+//! bare ring of a lane's geometry with as many.
 
 use praas_client::{Pipeline, Process};
 
