@@ -219,6 +219,39 @@ fn calls_wait_for_room_in_the_lane_and_are_refused_at_their_deadline() {
 }
 
 #[test]
+fn what_follows_a_call_that_waits_for_room_is_neither_lost_nor_changed() {
+    with_each_driver(|driver| {
+        let mut random = Random::printed("what follows");
+        let stage = stage_with_alice(driver);
+        let mut remote = Remote::connect(&stage);
+        let alice = remote.open(process("alice"));
+        // Nothing is claimed for a while: soon the lane is full of payloads.
+        let mut bytes = Vec::new();
+        Request::new(remote.id(), alice, FunctionId::of("sleep"), 0).encode(b"300", &mut bytes);
+        let mut sums = Vec::new();
+        for _ in 0..120 {
+            let count = usize::try_from(random.below(40_000)).unwrap();
+            let payload = random.bytes(count);
+            let id = remote.id();
+            Request::new(id, alice, FunctionId::of("digest"), 0).encode(&payload, &mut bytes);
+            sums.push((id, functions::digest(&payload).to_le_bytes()));
+            let id = remote.id();
+            Request::new(id, alice, FunctionId::of("digest"), 0).encode(b"small", &mut bytes);
+            sums.push((id, functions::digest(b"small").to_le_bytes()));
+        }
+        let mut writer = remote.stream.try_clone().unwrap();
+        let written = std::thread::spawn(move || std::io::Write::write_all(&mut writer, &bytes).is_ok());
+        for (id, sum) in sums {
+            let (response, payload) = remote.end_of(id);
+            assert_eq!((response.outcome(), payload), (Some(Outcome::Ok), sum.to_vec()), "call {id}");
+        }
+        assert!(written.join().unwrap());
+        drop(remote);
+        stage.end();
+    });
+}
+
+#[test]
 fn handles_are_given_back_and_a_process_that_was_made_anew_is_opened_anew() {
     with_each_driver(|driver| {
         let stage = stage_with_alice(driver);
@@ -242,6 +275,28 @@ fn handles_are_given_back_and_a_process_that_was_made_anew_is_opened_anew() {
         assert_eq!(remote.farewell().0, GoawayReason::Protocol);
         drop((remote, client));
         stage.end();
+    });
+}
+
+#[test]
+fn shards_that_poll_and_shards_that_sleep_answer_alike() {
+    use praas_protocol::control::WaitMode;
+    with_each_driver(|driver| {
+        for wait in [WaitMode::Spin, WaitMode::Adaptive, WaitMode::Park] {
+            let stage = Stage::new(application(), |options| {
+                listening(driver)(options);
+                (options.network_shards, options.network_wait) = (1, wait);
+            });
+            drop(stage.with_process("alice"));
+            let mut remote = Remote::connect(&stage);
+            let alice = remote.open(process("alice"));
+            for number in 0..100_u64 {
+                let sent = number.to_le_bytes();
+                assert_eq!(remote.call(alice, "echo", &sent), (Outcome::Ok, sent.to_vec()), "{wait:?}");
+            }
+            drop(remote);
+            stage.end();
+        }
     });
 }
 

@@ -11,8 +11,6 @@ mod remote;
 #[path = "common/stage.rs"]
 mod stage;
 
-use std::time::Duration;
-
 use common::{eventually, kill};
 use praas_protocol::Outcome;
 use praas_protocol::wire::{Action, Frame, GoawayReason, Kind, List, ListApplications, Order, Output, Request};
@@ -339,7 +337,6 @@ fn a_connection_is_given_to_a_worker_and_served_by_it() {
             assert!((outcome, &payload) == (Outcome::Ok, &sent), "{bytes} bytes: {outcome:?}");
         }
         drop(remote);
-        std::thread::sleep(Duration::from_millis(1));
         stage.end();
     });
 }

@@ -232,12 +232,14 @@ fn wrong_versions_and_tokens_are_refused_with_their_reason() {
         assert!(remote.try_send(b"GET / HTTP/1.1\r\nHost: praas\r\n\r\n"));
         assert_eq!(remote.next().expect("a refusal").kind(), Kind::Refused);
         remote.await_end();
+        drop(remote);
 
         // What a good token does not allow is refused question by question.
         let bob = Scope::Process(process("bob"));
         let (mut remote, _) = Remote::with_token(address(&stage), &own.sign(&claims(Rights::INVOKE, bob, None)));
         assert_eq!(remote.try_open(process("alice")).unwrap_err().refused_code(), 3);
         assert_eq!(remote.try_open(process("bob")).unwrap_err().refused_code(), 5);
+        drop(remote);
         let alice = Scope::Process(process("alice"));
         let (mut remote, _) = Remote::with_token(address(&stage), &own.sign(&claims(Rights::INVOKE, alice, None)));
         let handle = remote.open(process("alice"));
@@ -273,6 +275,7 @@ fn whoever_says_nothing_or_dribbles_is_cut_off_at_the_hello_deadline() {
         }
         silent.await_end();
         dribbling.await_end();
+        drop((silent, dribbling));
         assert_serves(&stage);
         stage.end();
     });

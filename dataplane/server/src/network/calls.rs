@@ -7,6 +7,7 @@
 
 use std::time::{Duration, Instant};
 
+use praas_protocol::control::WaitMode;
 use praas_protocol::wire::{Header, Request, Response, Side, Verdict};
 use praas_protocol::{FunctionId, Outcome, Phase};
 use praas_shm::client_lane::{Answer, Bounded, LoanBlock, Payload, SubmitError};
@@ -185,8 +186,8 @@ impl NetworkShard {
         Begun::Yes
     }
 
-    /// The payload of a call is all there.
-    pub(super) fn payload_is_whole(&mut self, key: ConnectionKey) -> Flow {
+    /// The payload of a call is all there; `rest` follows it.
+    pub(super) fn payload_is_whole(&mut self, key: ConnectionKey, rest: &[u8]) -> Flow {
         let Some(connection) = self.connections.get_mut(key) else { return Flow::Stop };
         let Some(Incoming { asked, buffer: Some(buffer), filled_bytes: _ }) = connection.incoming.take().map(|b| *b)
         else {
@@ -196,7 +197,7 @@ impl NetworkShard {
         let (_lane, loan) = buffer.into_loan();
         match self.submit(key, &asked, Payload::Loan(loan)) {
             Begun::Yes => Flow::GoOn,
-            Begun::NoRoom(loan) => self.wait_for_room(key, asked, loan, &[], &[]),
+            Begun::NoRoom(loan) => self.wait_for_room(key, asked, loan, &[], rest),
         }
     }
 
@@ -209,8 +210,13 @@ impl NetworkShard {
             return self.answered_unrun(key, asked, NotRun::new(Outcome::DeadlineExceeded, 0, 0));
         };
         let Some(room) = self.lanes.get_mut(asked.lane) else { return Begun::Yes };
-        let lane = match &room.state {
-            LaneState::Open(open) if open.takes_reply(room.flights.len()) => &open.lane,
+        let polls = self.plan.wait != WaitMode::Park;
+        let lane = match &mut room.state {
+            LaneState::Open(open) if open.takes_reply(room.flights.len()) => {
+                // Who polls for the answer spares the worker the ringing.
+                open.armed &= !polls;
+                &open.lane
+            }
             LaneState::Open(_) => return Begun::no_room(payload),
             LaneState::Opening(_) => return Begun::no_room(payload),
             LaneState::Closed => return self.answered_unrun(key, asked, NotRun::unavailable(Phase::Closed)),

@@ -91,6 +91,8 @@ pub(super) struct Connection {
     pub(super) stage: Stage,
     /// There from the hello on.
     pub(super) identity: Option<Rc<Identity>>,
+    /// When its token ends, if it does.
+    pub(super) token_end: Option<Instant>,
     /// In the order of their numbers.
     pub(super) handles: Vec<Handle>,
     pub(super) last_handle: u32,
@@ -121,6 +123,7 @@ impl Connection {
             rules: Session::new(Side::Server),
             stage: Stage::Fresh { hello_due },
             identity: None,
+            token_end: None,
             handles: Vec::new(),
             last_handle: 0,
             calls: VecDeque::new(),
@@ -276,6 +279,9 @@ impl NetworkShard {
         let connection = self.connections.remove(key)?;
         if let Stage::Fresh { hello_due } = connection.stage {
             self.timers.forget(hello_due, Timer::Hello(key));
+        }
+        if let Some(end) = connection.token_end {
+            self.timers.forget(end, Timer::Token(key));
         }
         for handle in &connection.handles {
             self.leave_lane(handle.lane);

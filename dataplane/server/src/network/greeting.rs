@@ -77,7 +77,10 @@ impl NetworkShard {
         });
         if let Some(end_unix_s) = claims.expires_unix_s {
             let left = Duration::from_secs(end_unix_s.saturating_sub(unix_s()));
-            if let Some(end) = self.now.checked_add(left) {
+            if let Some(end) = self.now.checked_add(left)
+                && let Some(connection) = self.connections.get_mut(key)
+            {
+                connection.token_end = Some(end);
                 self.timers.at(end, Timer::Token(key));
             }
         }

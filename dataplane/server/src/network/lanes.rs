@@ -1,9 +1,6 @@
 //! The lanes of a shard: one for each token and process, of which the shard is the only client. Calls of all connections
 //! with that token share it.
 //!
-//! Answers are looked for in the order of the calls, in lanes whose bell says that there are some. A lane whose bell was
-//! armed is left alone until it rings.
-//!
 //! Invariants:
 //! 1. `busy_lanes` names each lane with calls in flight once (and possibly some without).
 //! 2. A lane that is lost, or whose process has ended, leaves `by_process`: handles to it stay and say so, and the next OPEN
@@ -16,20 +13,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use praas_protocol::control::{ClientMessage, ClientRequest, ControlError, LaneGeometry, LaneId};
-use praas_protocol::limits::REPLY_INLINE_BYTES;
 use praas_protocol::{Outcome, Phase, ProcessId};
-use praas_shm::client_lane::{Answer, ClientLane, ClientLaneParts, Retracted, Ticket};
+use praas_shm::client_lane::{ClientLane, ClientLaneParts, Retracted, Ticket};
 use praas_sys::driver::SourceId;
 
 use super::calls::NotRun;
 use super::connection::ConnectionKey;
 use super::control_session::{Question, SessionKey};
 use super::questions::Opener;
+use super::reply_room::ReplyRoom;
 use super::shard::NetworkShard;
 use super::sources::Source;
 use super::table::Key;
 use super::timers::Timer;
-use crate::limits::{ANSWERS_PER_LOOK, LANE_CALLS, LANE_LINGER, LANES_LOOK_PERIOD};
+use crate::limits::{LANE_CALLS, LANE_LINGER};
 
 /// Names a lane of one shard.
 pub(super) type LaneKey = Key<LaneRoom>;
@@ -61,47 +58,14 @@ pub(super) struct OpenLane {
     pub(super) lane: Arc<ClientLane>,
     pub(super) id: LaneId,
     pub(super) workers_max: u32,
-    cells: u32,
-    replies: ReplyRoom,
-    bell: Option<SourceId>,
+    pub(super) cells: u32,
+    pub(super) replies: ReplyRoom,
+    pub(super) bell: Option<SourceId>,
     /// Set by the lane when the server is to be rung.
-    rings_server: Arc<AtomicBool>,
+    pub(super) rings_server: Arc<AtomicBool>,
     /// The bell as it was before the last look that left nothing out.
-    seen: Option<u32>,
-    armed: bool,
-}
-
-/// How many calls' replies fit the lane's half for them, by the largest one seen of late. A reply that finds no room there
-/// is lost though its function ran, so calls wait before they run.
-#[derive(Debug)]
-struct ReplyRoom {
-    half_bytes: u64,
-    block_bytes: u64,
-}
-
-impl ReplyRoom {
-    fn new(half_bytes: u32) -> Self {
-        Self { half_bytes: half_bytes.into(), block_bytes: 0 }
-    }
-
-    /// Whether one more call may be in flight.
-    fn takes(&self, in_flight: usize) -> bool {
-        (in_flight as u64 + 1) * self.block_bytes <= self.half_bytes || in_flight == 0
-    }
-
-    fn learn(&mut self, answer: &Answer) {
-        let bytes = match Outcome::from_code(answer.outcome_code) {
-            Some(Outcome::ReplyLost) => u64::from(answer.more),
-            _ => answer.payload.as_ref().map_or(0, |payload| payload.len() as u64),
-        };
-        // Blocks are powers of two. A large reply is forgotten after some dozens of small ones.
-        let forgotten = self.block_bytes - self.block_bytes / 16;
-        self.block_bytes =
-            if bytes <= REPLY_INLINE_BYTES as u64 { forgotten } else { forgotten.max(bytes.next_power_of_two()) };
-        if self.block_bytes < 1024 {
-            self.block_bytes = 0;
-        }
-    }
+    pub(super) seen: Option<u32>,
+    pub(super) armed: bool,
 }
 
 impl OpenLane {
@@ -264,109 +228,6 @@ impl NetworkShard {
             }
         }
         self.lanes.remove(key);
-    }
-
-    /// Looks for answers in every lane that may have some; how many there were.
-    pub(super) fn look_at_lanes(&mut self) -> usize {
-        let mut found = 0;
-        let mut at = 0;
-        while let Some(key) = self.busy_lanes.get(at).copied() {
-            found += self.look_at_lane(key);
-            match self.lanes.get_mut(key) {
-                Some(room) if !room.flights.is_empty() => at += 1,
-                Some(room) => {
-                    room.is_busy = false;
-                    self.busy_lanes.swap_remove(at);
-                }
-                None => drop(self.busy_lanes.swap_remove(at)),
-            }
-        }
-        found
-    }
-
-    fn look_at_lane(&mut self, key: LaneKey) -> usize {
-        let Some(LaneRoom { state: LaneState::Open(open), session, process, .. }) = self.lanes.get_mut(key) else {
-            return 0;
-        };
-        if open.rings_server.swap(false, Ordering::Relaxed) {
-            let (lane, session, process) = (open.id, *session, *process);
-            self.tell_session(session, &ClientMessage::Ring { lane, process });
-        }
-        let Some(LaneRoom { state: LaneState::Open(open), flights, .. }) = self.lanes.get_mut(key) else { return 0 };
-        if open.armed {
-            return 0;
-        }
-        let bell = open.lane.begin_look();
-        if open.seen == Some(bell) {
-            return 0;
-        }
-        let lane = Arc::clone(&open.lane);
-        open.seen = None;
-        let (mut at, mut found) = (0, Vec::new());
-        while at < flights.len() && found.len() < ANSWERS_PER_LOOK {
-            if lane.is_answered(&flights[at].ticket) {
-                found.extend(flights.remove(at));
-            } else {
-                at += 1;
-            }
-        }
-        if at == flights.len() {
-            open.seen = Some(bell);
-        }
-        let count = found.len();
-        for Flight { ticket, connection, request_id, .. } in found {
-            let answer = lane.take(ticket);
-            if let Some(LaneState::Open(open)) = self.lanes.get_mut(key).map(|room| &mut room.state) {
-                open.replies.learn(&answer);
-            }
-            self.deliver(connection, request_id, answer);
-        }
-        count
-    }
-
-    /// Whether some lane's bell has counted an answer since it was looked at.
-    pub(super) fn has_answers(&self) -> bool {
-        self.busy_lanes.iter().any(|key| match self.lanes.get(*key).map(|room| &room.state) {
-            Some(LaneState::Open(open)) => !open.armed && open.seen != Some(open.lane.begin_look()),
-            _ => false,
-        })
-    }
-
-    /// Has every lane with calls in flight ring when an answer comes; false if one came already.
-    pub(super) fn arm_lanes(&mut self) -> bool {
-        let mut quiet = true;
-        for key in &self.busy_lanes {
-            let Some(LaneState::Open(open)) = self.lanes.get_mut(*key).map(|room| &mut room.state) else { continue };
-            if !open.armed {
-                open.armed = open.seen.is_some_and(|seen| open.lane.arm(seen));
-                quiet &= open.armed;
-            }
-        }
-        quiet
-    }
-
-    /// A lane rang, or cannot any more: it is looked at next.
-    pub(super) fn lane_rang(&mut self, key: LaneKey) {
-        if let Some(LaneState::Open(open)) = self.lanes.get_mut(key).map(|room| &mut room.state) {
-            open.armed = false;
-        }
-    }
-
-    /// Timer: a worker may have died with what would have rung.
-    pub(super) fn lanes_due(&mut self) {
-        self.lanes_watched = !self.busy_lanes.is_empty();
-        if !self.lanes_watched {
-            return;
-        }
-        for key in &self.busy_lanes {
-            let Some(room) = self.lanes.get_mut(*key) else { continue };
-            let LaneState::Open(open) = &mut room.state else { continue };
-            (open.armed, open.seen) = (false, None);
-            if let Some(oldest) = room.flights.front() {
-                open.lane.summon_if_unclaimed(&oldest.ticket);
-            }
-        }
-        self.timers.at(self.now + LANES_LOOK_PERIOD, Timer::Lanes);
     }
 
     /// A handle to a lane is gone.

@@ -10,12 +10,13 @@
 //! | `shard`, `polling` | the loop |
 //! | `listener`, `greeting` | up to the welcome |
 //! | `connection`, `receiving`, `sending` | one connection |
-//! | `calls`, `waiting`, `lanes` | from a REQUEST to its RESPONSE |
+//! | `calls`, `waiting`, `lanes`, `reply_room`, `answers` | from a REQUEST to its RESPONSE |
 //! | `questions`, `control_session`, `relay` | everything that the server's loop decides |
 //! | `handover` | connections that a worker takes |
 //! | `shutdown` | the end |
 //! | `table`, `sources`, `timers`, `counters`, `plan` | what the loop is made of |
 
+mod answers;
 mod calls;
 mod connection;
 mod control_session;
@@ -29,6 +30,7 @@ mod polling;
 mod questions;
 mod receiving;
 mod relay;
+mod reply_room;
 mod sending;
 mod shard;
 mod shutdown;

@@ -84,7 +84,7 @@ impl NetworkShard {
                 }
                 Some(Item::Payload { bytes, .. }) => {
                     let payload = &used[used.len() - bytes.len()..];
-                    self.payload_came(key, payload)
+                    self.payload_came(key, payload, rest)
                 }
                 Some(Item::Control { header, frame }) => {
                     let shown = connection.rules.show(Side::Client, &header);
@@ -157,14 +157,14 @@ impl NetworkShard {
 
     /// More of a payload that is not received by the driver: for a block that waited for room, or of a call that was
     /// answered already.
-    fn payload_came(&mut self, key: ConnectionKey, bytes: &[u8]) -> Flow {
+    fn payload_came(&mut self, key: ConnectionKey, bytes: &[u8], rest: &[u8]) -> Flow {
         let Some(connection) = self.connections.get_mut(key) else { return Flow::Stop };
         let Some(incoming) = &mut connection.incoming else { return Flow::GoOn };
         let Some(buffer) = &mut incoming.buffer else { return Flow::GoOn };
         buffer.store(incoming.filled_bytes, bytes);
         incoming.filled_bytes += bytes.len();
         if incoming.filled_bytes == IoBuffer::bytes(buffer) {
-            return self.payload_is_whole(key);
+            return self.payload_is_whole(key, rest);
         }
         Flow::GoOn
     }
@@ -196,7 +196,7 @@ impl NetworkShard {
         match (&mut connection.incoming, buffer) {
             (Some(incoming), LaneBuffer::Loan(buffer)) if end == End::Done => {
                 incoming.buffer = Some(buffer);
-                let _ = self.payload_is_whole(key);
+                let _ = self.payload_is_whole(key, &[]);
             }
             _ if end == End::Done || end == End::Cancelled => {}
             _ => self.peer_ended(key, end),
