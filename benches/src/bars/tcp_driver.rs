@@ -34,11 +34,9 @@ fn at(crowd: Crowd, samples: u64, refused: Option<IoUringRefusal>, settings: Set
     let outcomes = settings.interleave(BAR.id, &mut turns)?;
     let outcome = |server| servers.iter().position(|other| *other == server).map(|index| &outcomes[index]);
 
-    // What `DriverChoice::Auto` takes.
-    let (default, default_server, other) = match refused {
-        None => (DriverKind::IoUring, EchoServer::IoUringDriver, Ok(EchoServer::EpollDriver)),
-        Some(refusal) => (DriverKind::Epoll, EchoServer::EpollDriver, Err(refusal)),
-    };
+    // What a server takes unless told otherwise.
+    let (default, default_server) = (DriverKind::Epoll, EchoServer::EpollDriver);
+    let other = refused.map_or(Ok(EchoServer::IoUringDriver), Err);
     let figure = per_second(outcome(default_server));
     let placement = config.placement_label();
     let judge = |what: &str, floor: Option<&Outcome>, absent: &str, condition| {
@@ -51,7 +49,7 @@ fn at(crowd: Crowd, samples: u64, refused: Option<IoUringRefusal>, settings: Set
     };
     let better = Condition::AtLeastTimesFloor(1.0);
     let against_other = match other {
-        Ok(server) => judge("epoll driver", outcome(server), "", better),
+        Ok(server) => judge("io_uring driver", outcome(server), "", better),
         Err(refusal) => judge("io_uring driver", None, &refusal.to_string(), better),
     };
     Ok(vec![
