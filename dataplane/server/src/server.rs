@@ -87,7 +87,7 @@ impl ServerOptions {
             worker_idle: WORKER_IDLE_DEFAULT,
             listen: Vec::new(),
             network_shards: std::thread::available_parallelism().map_or(1, usize::from),
-            // On loopback, and so in every measurement yet, io_uring was never faster and often slower by a few percent.
+            // On loopback, where all measurements yet were made, io_uring was slower by a few percent in most of them.
             network_driver: DriverChoice::Epoll,
             network_wait: WaitMode::Adaptive,
             watch: false,
