@@ -126,10 +126,11 @@ fn await_output(client: &mut Client, words: &str) {
 
 /// A server of one application, and what must be as before when it has ended.
 struct Stage {
-    _alone: MutexGuard<'static, ()>,
-    directory: TempDir,
     server: Option<ServerHandle>,
     descriptors: usize,
+    directory: TempDir,
+    /// Last: taking the directory away opens descriptors, which the next test must not count as its own.
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Stage {
@@ -140,7 +141,7 @@ impl Stage {
         let mut options = options(directory.path(), application);
         change(&mut options);
         let server = Some(Server::start(options).unwrap());
-        Self { _alone: alone, directory, server, descriptors }
+        Self { server, descriptors, directory, _alone: alone }
     }
 
     fn path(&self) -> &Path {
@@ -161,7 +162,8 @@ impl Stage {
         for pid in common::children_with(std::process::id(), "role") {
             assert!(!is_running(pid), "process {pid} is left");
         }
-        assert!(open_descriptors() <= self.descriptors, "descriptors are left");
+        let left = open_descriptors();
+        assert!(left <= self.descriptors, "{left} descriptors are left, {} were open before", self.descriptors);
         let run = self.path().join("run");
         assert!(!run.exists() || std::fs::read_dir(run).unwrap().count() == 0, "working directories are left");
         for socket in ["praas.sock", "keeper.sock"] {
@@ -477,7 +479,7 @@ fn a_rebuilt_binary_restarts_its_processes() {
 
 #[test]
 fn a_killed_server_takes_its_workers_with_it_and_the_next_one_starts_clean() {
-    let alone = alone();
+    let _alone = alone();
     let directory = private_directory();
     let path = directory.path();
     let mut played = common::start_role("server", &[(DIRECTORY, path.to_str().unwrap())]);
@@ -504,7 +506,6 @@ fn a_killed_server_takes_its_workers_with_it_and_the_next_one_starts_clean() {
     let lane = client.open(alice(), 4096).unwrap();
     assert_eq!(lane.call("echo", b"anew"), (Outcome::Ok, b"anew".to_vec()));
     next.shutdown().unwrap();
-    drop(alone);
 }
 
 #[test]
@@ -577,7 +578,7 @@ fn a_stop_overrides_a_restart_and_shutdown_overrides_all() {
 
 #[test]
 fn a_server_told_to_terminate_lets_running_calls_finish_and_leaves_nothing() {
-    let alone = alone();
+    let _alone = alone();
     let directory = private_directory();
     let path = directory.path();
     // The harness has threads before a role can block signals, so the role is started with TERM blocked.
@@ -608,7 +609,6 @@ fn a_server_told_to_terminate_lets_running_calls_finish_and_leaves_nothing() {
     assert_eq!(played.wait().unwrap().code(), Some(42));
     assert!(!is_running(worker));
     assert!(!path.join("praas.sock").exists() && !path.join("keeper.sock").exists());
-    drop(alone);
 }
 
 #[test]

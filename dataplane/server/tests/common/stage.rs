@@ -138,10 +138,11 @@ fn alone() -> MutexGuard<'static, ()> {
 
 /// A data directory, and what must be as before when everything has ended.
 pub(crate) struct Stage {
-    _alone: MutexGuard<'static, ()>,
-    directory: TempDir,
     server: Option<ServerHandle>,
     descriptors: usize,
+    directory: TempDir,
+    /// Last: taking the directory away opens descriptors, which the next test must not count as its own.
+    _alone: MutexGuard<'static, ()>,
 }
 
 impl Stage {
@@ -149,7 +150,7 @@ impl Stage {
     pub(crate) fn empty() -> Self {
         let alone = alone();
         let directory = private_directory();
-        Self { _alone: alone, directory, server: None, descriptors: open_descriptors() }
+        Self { server: None, descriptors: open_descriptors(), directory, _alone: alone }
     }
 
     /// With a server inside this process.
