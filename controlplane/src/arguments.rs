@@ -12,9 +12,10 @@ use crate::command::new::NewArguments;
 use crate::command::ping::PingArguments;
 use crate::command::process::ProcessCommand;
 use crate::command::serve::ServeArguments;
+use crate::command::state::StateCommand;
 use crate::command::stats::StatsArguments;
 use crate::command::token::TokenCommand;
-use crate::command::{demo, invoke, ping, serve, stats};
+use crate::command::{demo, invoke, ping, serve, state, stats};
 
 const ABOUT: &str = "\
 Runs cloud processes: functions that keep state between calls and answer in microseconds.
@@ -41,6 +42,8 @@ Exit codes:
   3  no server answers, or its connection was lost
   4  the function ran and failed, panicked, or lost its worker
   5  a deadline passed
+  6  the process has no such object
+  7  the object is not as --if-version says; nothing was changed
   130  interrupted
 
 With --json results are JSON on standard output, one document a line, and a failure is one line of JSON on standard \
@@ -112,6 +115,9 @@ pub enum Command {
     /// Show how long a call takes, and where
     #[command(long_about = ping::LONG_ABOUT)]
     Ping(PingArguments),
+    /// Read and write the objects that a process keeps
+    #[command(subcommand, long_about = state::LONG_ABOUT)]
+    State(StateCommand),
     /// Show how often functions were called and how long they took
     #[command(long_about = stats::LONG_ABOUT)]
     Stats(StatsArguments),

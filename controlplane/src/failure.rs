@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use praas_benches::interleave::RoundError;
-use praas_client::{CallError, ConnectError, ControlError, RequestError};
+use praas_client::{CallError, ConnectError, ControlError, ProcessId, RequestError, StateError};
 use praas_server::{ManifestError, SecretError};
 use serde_json::{Value, json};
 
@@ -25,6 +25,10 @@ pub const EXIT_CODE_NO_SERVER: u8 = 3;
 pub const EXIT_CODE_FUNCTION: u8 = 4;
 /// A deadline passed first.
 pub const EXIT_CODE_DEADLINE: u8 = 5;
+/// The process has no such object.
+pub const EXIT_CODE_NO_OBJECT: u8 = 6;
+/// An object is not as a condition says; nothing was changed.
+pub const EXIT_CODE_CONDITION: u8 = 7;
 /// Ended by Ctrl-C or a signal: 128 and the number of SIGINT, as shells have it.
 pub const EXIT_CODE_INTERRUPTED: u8 = 130;
 
@@ -47,6 +51,29 @@ pub enum Failure {
     /// A call ended without a result.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// An object was not read or written.
+    #[error(transparent)]
+    State(StateError),
+    /// There is no such object.
+    #[error("{process} has no object {key:?}; `praas state list {process}` shows those that it has")]
+    NoObject {
+        /// The process.
+        process: ProcessId,
+        /// The key.
+        key: String,
+    },
+    /// An object is not as a condition says.
+    #[error(
+        "{key:?} of {process} {}, which is not what the condition says; nothing was changed. Read it again, and try again with the version that it has then", current_version(*current)
+    )]
+    ConditionRefused {
+        /// The process.
+        process: ProcessId,
+        /// The key.
+        key: String,
+        /// The object's version; 0 when there is none.
+        current: u64,
+    },
     /// A `praas.toml` gives no application.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -191,6 +218,9 @@ impl Failure {
             Self::Connect(error) => connect_kind(error),
             Self::Request(error) => request_kind(error),
             Self::Call(error) => call_kind(error),
+            Self::State(error) => state_kind(error),
+            Self::NoObject { .. } => "no_object",
+            Self::ConditionRefused { .. } => "condition_refused",
             Self::Manifest(ManifestError::Unreadable { .. }) => "manifest_unreadable",
             Self::Manifest(ManifestError::Wrong { .. }) | Self::CheckFailed { .. } => "manifest_wrong",
             Self::SameApplication { .. } => "same_application",
@@ -220,6 +250,8 @@ impl Failure {
             "no_server" | "connection_lost" | "hello_failed" | "shutting_down" => EXIT_CODE_NO_SERVER,
             "function_failed" | "function_panicked" | "worker_lost" => EXIT_CODE_FUNCTION,
             "deadline_exceeded" | "timed_out" => EXIT_CODE_DEADLINE,
+            "no_object" => EXIT_CODE_NO_OBJECT,
+            "condition_refused" => EXIT_CODE_CONDITION,
             "interrupted" => EXIT_CODE_INTERRUPTED,
             _ => EXIT_CODE_FAILED,
         }
@@ -260,6 +292,7 @@ impl Failure {
         let mut error = json!({ "kind": self.kind(), "message": self.message(), "exit_code": self.exit_code() });
         match self {
             Self::Call(CallError::FunctionFailed { code, .. }) => error["code"] = json!(code),
+            Self::ConditionRefused { current, .. } => error["version"] = json!(current),
             Self::Call(CallError::ConnectionLost { may_have_run }) => error["may_have_run"] = json!(may_have_run),
             Self::Manifest(ManifestError::Wrong { problems, .. }) => {
                 error["problems"] = problems.iter().map(crate::command::check::problem_as_json).collect();
@@ -267,6 +300,23 @@ impl Failure {
             _ => {}
         }
         json!({ "error": error })
+    }
+}
+
+impl From<StateError> for Failure {
+    /// A call that ended as any call may is told as one.
+    fn from(error: StateError) -> Self {
+        match error {
+            StateError::Call(error) => Self::Call(error),
+            other => Self::State(other),
+        }
+    }
+}
+
+fn current_version(version: u64) -> String {
+    match version {
+        0 => "is not there".to_owned(),
+        version => format!("has version {version}"),
     }
 }
 
@@ -338,6 +388,22 @@ fn call_kind(error: &CallError) -> &'static str {
     }
 }
 
+fn state_kind(error: &StateError) -> &'static str {
+    match error {
+        StateError::Key(_) => "usage",
+        StateError::Unauthorized { .. } => "unauthorized",
+        StateError::Unsupported { .. } => "unknown_function",
+        StateError::TooLarge { .. } => "payload_too_large",
+        StateError::Full { .. } => "state_full",
+        StateError::Busy { .. } => "state_busy",
+        StateError::Damaged { .. } => "state_damaged",
+        StateError::OtherType { .. } => "other_type",
+        StateError::Malformed { .. } => "malformed_reply",
+        StateError::Call(error) => call_kind(error),
+        _ => "state",
+    }
+}
+
 fn server_kind(failure: &ServerFailure) -> &'static str {
     use praas_server::StartError;
     match failure {
@@ -359,12 +425,17 @@ mod tests {
 
     #[test]
     fn each_way_to_fail_has_its_exit_code() {
+        let process: ProcessId = "hello/alice".parse().unwrap();
         let path = PathBuf::from("/run/x");
         let cases = [
             (Failure::Usage { message: String::new() }, EXIT_CODE_USAGE),
             (ConnectError::NoServer { path, source: io::Error::from(ErrorKind::NotFound) }.into(), EXIT_CODE_NO_SERVER),
             (CallError::FunctionFailed { code: 7, message: "no".into() }.into(), EXIT_CODE_FUNCTION),
             (CallError::DeadlineExceeded { deadline_ns: 1 }.into(), EXIT_CODE_DEADLINE),
+            (Failure::NoObject { process, key: "k".into() }, EXIT_CODE_NO_OBJECT),
+            (Failure::ConditionRefused { process, key: "k".into(), current: 3 }, EXIT_CODE_CONDITION),
+            (StateError::Call(CallError::WorkerLost).into(), EXIT_CODE_FUNCTION),
+            (StateError::Full { message: "no room".into() }.into(), EXIT_CODE_FAILED),
             (Failure::Interrupted, EXIT_CODE_INTERRUPTED),
             (CallError::UnknownFunction { function: "x".into() }.into(), EXIT_CODE_FAILED),
         ];

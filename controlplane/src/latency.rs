@@ -59,6 +59,12 @@ pub fn readable_ns(span_ns: f64) -> String {
     format!("{number:.decimals$} {unit}")
 }
 
+/// The same of a whole number of nanoseconds.
+#[must_use]
+pub fn readable_whole_ns(span_ns: u64) -> String {
+    readable_ns(span_ns as f64)
+}
+
 /// A whole number in groups of three digits.
 #[must_use]
 pub fn grouped(number: f64) -> String {

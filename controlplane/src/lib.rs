@@ -4,7 +4,6 @@
 //! end into what people, programs and shells get to see ([`failure`]). Results go to standard output, everything else to
 //! standard error; under `--json` both are JSON.
 #![forbid(unsafe_code)]
-#![allow(clippy::result_large_err, reason = "ids lie inline in errors; a command fails once, and then it ends")]
 
 pub mod arguments;
 pub mod command;

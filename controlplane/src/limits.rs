@@ -21,6 +21,9 @@ pub const FOLLOW_WAIT: Duration = Duration::from_secs(1);
 /// Output printed by one `praas process logs` that does not follow: the most that a server keeps of a process.
 pub const OUTPUT_BYTES_SHOWN_MAX: u64 = 64 << 20;
 
+/// Lines of a list of objects that are printed together: some 80 KiB.
+pub const STATE_LINES_TOGETHER: usize = 1024;
+
 /// Time for the demo's own server to say that it serves: seconds on a loaded machine, never on a broken one.
 pub const DEMO_START_MAX: Duration = Duration::from_secs(30);
 
@@ -44,6 +47,9 @@ pub const PING_INTERVAL_DEFAULT: Duration = Duration::from_secs(1);
 
 /// Time for a server to answer a ping of its own.
 pub const PING_SERVER_MAX: Duration = Duration::from_secs(10);
+
+/// Collectors that wait to be accepted at the metrics' Unix socket: one is served at a time, and few hosts have more.
+pub const METRICS_BACKLOG: i32 = 64;
 
 /// Bytes of the head of one request for metrics; collectors send a few hundred.
 pub const METRICS_REQUEST_BYTES_MAX: usize = 8 * 1024;

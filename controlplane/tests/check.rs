@@ -22,6 +22,7 @@ max = 4
 
 [limits]
 payload_bytes_max = "1MiB"
+state_bytes_max = "16MiB"
 call_ms_max = "none"
 drain_ms = 500
 memory_bytes = "256MiB"
@@ -60,6 +61,7 @@ fn each_wrong_field_is_named() {
         ("min = 2", "min = 5", "workers.min"),
         ("max = 4", "max = 400", "workers.max"),
         ("payload_bytes_max = \"1MiB\"", "payload_bytes_max = \"9GiB\"", "limits.payload_bytes_max"),
+        ("state_bytes_max = \"16MiB\"", "state_bytes_max = 0", "limits.state_bytes_max"),
         ("call_ms_max = \"none\"", "call_ms_max = 1", "limits.call_ms_max"),
         ("drain_ms = 500", "drain_ms = -1", "limits.drain_ms"),
         ("memory_bytes = \"256MiB\"", "memory_bytes = \"1KiB\"", "limits.memory_bytes"),

@@ -16,6 +16,7 @@ fn help_names_every_command_and_the_exit_codes() {
         "process",
         "invoke",
         "ping",
+        "state",
         "stats",
         "token",
         "doctor",
@@ -31,7 +32,7 @@ fn help_names_every_command_and_the_exit_codes() {
 #[test]
 fn every_command_shows_examples() {
     let scratch = scratch();
-    for command in ["demo", "new", "check", "serve", "process", "invoke", "ping", "stats", "completions"] {
+    for command in ["demo", "new", "check", "serve", "process", "invoke", "ping", "state", "stats", "completions"] {
         let help = run_praas(scratch.path(), &[command, "--help"]).succeeded().out();
         assert!(help.contains("Examples:"), "{command}:\n{help}");
     }
@@ -44,6 +45,7 @@ fn the_help_of_a_command_tells_more_than_its_line_in_the_list() {
         ("demo", "It leaves nothing behind"),
         ("serve", "SIGTERM or Ctrl-C"),
         ("invoke", "byte for byte"),
+        ("state", "--rights invoke,state"),
         ("doctor", "walls"),
     ] {
         let help = run_praas(scratch.path(), &[command, "--help"]).succeeded().out();
@@ -63,6 +65,10 @@ fn a_wrong_command_line_ends_with_2_and_says_how_it_is_used() {
         &["invoke", "a/b", "f", "--deadline", "soon"],
         &["invoke", "a/b", "f", "--repeat", "0"],
         &["process", "create", "Upper/case"],
+        &["state", "get", "a/b"],
+        &["state", "put", "a/b", "key", "--value", "v", "--file", "x"],
+        &["state", "put", "a/b", "key", "--value", "v", "--if-version", "0"],
+        &["state", "delete", "a/b", "key", "--if-version", "absent"],
         &["serve", "--memory-budget", "lots"],
         &["serve", "--metrics", "0.0.0.0:9100"],
         &["token", "create", "--expires", "1h"],
@@ -112,6 +118,10 @@ fn without_a_server_commands_end_with_3_and_say_how_to_start_one() {
         &["process", "restart", "demo/a"],
         &["process", "logs", "demo/a"],
         &["invoke", "demo/a", "noop"],
+        &["state", "get", "demo/a", "key"],
+        &["state", "put", "demo/a", "key", "--value", "v"],
+        &["state", "delete", "demo/a", "key"],
+        &["state", "list", "demo/a"],
     ] {
         let ended = run_praas(scratch.path(), arguments);
         assert_eq!(ended.code(), 3, "{arguments:?}: {ended:?}");

@@ -61,6 +61,8 @@ fn processes_are_managed_over_the_network_as_on_the_host() {
     assert!(praas(&["process", "list"]).succeeded().out().contains("demo/bob"));
     praas(&["process", "restart", "demo/bob"]).succeeded();
     assert_eq!(praas(&["invoke", "demo/bob", "noop", "x", "--transport", "network"]).succeeded().out(), "x");
+    let stats = praas(&["--json", "stats", "demo/bob"]).succeeded().json();
+    assert!(stats["processes"][0]["functions"][0]["calls"].as_u64().unwrap() >= 1, "{stats}");
     praas(&["process", "stop", "demo/bob"]).succeeded();
     assert!(!praas(&["process", "list"]).succeeded().out().contains("demo/bob"));
     assert!(server.end().status.success());

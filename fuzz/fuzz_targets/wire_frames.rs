@@ -9,7 +9,8 @@
 use libfuzzer_sys::fuzz_target;
 use praas_fuzz::Bytes;
 use praas_protocol::wire::{
-    ApplicationPage, Decoder, Frame, HEADER_BYTES, Header, Item, ProcessPage, Session, Side, WindowLimits, WireError,
+    ApplicationPage, CountsPage, Decoder, Frame, HEADER_BYTES, Header, Item, ProcessPage, Session, Side, WindowLimits,
+    WireError,
 };
 
 const PAYLOADS: [u32; 4] = [64, 0, 1 << 20, 64 << 20];
@@ -165,6 +166,13 @@ fn encode(frame: &Frame<'_>, out: &mut Vec<u8>) -> bool {
         }
         Frame::Output(frame) => frame.encode(out),
         Frame::OutputChunk(frame) => frame.encode(out),
+        Frame::Stats(frame) => frame.encode(out),
+        Frame::Counts(frame) => {
+            let stats = frame.to_stats();
+            let mut page = CountsPage::begin(frame.request_id, &stats, out);
+            assert!(stats.functions.iter().all(|row| page.push(row)), "a page that was received does not fit one");
+            page.end(frame.more);
+        }
         Frame::Skipped(_) => return false,
     }
     true

@@ -5,6 +5,7 @@
 //! 1. A worker counts up *after* its answer is DONE (Release). The reactor reads the word *before* it looks at its cells.
 //! 2. The reactor sets bit 0 by a CAS from the value it read. If an answer came in between, the CAS fails and it looks
 //!    again; if one comes later, its count-up returns bit 0 and wakes.
+//!    A worker may count up once for several answers, after the last of them ([`crate::held_rings`]).
 //! 3. Of several who ring a sleeping reactor, the one that clears bit 0 wakes it: one system call a sleep, not one an
 //!    answer. If that one dies before it has, the server wakes in its place ([`crate::server_lane`]).
 //!
@@ -36,6 +37,12 @@ impl Bell<'_> {
         // Acquire and Release: pairs with the CAS in `arm`.
         self.0.fetch_add(ONE_ANSWER, Ordering::AcqRel) & SLEEPS != 0
             && self.0.fetch_and(!SLEEPS, Ordering::AcqRel) & SLEEPS != 0
+    }
+
+    /// Worker: whether the reactor sleeps, or is about to. A hint: only [`Bell::ring`] knows.
+    #[inline]
+    pub(crate) fn is_asleep(self) -> bool {
+        self.0.load(Ordering::Relaxed) & SLEEPS != 0
     }
 
     /// Wakes a reactor that sleeps on the word.

@@ -12,7 +12,8 @@
 //!    by the server once that worker is dead. The quarantine is bounded by the number of cells.
 //! 4. What a worker wrote is read once and checked before it is believed; its bytes are read in place only where the
 //!    server said that both ends share a trust domain.
-//! 5. After each publish: fence, then look at attendance and at the phase ([`crate::attendance`], [`crate::phase_word`]).
+//! 5. After each publish: fence, then look at attendance and at the phase ([`crate::attendance`], [`crate::phase_word`]). An
+//!    event loop may publish several requests first ([`ClientLane::submit_quietly`], [`ClientLane::announce`]).
 
 mod answers;
 mod loans;
@@ -26,7 +27,7 @@ mod waiting;
 #[cfg(test)]
 mod wrap_tests;
 
-pub use answers::{Answer, AnswerPayload, Retracted};
+pub use answers::{Answer, AnswerPayload, Retracted, SmallAnswer};
 pub use loans::LoanBlock;
 use request_arena::RequestArena;
 pub use submit_error::{Bounded, SubmitError};
@@ -125,10 +126,22 @@ struct Submission {
     /// Calls that nobody waits for any more.
     quarantine: Vec<(u32, u32, Option<LoanBlock>)>,
     arena: RequestArena,
+    /// Bytes of answers that are kept in their blocks, rounded up as blocks are.
+    kept_reply_bytes: u64,
 }
+
+/// The next lane's number within this program. After 2^32 lanes it begins anew; a loan kept as long as that is taken for a
+/// newer lane's, and meets a bound check and no more.
+fn next_serial() -> u32 {
+    static LAST: AtomicU32 = AtomicU32::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed)
+}
+
 /// A client's end of a lane. Share it by [`Arc`].
 pub struct ClientLane {
     id: LaneId,
+    /// Tells this lane from all others that this program ever held.
+    serial: u32,
     trusted: bool,
     /// How its calls begin to wait.
     first_wait: FirstWait,
@@ -186,9 +199,11 @@ impl ClientLane {
             generations: vec![0; cells as usize],
             quarantine: Vec::with_capacity(cells as usize),
             arena: RequestArena::new(parts.geometry.request_arena_bytes as usize),
+            kept_reply_bytes: 0,
         };
         Ok(Self {
             id: parts.lane,
+            serial: next_serial(),
             trusted: parts.trusted,
             first_wait,
             payload_bytes_max: parts.payload_bytes_max,
@@ -242,6 +257,12 @@ impl ClientLane {
     #[must_use]
     pub fn in_flight(&self) -> usize {
         self.waiting.len() - self.submission.lock().free_cells.len()
+    }
+
+    /// Bytes of the reply half that taken answers still keep: each as many as its block has.
+    #[must_use]
+    pub fn kept_reply_bytes(&self) -> u64 {
+        self.submission.lock().kept_reply_bytes
     }
 
     /// Abandoned calls that are not answered yet.

@@ -54,7 +54,6 @@ fn bucket_of(ns: u64) -> usize {
 }
 
 /// The middle of a bucket, in nanoseconds.
-#[allow(clippy::cast_precision_loss, reason = "below 2^53")]
 fn middle_ns(bucket: usize) -> f64 {
     if bucket < SUB_BUCKETS {
         return bucket as f64;
@@ -188,7 +187,8 @@ impl Latency {
         ends.zip(counts).filter(|(_, count)| *count > 0)
     }
 
-    /// The time in nanoseconds that `quantile` of the timed calls did not exceed, to within 6 %; `None` without any.
+    /// The time in nanoseconds that `quantile` of the timed calls did not exceed, to within 6 % and at most the longest; `None`
+    /// without any.
     ///
     /// ```
     /// let latency = praas_shm::function_stats::Latency::default();
@@ -197,7 +197,6 @@ impl Latency {
     #[must_use]
     #[allow(
         clippy::cast_possible_truncation,
-        clippy::cast_precision_loss,
         clippy::cast_sign_loss,
         reason = "a rank within a count, and a bucket's middle"
     )]
@@ -214,7 +213,8 @@ impl Latency {
             below >= rank
         };
         let bucket = self.buckets.iter().position(reaches)?;
-        Some(middle_ns(bucket) as u64)
+        // The middle of the last bucket may lie beyond what was found in it.
+        Some((middle_ns(bucket) as u64).min(self.longest_ns))
     }
 }
 

@@ -80,7 +80,10 @@ pub struct LoanBuffer {
 unsafe impl Send for LoanBuffer {}
 
 impl LoanBuffer {
-    /// `loan` must come from `lane`.
+    /// Joins a block with its lane.
+    ///
+    /// # Panics
+    /// If another lane lent it.
     #[must_use]
     pub fn new(lane: Arc<ClientLane>, loan: LoanBlock) -> Self {
         let start = lane.loan_place(&loan);
@@ -112,8 +115,9 @@ impl Drop for LoanBuffer {
     }
 }
 
-// SAFETY: the block lies in the lane's mapping, which `lane` keeps, and is allocated to this loan alone until it is
-// returned, which only consuming or dropping this value does. Memory of a mapping is always initialised.
+// SAFETY: the block lies in the lane's mapping (`loan_place` checks), which `lane` keeps, and is allocated to this loan alone
+// until it is returned, which only consuming or dropping this value does (`loan_place` also refuses a loan of another lane).
+// Memory of a mapping is always initialised.
 unsafe impl IoBuffer for LoanBuffer {
     fn start(&self) -> NonNull<u8> {
         self.start

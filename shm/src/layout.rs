@@ -22,7 +22,7 @@ const PAGE_BYTES: usize = 4096;
 /// Smallest half of an arena: small payloads of all cells fit.
 const ARENA_BYTES_MIN: u32 = 1 << 20;
 /// Largest half of an arena: the largest payload rounded up to a power of two.
-const ARENA_BYTES_MAX: u32 = 1 << 31;
+pub const ARENA_BYTES_MAX: u32 = 1 << 31;
 /// Bytes of a ring entry and of a reply cell.
 const SLOT_BYTES: usize = 128;
 /// Bytes before the ledger's records.

@@ -42,6 +42,13 @@ pub struct ReplyArenaFull {
     pub needed_bytes: u64,
 }
 
+impl ReplyArenaFull {
+    /// Whether not even an empty arena has such a block.
+    pub(crate) fn is_hopeless(self, layout: &LaneLayout) -> bool {
+        self.needed_bytes > u64::from(layout.geometry.reply_arena_bytes)
+    }
+}
+
 #[repr(C, align(128))]
 #[derive(Debug)]
 struct Header {

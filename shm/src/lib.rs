@@ -8,11 +8,13 @@
 //! | [`segment`] | sealed memfds |
 //! | [`layout`] | where everything lies |
 //! | `ring`, `cell`, `bell`, `attendance`, `claim`, `phase_word` | the lock-free protocols, each with its invariants and loom model |
+//! | `held_rings` | when the ring for an answer waits for the next one |
 //! | `arena`, `ledger` | blocks for payloads that do not travel inline |
 //! | [`client_lane`] | the client's end |
 //! | [`io_buffer`] | blocks and answers that the kernel receives into and sends from |
 //! | [`worker_end`], [`running_call`] | a worker's end |
 //! | [`server_lane`], [`worker_page`], [`control_page`] | the server's view |
+//! | [`objects`] | a process's state: named, immutable, versioned values |
 //!
 //! Who maps what read-write: the lane, by its client, all workers of the process and the server; the reply ledger, by
 //! workers and server; a worker page, by that worker and the server. The control page is written by the server alone.
@@ -43,6 +45,8 @@ mod fault;
 #[cfg(not(loom))]
 pub mod function_stats;
 #[cfg(not(loom))]
+mod held_rings;
+#[cfg(not(loom))]
 pub mod io_buffer;
 #[cfg(not(loom))]
 mod lane_memory;
@@ -52,6 +56,7 @@ pub mod layout;
 mod ledger;
 #[cfg(all(test, loom))]
 mod models;
+pub mod objects;
 mod phase_word;
 #[cfg(not(loom))]
 mod request;

@@ -8,6 +8,7 @@
 //! | `attendance` | publish against sleep, with and without another worker | no request lies while all sleep |
 //! | `drain` | client, worker and server during a drain | each request runs or is refused, once; none after the cut |
 //! | `claim` | release against condemn | one of them succeeds; what the server acts on is of that call |
+//! | `objects` | put and reclaim against lookup; split against lookup; lock and its break | no reader sees a block that is used again, or misses a key; writers exclude each other |
 //!
 //! A lost wake-up is a deadlock, which loom reports: sleeping has no timeout here. Waiting for a word without sleep yields,
 //! which adds no ordering. Bytes of payloads are unsynchronised cells ([`Bytes`]), as blocks are in production: loom fails
@@ -28,11 +29,15 @@
 //!   no wait for the copy; no second sweep together with no ring by the client (one of them suffices: the ring makes a
 //!   refusal early).
 //! - `claim`: the orderings of `claim` and `seen`; a plain store for the CAS of `release` or of `condemn`.
+//! - `objects`: the fences of `pin` and of `all_pinned`; a pin without its second look; pins that are not read; a miss
+//!   without a second look at the number of buckets; the Release of all stores, the Acquire of all loads without the lock,
+//!   both orderings of the lock.
 
 mod attendance;
 mod cell;
 mod claim;
 mod drain;
+mod objects;
 mod ring;
 
 use loom::cell::UnsafeCell;

@@ -257,6 +257,14 @@ pub(crate) fn is_unclaimed(entries: &[Entry], position: u64) -> bool {
     entries[index].word.load(Ordering::Acquire) == word(turn, PUBLISHED)
 }
 
+/// The function of the request at `cursor`, if one is published there. A claim of the client's: good for a guess.
+#[inline]
+pub(crate) fn function_at(entries: &[Entry], cursor: u64) -> Option<u64> {
+    let (turn, index) = place(cursor, entries.len());
+    let entry = &entries[index];
+    (entry.word.load(Ordering::Acquire) == word(turn, PUBLISHED)).then(|| entry.function.load(Ordering::Relaxed))
+}
+
 /// How many requests are published and not taken.
 pub(crate) fn unclaimed(entries: &[Entry]) -> u32 {
     entries.iter().map(|entry| u32::from(parts(entry.word.load(Ordering::Acquire)).1 == PUBLISHED)).sum()

@@ -19,7 +19,7 @@ use crate::request::Place;
 use crate::scratch::Scratch;
 use crate::sync::Ordering;
 use crate::ticks;
-use crate::worker_end::WorkerEnd;
+use crate::worker_end::{Current, WorkerEnd};
 use crate::worker_lane::{AnswerPayload, WorkerLane};
 use crate::worker_page::{self, Words};
 
@@ -218,12 +218,29 @@ impl RunningCall<'_> {
             self.lane.unreserve(self.end.tag, self.end.current.request.target);
         }
         let detail = crate::request::halves(detail, more);
-        self.lane.answer(self.end.tag, self.end.current.request.target, self.end.own_cpu, outcome, detail, payload);
+        let target = self.end.current.request.target;
+        if self.lane.answer(self.end.tag, target, self.end.own_cpu, outcome, detail, payload) {
+            self.ring_now_or_later();
+        }
         self.words.calls.store(self.end.sequence, Ordering::Relaxed);
         fault::point(Step::WorkerBeforeRelease);
         self.words.claims[RUNNING_RECORD].release(self.end.sequence)?;
         fault::point(Step::WorkerReleased);
         Ok(())
+    }
+}
+
+impl RunningCall<'_> {
+    /// Rings the client of a lane that is answered by the bell, unless it is soon to be answered again.
+    #[inline]
+    fn ring_now_or_later(&self) {
+        let Current { request, claimed_at_ticks, .. } = &self.end.current;
+        let is_held = self.lane.may_hold_rings()
+            && self
+                .lane
+                .next_function()
+                .is_some_and(|next| self.end.held_rings.may_hold(request.function, *claimed_at_ticks, next));
+        if is_held { self.lane.hold_ring() } else { self.lane.ring_client() }
     }
 }
 

@@ -36,13 +36,17 @@ pub(crate) fn anchor() {
 }
 
 /// Nanoseconds from `since` to now.
+pub(crate) fn elapsed_ns(since: u64) -> u64 {
+    between_ns(since, now())
+}
+
+/// Nanoseconds from `since` to `until`.
 #[allow(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
-    clippy::cast_precision_loss,
     reason = "a duration to within the precision of a double"
 )]
-pub(crate) fn elapsed_ns(since: u64) -> u64 {
+pub(crate) fn between_ns(since: u64, until: u64) -> u64 {
     let ns_per_tick = *NS_PER_TICK.get_or_init(|| {
         let (instant, ticks) = *ANCHOR.get_or_init(|| (Instant::now(), now()));
         let mut elapsed = instant.elapsed();
@@ -52,7 +56,7 @@ pub(crate) fn elapsed_ns(since: u64) -> u64 {
         }
         elapsed.as_nanos() as f64 / now().wrapping_sub(ticks) as f64
     });
-    (now().wrapping_sub(since) as f64 * ns_per_tick) as u64
+    (until.wrapping_sub(since) as f64 * ns_per_tick) as u64
 }
 
 #[cfg(test)]

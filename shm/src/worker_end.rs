@@ -12,6 +12,8 @@
 //! 4. With several workers, one that stops polling to run a call has cleared its `spinning` bits, fenced, looked at all
 //!    lanes again, and rung for another if work is left; if none sleeps and the process may have more workers, the call
 //!    says so ([`RunningCall::needs_help`]). With one worker the bit stays: nobody else could be rung.
+//! 5. Rings that were held back ([`crate::held_rings`]) are made up for whenever the lanes are empty, and before anything
+//!    else than a call of a lane.
 
 mod aside;
 
@@ -24,6 +26,7 @@ use praas_protocol::control::{LaneId, WaitMode};
 use crate::attendance;
 use crate::control_page::ControlView;
 use crate::fault::{self, Step};
+use crate::held_rings::HeldRings;
 use crate::phase_word;
 use crate::request::{OutOfBounds, Place, RequestCopy};
 use crate::running_call::{RUNNING_RECORD, RunningCall};
@@ -35,7 +38,7 @@ use crate::ticks;
 use crate::worker_lane::{AnswerPayload, WorkerLane, WorkerLaneParts};
 use crate::worker_page::{self, Words};
 
-pub use aside::{AsideCall, NO_LANE};
+pub use aside::{AsideCall, ClaimedAt, NO_LANE};
 
 /// What a worker is told when it starts.
 #[derive(Debug)]
@@ -103,6 +106,7 @@ pub struct WorkerEnd {
     /// How many workers there were when this one asked for another; a ring for each number is enough, and one that the
     /// server could not follow is made good by the clients, which ring again while they wait.
     rung_at: u32,
+    pub(crate) held_rings: HeldRings,
     pub(crate) current: Current,
 }
 
@@ -114,7 +118,7 @@ pub(crate) struct Current {
     pub(crate) request: RequestCopy,
     /// The checked place of its payload.
     pub(crate) payload: Place,
-    /// 0 without a deadline.
+    /// 0 where nobody asks: without a deadline, in a lane whose rings are never held back.
     pub(crate) claimed_at_ticks: u64,
 }
 
@@ -143,6 +147,7 @@ impl WorkerEnd {
             own_cpu: u32::MAX,
             needs_help: false,
             rung_at: 0,
+            held_rings: HeldRings::new(),
             current: Current {
                 lane: 0,
                 request: RequestCopy::none(),
@@ -167,6 +172,7 @@ impl WorkerEnd {
 
     /// Forgets a lane. False if it was not served.
     pub fn remove_lane(&mut self, id: LaneId) -> bool {
+        self.ring_held();
         let before = self.lanes.len();
         for lane in self.lanes.iter().filter(|lane| lane.id == id) {
             // Its client may go on for a while, and must not believe that somebody polls.
@@ -215,9 +221,11 @@ impl WorkerEnd {
             let mail = self.words().mail.load(Ordering::Acquire);
             if mail != self.mail_seen {
                 self.mail_seen = mail;
+                self.ring_held();
                 return Some(Next::Mail);
             }
             if !self.may_claim() {
+                self.ring_held();
                 return Some(Next::Closed);
             }
             if self.poll_lanes() {
@@ -229,6 +237,7 @@ impl WorkerEnd {
                 }
                 return Some(Next::Call(self.running()));
             }
+            self.ring_held();
             let looked = beside(polling.is_some());
             if looked == Beside::Found {
                 if polling.is_some() {
@@ -252,6 +261,14 @@ impl WorkerEnd {
                     return Some(Next::Mail);
                 }
             }
+        }
+    }
+
+    /// Makes up for the rings that were held back for more answers.
+    #[inline]
+    pub(crate) fn ring_held(&self) {
+        if self.held_rings.take() {
+            self.lanes.iter().for_each(WorkerLane::ring_if_owed);
         }
     }
 
@@ -340,13 +357,16 @@ impl WorkerEnd {
                 (Outcome::PayloadTooLarge, self.payload_bytes_max, bytes)
             }
             Ok(payload) => {
-                self.current.claimed_at_ticks = if request.deadline_ns == 0 { 0 } else { ticks::now() };
+                let is_timed = request.deadline_ns != 0 || lane.rings_doorbell();
+                self.current.claimed_at_ticks = if is_timed { ticks::now() } else { 0 };
                 self.current.payload = payload;
                 return true;
             }
         };
         let detail = crate::request::halves(refusal.1, refusal.2);
-        lane.answer(self.tag, request.target, u32::MAX, refusal.0, detail, AnswerPayload::Bytes(&[]));
+        if lane.answer(self.tag, request.target, u32::MAX, refusal.0, detail, AnswerPayload::Bytes(&[])) {
+            lane.ring_client();
+        }
         // Condemned between two instructions: whatever this worker does until the kill arrives ends as any call does
         // whose worker dies.
         let _ = self.words().claims[RUNNING_RECORD].release(self.sequence);

@@ -1,10 +1,12 @@
 //! A lane as one worker holds it: its mapping, its private cursor, and the ledger it shares with the other workers.
 
+use std::cell::Cell;
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
-use praas_protocol::Outcome;
 use praas_protocol::control::{LaneGeometry, LaneId};
 use praas_protocol::limits::REPLY_INLINE_BYTES;
+use praas_protocol::{FunctionId, Outcome};
 
 use crate::arena::Block;
 use crate::bell::Wakening;
@@ -19,6 +21,13 @@ use crate::ring::{self, Polled, Taken};
 use crate::segment::{AttachError, Segment};
 use crate::sync::Ordering;
 use crate::tag::WorkerTag;
+
+/// How long a reply waits for room in the lane of an event loop, whose slow readers must not hold a worker up for long.
+const REPLY_ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
+/// First pause between two looks for room: a reply of a few hundred kilobytes is sent in that time.
+const REPLY_ROOM_PAUSE_MIN: Duration = Duration::from_micros(50);
+/// Longest pause between two looks.
+const REPLY_ROOM_PAUSE_MAX: Duration = Duration::from_millis(2);
 
 /// What joins a worker to a lane, as it came with the server's message.
 #[derive(Debug)]
@@ -49,6 +58,11 @@ pub(crate) struct WorkerLane {
     ledger: Ledger,
     doorbell: OwnedFd,
     wakening: Wakening,
+    /// Whether its client is an event loop: it gives reply blocks back as fast as it can send them, and rings for it may be
+    /// held back.
+    awaits_room: bool,
+    /// Whether answers were published whose ring is held back.
+    owes_ring: Cell<bool>,
     cursor: u64,
 }
 
@@ -67,6 +81,7 @@ impl WorkerLane {
         let memory = LaneMemory::attach(parts.segment, layout)?;
         let ledger = Ledger::new(Segment::attach(parts.ledger, layout.ledger_bytes())?, layout);
         let cursor = ring::oldest_unclaimed(memory.entries());
+        let awaits_room = parts.reply_doorbell.is_some();
         let wakening = Wakening::new(parts.reply_doorbell);
         Ok(Self {
             id: parts.lane,
@@ -75,6 +90,8 @@ impl WorkerLane {
             ledger,
             doorbell: parts.doorbell,
             wakening,
+            awaits_room,
+            owes_ring: Cell::new(false),
             cursor,
         })
     }
@@ -123,7 +140,34 @@ impl WorkerLane {
         self.memory.cells().get(cell as usize).is_none_or(|cell| cell.is_abandoned(generation))
     }
 
+    /// A block for the reply to `target`. In a lane whose client is an event loop, one that finds no room waits a while: that
+    /// loop takes answers and sends them on by itself, so room comes back without this worker's doing.
     pub(crate) fn reserve(&self, worker: WorkerTag, target: u64, bytes: usize) -> Result<Block, ReplyArenaFull> {
+        match self.try_reserve(worker, target, bytes) {
+            Err(full) if self.awaits_room && !full.is_hopeless(self.memory.layout()) => {
+                self.reserve_later(worker, target, bytes)
+            }
+            reserved => reserved,
+        }
+    }
+
+    #[cold]
+    fn reserve_later(&self, worker: WorkerTag, target: u64, bytes: usize) -> Result<Block, ReplyArenaFull> {
+        // Room comes of answers that the client sends on, so it has to hear of them.
+        self.ring_if_owed();
+        let end = Instant::now() + REPLY_ROOM_WAIT_MAX;
+        let mut pause = REPLY_ROOM_PAUSE_MIN;
+        loop {
+            std::thread::sleep(pause);
+            let reserved = self.try_reserve(worker, target, bytes);
+            if reserved.is_ok() || self.is_abandoned(target) || Instant::now() >= end {
+                return reserved;
+            }
+            pause = (pause * 2).min(REPLY_ROOM_PAUSE_MAX);
+        }
+    }
+
+    fn try_reserve(&self, worker: WorkerTag, target: u64, bytes: usize) -> Result<Block, ReplyArenaFull> {
         let (cell, generation) = split(target);
         self.ledger.reserve(worker, self.memory.cells(), cell as usize, generation, bytes).and_then(|block| {
             // The ledger is memory that the tenant's other workers write: its offsets are checked as any other.
@@ -139,7 +183,48 @@ impl WorkerLane {
         self.ledger.unreserve(worker, split(target).0 as usize);
     }
 
-    /// Publishes the answer to `target`, unless its client spoiled the cell.
+    /// Whether a ring for its client may be held back: it sleeps until its reply doorbell is readable. One that is awake is
+    /// told of each answer, which costs no system call.
+    #[inline]
+    pub(crate) fn may_hold_rings(&self) -> bool {
+        self.awaits_room && self.memory.client_bell().is_asleep()
+    }
+
+    /// Whether its client is an event loop, whose rings may be held back.
+    #[inline]
+    pub(crate) fn rings_doorbell(&self) -> bool {
+        self.awaits_room
+    }
+
+    /// The function of the next request, if one lies ready.
+    #[inline]
+    pub(crate) fn next_function(&self) -> Option<FunctionId> {
+        ring::function_at(self.memory.entries(), self.cursor).map(FunctionId)
+    }
+
+    /// The ring for an answer waits for that of a later one.
+    #[inline]
+    pub(crate) fn hold_ring(&self) {
+        self.owes_ring.set(true);
+    }
+
+    /// Makes up for the rings that were held back.
+    pub(crate) fn ring_if_owed(&self) {
+        if self.owes_ring.get() {
+            self.ring_client();
+        }
+    }
+
+    /// Rings the client's bell for all answers that were published so far.
+    #[inline]
+    pub(crate) fn ring_client(&self) {
+        fault::point(Step::WorkerBeforeBell);
+        self.owes_ring.set(false);
+        self.wakening.ring(self.memory.client_bell());
+    }
+
+    /// Publishes the answer to `target`, unless its client spoiled the cell. True: the client's bell is to be rung.
+    #[must_use = "nobody else rings the client"]
     #[inline]
     pub(crate) fn answer(
         &self,
@@ -149,9 +234,9 @@ impl WorkerLane {
         outcome: Outcome,
         detail: u64,
         payload: AnswerPayload<'_>,
-    ) {
+    ) -> bool {
         let (cell, generation) = split(target);
-        let Some(cell) = self.memory.cells().get(cell as usize) else { return };
+        let Some(cell) = self.memory.cells().get(cell as usize) else { return false };
         let (outcome, detail, place) = match payload {
             AnswerPayload::Bytes(bytes) if bytes.len() <= REPLY_INLINE_BYTES => {
                 (outcome, detail, halves(length(bytes.len()), INLINE))
@@ -180,10 +265,7 @@ impl WorkerLane {
             }
             fault::point(Step::WorkerCellFilled);
         });
-        if answered == Ok(Wake::Bell) {
-            fault::point(Step::WorkerBeforeBell);
-            self.wakening.ring(self.memory.client_bell());
-        }
+        answered == Ok(Wake::Bell)
     }
 }
 

@@ -4,6 +4,7 @@ mod support;
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use praas_protocol::control::WaitMode;
@@ -138,4 +139,130 @@ fn a_full_doorbell_and_one_that_nobody_reads_any_more_hold_no_worker_up() {
     assert!(is_readable(&listen, Duration::ZERO), "a full pipe is as good as a byte");
     drop(listen);
     call(2);
+}
+
+#[test]
+fn a_reply_that_finds_no_room_waits_until_the_reactor_has_sent_others() {
+    let (host, _listen) = Host::with_reply_doorbell(options(1, WaitMode::Park));
+    let host = Arc::new(host);
+    let _worker = serve(&host, WORKER);
+    let lane = host.reactor();
+    let half = vec![5; 512 << 10];
+    let call = || lane.submit(echo(), Payload::Bytes(&half), 0, 0).unwrap();
+    let is_answered = |ticket: &Ticket| {
+        let end = Instant::now() + PATIENCE;
+        while !lane.is_answered(ticket) {
+            assert!(Instant::now() < end, "no answer came");
+            std::thread::yield_now();
+        }
+    };
+    // A test that is held up for longer than the worker waits tries again.
+    let waited = (0..10).any(|_| {
+        let kept = [call(), call()].map(|ticket| {
+            is_answered(&ticket);
+            lane.take(ticket)
+        });
+        assert_eq!(lane.kept_reply_bytes(), 1 << 20);
+        let waiting = call();
+        let start = Instant::now();
+        // The worker takes it, and cannot answer.
+        while lane.summon_if_unclaimed(&waiting) {
+            assert!(start.elapsed() < PATIENCE, "nobody takes the call");
+        }
+        drop(kept);
+        is_answered(&waiting);
+        let answer = lane.take(waiting);
+        answer.outcome_code == Outcome::Ok as u32 && answer.payload.unwrap().len() == half.len()
+    });
+    assert!(waited && lane.kept_reply_bytes() == 0);
+
+    // Nobody waits for these; their replies leave their room when they are swept.
+    let abandoned = [call(), call()];
+    abandoned.into_iter().for_each(|ticket| lane.abandon(ticket));
+    // Their requests hold the request half until they are answered.
+    let end = Instant::now() + PATIENCE;
+    let last = loop {
+        match lane.submit(echo(), Payload::Bytes(&half), 0, 0) {
+            Ok(ticket) => break ticket,
+            Err(refused) => assert!(Instant::now() < end, "{refused:?}"),
+        }
+    };
+    while !lane.is_answered(&last) {
+        assert!(Instant::now() < end, "no answer came");
+        lane.sweep_abandoned();
+    }
+    assert_eq!(lane.take(last).outcome_code, Outcome::Ok as u32);
+}
+
+#[test]
+fn requests_that_are_submitted_quietly_are_all_answered_after_one_announcement() {
+    for wait_mode in [WaitMode::Park, WaitMode::Adaptive] {
+        let (host, listen) = Host::with_reply_doorbell(options(1, wait_mode));
+        let host = Arc::new(host);
+        let _worker = serve(&host, WORKER);
+        let lane = host.reactor();
+        for round in 0..200_u64 {
+            let calls = 1 + round % 16;
+            let submit = |call: u64| {
+                let sent = round << 8 | call;
+                (lane.submit_quietly(echo(), Payload::Bytes(&sent.to_le_bytes()), 0, 0).unwrap(), sent)
+            };
+            let tickets: Vec<_> = (0..calls).map(submit).collect();
+            lane.announce();
+            // The worker holds rings back while more requests lie there, and makes up for all of them.
+            let (heard, sleeps) = run(&lane, &listen, tickets);
+            assert!(heard <= sleeps, "{heard} bytes for {sleeps} sleeps");
+        }
+        assert_eq!((lane.in_flight(), drain(&listen)), (0, 0), "nobody writes while nobody sleeps");
+    }
+}
+
+#[test]
+fn an_announcement_in_a_drain_rings_the_server() {
+    let (host, _listen) = Host::with_reply_doorbell(options(1, WaitMode::Park));
+    let lane = host.reactor();
+    host.control.set_phase(Phase::Draining);
+    let ticket = lane.submit_quietly(echo(), Payload::Bytes(b"x"), 0, 0).unwrap();
+    lane.announce();
+    assert_eq!(host.server_rings.load(Ordering::SeqCst), 1);
+    lane.abandon(ticket);
+}
+
+#[test]
+fn a_small_answer_is_taken_by_itself_and_another_one_stays() {
+    let (host, listen) = Host::with_reply_doorbell(options(1, WaitMode::Park));
+    let host = Arc::new(host);
+    let _worker = serve(&host, WORKER);
+    let lane = host.reactor();
+    let answered = |payload: &[u8]| {
+        let ticket = lane.submit(echo(), Payload::Bytes(payload), 0, 0).unwrap();
+        let end = Instant::now() + PATIENCE;
+        while !lane.is_answered(&ticket) {
+            assert!(Instant::now() < end, "not answered");
+            let seen = lane.begin_look();
+            if !lane.is_answered(&ticket) && lane.arm(seen) {
+                assert!(is_readable(&listen, PATIENCE));
+                drain(&listen);
+            }
+        }
+        ticket
+    };
+    assert_eq!(lane.take_small(answered(b"few")).unwrap().as_slice(), b"few");
+    let large = lane.take_small(answered(&[7; 1000])).unwrap_err();
+    assert_eq!(lane.take(large).payload.unwrap().len(), 1000);
+    let early = lane.submit_quietly(echo(), Payload::Bytes(b"x"), 0, 0).unwrap();
+    let early = match lane.take_small(early) {
+        Ok(answer) => return assert_eq!(answer.as_slice(), b"x"),
+        Err(ticket) => ticket,
+    };
+    lane.announce();
+    lane.abandon(early);
+}
+
+#[test]
+#[should_panic(expected = "the loan is another lane's")]
+fn a_loan_of_another_lane_is_refused() {
+    let [(one, _), (another, _)] = [(); 2].map(|()| Host::with_reply_doorbell(options(1, WaitMode::Park)));
+    let loan = one.reactor().loan(1000).unwrap();
+    another.reactor().return_loan(loan);
 }

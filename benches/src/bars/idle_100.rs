@@ -62,7 +62,6 @@ fn run(settings: Settings) -> Result<Vec<Row>, BarError> {
 }
 
 fn mib_each(bytes: u64) -> f64 {
-    #[allow(clippy::cast_precision_loss, reason = "bytes of memory stay below 2^53")]
     let bytes = bytes as f64;
     bytes / f64::from(PROCESSES) / f64::from(1 << 20)
 }

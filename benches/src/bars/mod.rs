@@ -14,6 +14,9 @@ mod shm_noop_spin;
 mod shm_noop_untrusted;
 mod shm_steady;
 mod shm_throughput;
+mod state_get;
+mod state_million;
+mod state_put;
 mod tcp_1mib;
 mod tcp_connections;
 mod tcp_driver;
@@ -120,6 +123,9 @@ pub const ALL: &[Bar] = &[
     tcp_throughput::BAR,
     tcp_connections::BAR,
     tcp_driver::BAR,
+    state_get::BAR,
+    state_put::BAR,
+    state_million::BAR,
 ];
 
 /// The bars of these ids, in their order; all of them for no ids.

@@ -21,7 +21,6 @@ fn run(settings: Settings) -> Result<Vec<Row>, BarError> {
 
     let placement = lane.placement().to_string();
     let judge = |case: String, unit, count: u64| {
-        #[allow(clippy::cast_precision_loss, reason = "a count far below 2^53")]
         let figure = count as f64;
         Case { id: BAR.id, case: &case, placement: &placement, unit }.judge(figure, None, Condition::AtMost(0.0))
     };

@@ -107,7 +107,6 @@ fn open_idle(remote: &Remote, idle: usize) -> Result<Vec<WireConnection>, Subjec
     Ok(connections)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "bytes and connections stay far below 2^53")]
 fn kib_each(bytes: u64, connections: usize) -> f64 {
     bytes as f64 / 1024.0 / connections.max(1) as f64
 }

@@ -130,7 +130,6 @@ impl PairedReading {
 }
 
 /// A tick count as a float; counts of one measurement stay far below 2^53.
-#[allow(clippy::cast_precision_loss)]
 fn as_float(ticks: u64) -> f64 {
     ticks as f64
 }

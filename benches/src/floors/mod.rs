@@ -19,8 +19,12 @@ mod message_queue;
 mod peer;
 mod ping_pong;
 mod placement;
+mod pointer_chase;
 #[cfg(feature = "bars")]
 mod redis;
+#[cfg(feature = "bars")]
+mod redis_get;
+mod rotating_copy;
 mod samples;
 mod serve;
 mod session;
@@ -42,8 +46,12 @@ pub use error::FloorError;
 pub use message_queue::MessageQueue;
 pub use ping_pong::{PingPong, Waiting};
 pub use placement::{Pinned, Placement, allowed_cpus};
+pub use pointer_chase::PointerChase;
 #[cfg(feature = "bars")]
 pub use redis::Redis;
+#[cfg(feature = "bars")]
+pub use redis_get::RedisGet;
+pub use rotating_copy::RotatingCopy;
 pub use samples::{Batch, Samples, timed, timed_groups, timed_spans};
 pub use serve::serve_peer_if_asked;
 #[cfg(feature = "bars")]

@@ -23,7 +23,7 @@ use super::{Batch, Config, Crowd, FloorError, Samples};
 use crate::interleave::{Series, SeriesError};
 
 const NAME: &str = "Redis GET by redis-benchmark";
-const SERVER: &str = "redis-server";
+pub(super) const SERVER: &str = "redis-server";
 const BENCHMARK: &str = "redis-benchmark";
 /// Requests of a round: a few tenths of a second, because `redis-benchmark` counts in milliseconds.
 const REQUESTS: u64 = 200_000;
@@ -32,7 +32,7 @@ const VALUE_BYTES: usize = 64;
 /// Ports tried: another program may take the one that was found free.
 const PORTS_TRIED: u32 = 5;
 /// How long the server may take to answer first.
-const START_PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const START_PATIENCE: Duration = Duration::from_secs(10);
 /// How often it is asked.
 const START_POLL: Duration = Duration::from_millis(10);
 /// The longest that a run of the benchmark may take: a hundred times what it takes.
@@ -57,7 +57,7 @@ impl Redis {
         for _ in 0..PORTS_TRIED {
             let port = free_port().map_err(FloorError::system("find a free port"))?;
             let server = start_server(port, config.placement.peer_cpu())?;
-            if answers(port, &server)? {
+            if answers(&server, || ping(port))? {
                 let redis = Self { _server: server, port, config: config.clone(), on_this_thread: PhantomData };
                 redis.benchmark("set", 1_000)?;
                 return Ok(redis);
@@ -73,7 +73,7 @@ impl Redis {
     pub fn round(&mut self) -> Result<Samples, FloorError> {
         let per_second = self.benchmark("get", REQUESTS)?;
         let mut samples = Samples::empty(REQUESTS);
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         // Less than a minute, and positive: `parse_per_second` saw to it.
         samples.record((REQUESTS as f64 * 1e9 / per_second) as u64);
         Ok(samples)
@@ -116,14 +116,14 @@ fn start_server(port: u16, cpu: Option<usize>) -> Result<Program, FloorError> {
     Program::start(command, cpu)
 }
 
-/// Whether the server on `port` answers before it ends.
-fn answers(port: u16, server: &Program) -> Result<bool, FloorError> {
+/// Whether the server answers `ping` before it ends.
+pub(super) fn answers(server: &Program, ping: impl Fn() -> io::Result<()>) -> Result<bool, FloorError> {
     let until = Instant::now() + START_PATIENCE;
     while Instant::now() < until {
         if wait_readable(&[server.pidfd.as_fd()], Instant::now()).is_some() {
             return Ok(false);
         }
-        if ping(port).is_ok() {
+        if ping().is_ok() {
             return Ok(true);
         }
         thread::sleep(START_POLL);
@@ -152,13 +152,13 @@ fn parse_per_second(text: &str, test: &str) -> Option<f64> {
     (per_second > 1.0).then_some(per_second)
 }
 
-fn other_program(program: &'static str, reason: String) -> FloorError {
+pub(super) fn other_program(program: &'static str, reason: String) -> FloorError {
     FloorError::OtherProgram { program, reason }
 }
 
 /// A started program, killed and reaped when dropped.
 #[derive(Debug)]
-struct Program {
+pub(super) struct Program {
     name: &'static str,
     child: Child,
     pidfd: OwnedFd,
@@ -166,7 +166,7 @@ struct Program {
 
 impl Program {
     /// Starts it on `cpu`; it ends with the calling thread at the latest.
-    fn start(mut command: Command, cpu: Option<usize>) -> Result<Self, FloorError> {
+    pub(super) fn start(mut command: Command, cpu: Option<usize>) -> Result<Self, FloorError> {
         let name = if command.get_program() == OsStr::new(SERVER) { SERVER } else { BENCHMARK };
         // SAFETY: between fork and exec only one system call is made, which takes no lock and allocates nothing.
         unsafe {

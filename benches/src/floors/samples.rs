@@ -3,6 +3,7 @@
 //! the clock and one store, nothing else.
 
 use std::fmt;
+use std::iter;
 
 use hdrhistogram::Histogram;
 
@@ -69,6 +70,31 @@ impl Samples {
         self.histogram.add(&other.histogram).expect("all histograms have the same bounds");
     }
 
+    /// As words of 8 bytes, for another process: operations a sample, then each span that occurred with its count.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let spans = self.histogram.iter_recorded();
+        let spans = spans.flat_map(|span| [span.value_iterated_to(), span.count_at_value()]);
+        iter::once(self.operations_per_sample).chain(spans).flat_map(u64::to_le_bytes).collect()
+    }
+
+    /// What [`Samples::to_bytes`] made; `None` for anything else.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (words, rest) = bytes.as_chunks::<8>();
+        let (operations, spans) = words.split_first()?;
+        let (spans, odd) = spans.as_chunks::<2>();
+        let operations_per_sample = u64::from_le_bytes(*operations);
+        if operations_per_sample == 0 || !rest.is_empty() || !odd.is_empty() {
+            return None;
+        }
+        let mut samples = Self::empty(operations_per_sample);
+        for [span_ns, count] in spans {
+            samples.histogram.saturating_record_n(u64::from_le_bytes(*span_ns), u64::from_le_bytes(*count));
+        }
+        Some(samples)
+    }
+
     /// The spans in nanoseconds, one for every `operations_per_sample` operations.
     #[must_use]
     pub fn histogram(&self) -> &Histogram<u64> {
@@ -88,7 +114,6 @@ impl Samples {
     }
 
     /// Nanoseconds an operation at a quantile between 0 and 1 (of the spans' means where a span covers several).
-    #[allow(clippy::cast_precision_loss)] // spans of a minute and counts of a run stay far below 2^53
     #[must_use]
     pub fn quantile_ns(&self, quantile: f64) -> f64 {
         self.histogram.value_at_quantile(quantile) as f64 / self.operations_per_sample as f64
@@ -113,7 +138,6 @@ impl Samples {
     }
 
     /// Operations a second, over the sum of all spans; zero without spans.
-    #[allow(clippy::cast_precision_loss)]
     #[must_use]
     pub fn per_second(&self) -> f64 {
         let total_ns = self.histogram.mean() * self.count() as f64;
@@ -239,6 +263,20 @@ mod tests {
         assert!((samples.p50_ns() - 100.0).abs() < 1.0, "{samples:?}");
         let millions = samples.per_second() / 1e6;
         assert!((millions - 10.0).abs() < 0.1, "{millions}");
+    }
+
+    #[test]
+    fn samples_travel_as_bytes() {
+        let mut samples = Samples::empty(4);
+        for span_ns in [7, 7, 1_000, 123_456_789] {
+            samples.record(span_ns);
+        }
+        let back = Samples::from_bytes(&samples.to_bytes()).expect("its own bytes");
+        assert_eq!(back.histogram(), samples.histogram());
+        assert_eq!(back.operations_per_sample(), 4);
+        for bytes in [&[][..], &[0; 8], &[1; 12], &[1; 16]] {
+            assert!(Samples::from_bytes(bytes).is_none(), "{bytes:?}");
+        }
     }
 
     #[test]

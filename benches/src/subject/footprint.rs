@@ -11,6 +11,9 @@ use super::SubjectError;
 /// Bytes of the blocks in which the kernel counts a file's allocated size.
 const STAT_BLOCK_BYTES: u64 = 512;
 
+/// What the kernel calls the memory of a process's state.
+const STATE_SEGMENT: &str = "praas-objects";
+
 /// Processor time that processes have used.
 #[derive(Clone, Copy, Debug)]
 pub struct CpuTime(pub Duration);
@@ -63,6 +66,21 @@ impl Footprint {
         footprint.segment_bytes = segments.values().sum();
         Ok(footprint)
     }
+}
+
+/// Bytes of memory that the states of a server's processes take, each counted once.
+///
+/// # Errors
+/// [`SubjectError::Hidden`]: servers show themselves to root alone.
+pub(super) fn state_bytes(server: u32) -> Result<u64, SubjectError> {
+    let mut states = BTreeMap::new();
+    for path in entries(&format!("/proc/{server}/fd"))? {
+        let is_state = fs::read_link(&path).is_ok_and(|target| target.to_string_lossy().contains(STATE_SEGMENT));
+        if let Some(status) = is_state.then(|| fs::metadata(&path).ok()).flatten() {
+            states.insert((status.dev(), status.ino()), status.blocks() * STAT_BLOCK_BYTES);
+        }
+    }
+    Ok(states.values().sum())
 }
 
 fn pss_bytes(process: u32) -> Result<u64, SubjectError> {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use praas_client::Function;
 use praas_function::{Application, Call, FunctionError, FunctionResult};
 
+use super::state_functions::with_state_functions;
 use super::{allocations, trap};
 use crate::floors::{Pinned, sum};
 
@@ -26,7 +27,7 @@ pub(super) const CONFINE: Function<'static> = Function::new("confine");
 pub(super) const COUNTS: Function<'static> = Function::new("counts");
 
 /// What a function answers that cannot do what it is for.
-const FAILED_CODE: u32 = 1;
+pub(super) const FAILED_CODE: u32 = 1;
 
 /// The application: each worker makes one.
 pub(super) fn application() -> Application {
@@ -37,7 +38,7 @@ pub(super) fn application() -> Application {
         confined_at.set(Counts::now());
         Ok(())
     };
-    Application::new()
+    with_state_functions(Application::new())
         .function(NOOP.name(), |call: &mut Call| call.reply(call.input()))
         .function(ACCEPT.name(), |_: &mut Call| ())
         .function(ANSWER_IN_KIND.name(), |call: &mut Call| call.output(call.input().len()).map(drop))

@@ -8,6 +8,7 @@
 //! | `running_server` | a server on a data directory of its own, and clients of it |
 //! | `lane` | a process of one worker with a lane to it, placed, and asleep between rounds |
 //! | `remote` | the same over TCP on loopback, with a server of its own |
+//! | `state_functions`, `state_process` | a process of two workers whose functions time their own puts and gets |
 //! | `steady`, `allocations`, `trap` | a caller that may neither call the system nor allocate |
 //! | `wire_load` | many connections that speak the network protocol, and a load over them |
 //! | `footprint` | what idle processes take of the machine |
@@ -24,6 +25,8 @@ mod lane;
 mod remote;
 mod role;
 mod running_server;
+mod state_functions;
+mod state_process;
 mod steady;
 #[allow(unsafe_code)] // The handler of the trap's signal is set by the C library.
 mod trap;
@@ -37,6 +40,8 @@ pub use lane::{Lane, LanePlan, Trust, call_noop, check, check_noop, noop_payload
 pub use remote::{Remote, RemotePlan, Route};
 pub use role::serve_role_if_asked;
 pub use running_server::{NetworkPlan, RunningServer};
+pub use state_functions::GETS_PER_SAMPLE;
+pub use state_process::{KEY_BYTES, Objects, Replacements, StateProcess};
 pub use steady::{Steadiness, steady_calls};
 pub use wire_load::{WireCalls, WireConnection, wire_crowd, wire_load};
 

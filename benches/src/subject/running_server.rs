@@ -34,6 +34,10 @@ const SECRET_FILE: &str = "secret";
 const SMALL_WORKER: &str = "noop-worker";
 /// The application of that binary.
 const SMALL_APPLICATION: &str = "small";
+/// The application whose processes keep state and have two workers, which sleep between calls.
+const STATE_APPLICATION: &str = "state";
+/// Bytes that the state of such a process may grow to: old and new values of 64 MiB, and room for what waits for readers.
+const STATE_BYTES_MAX: u64 = 1 << 30;
 /// How long a server may take to end: it drains its processes first.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -156,6 +160,13 @@ impl RunningServer {
         Some(format!("{SMALL_APPLICATION}/p{number}").parse().expect("two names"))
     }
 
+    /// The same of the application whose processes keep state.
+    #[must_use]
+    pub fn new_state_id(&self) -> ProcessId {
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        format!("{STATE_APPLICATION}/p{number}").parse().expect("two names")
+    }
+
     /// Where it keeps its files.
     #[must_use]
     pub fn data_directory(&self) -> &Path {
@@ -222,7 +233,8 @@ pub(super) fn serve(mut arguments: impl Iterator<Item = OsString>) -> Result<(),
     Ok(())
 }
 
-/// One application for each way of waiting, and one of the smallest binary; everything else is as it is by default.
+/// One application for each way of waiting, one with much state, and one of the smallest binary; everything else is as it is
+/// by default.
 fn applications() -> Result<Vec<Application>, Box<dyn Error>> {
     let program = env::current_exe()?;
     let mut applications = Vec::new();
@@ -231,10 +243,21 @@ fn applications() -> Result<Vec<Application>, Box<dyn Error>> {
         application.wait = wait;
         applications.push(application);
     }
+    applications.push(state_application(program)?);
     if let Some(program) = small_worker() {
         applications.push(Application::new(SMALL_APPLICATION.parse()?, program));
     }
     Ok(applications)
+}
+
+fn state_application(program: PathBuf) -> Result<Application, Box<dyn Error>> {
+    let mut application = Application::new(STATE_APPLICATION.parse()?, program);
+    application.wait = WaitMode::Park;
+    (application.workers_min, application.workers_max) = (2, 2);
+    application.limits.state_bytes_max = STATE_BYTES_MAX;
+    // The kernel says there whether the clock may be trusted.
+    application.readable = vec![PathBuf::from("/proc/cpuinfo")];
+    Ok(application)
 }
 
 fn small_worker() -> Option<PathBuf> {

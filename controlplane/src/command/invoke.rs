@@ -93,7 +93,8 @@ fn read_payload(arguments: &InvokeArguments, limit_bytes: u64) -> Result<Vec<u8>
     }
 }
 
-fn read_at_most(source: impl Read, path: &Path, limit_bytes: u64) -> Result<Vec<u8>, Failure> {
+/// All bytes of `source`, which is called `path`, unless they are more than a process takes.
+pub(crate) fn read_at_most(source: impl Read, path: &Path, limit_bytes: u64) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     source.take(limit_bytes + 1).read_to_end(&mut bytes).map_err(Failure::file("reading", path))?;
     if bytes.len() as u64 > limit_bytes {

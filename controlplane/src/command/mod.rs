@@ -11,6 +11,7 @@ pub mod new;
 pub mod ping;
 pub mod process;
 pub mod serve;
+pub mod state;
 pub mod stats;
 pub mod token;
 
@@ -119,6 +120,7 @@ pub fn carry_out(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Process(command) => process::process(context, command),
         Command::Invoke(arguments) => invoke::invoke(context, &arguments),
         Command::Ping(arguments) => ping::ping(context, &arguments),
+        Command::State(command) => state::state(context, &command),
         Command::Stats(arguments) => stats::stats(context, &arguments),
         Command::Token(command) => token::token(context, command),
         Command::Doctor => doctor::doctor(context),

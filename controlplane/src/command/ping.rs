@@ -11,7 +11,7 @@ use crate::command::Context;
 use crate::command::calling::CallingArguments;
 use crate::duration;
 use crate::failure::Failure;
-use crate::latency::readable_ns;
+use crate::latency::readable_whole_ns;
 use crate::limits::{PING_INTERVAL_DEFAULT, PING_SERVER_MAX, PINGS_MAX};
 use crate::table::Columns;
 
@@ -127,8 +127,8 @@ fn call(client: &Client, process: &Process) -> Result<Hops, Failure> {
 fn show(context: &Context, process: ProcessId, number: u64, hops: Hops) -> Result<(), Failure> {
     let output = context.output();
     output.value(&as_json(process, number, hops))?;
-    let parts = hops.parts_ns.map(|(name, ns)| format!("{name} {}", readable(ns))).join(", ");
-    output.line(format_args!("{process} call {number}: {} ({parts})", readable(hops.all_ns)))
+    let parts = hops.parts_ns.map(|(name, ns)| format!("{name} {}", readable_whole_ns(ns))).join(", ");
+    output.line(format_args!("{process} call {number}: {} ({parts})", readable_whole_ns(hops.all_ns)))
 }
 
 fn as_json(process: ProcessId, number: u64, hops: Hops) -> Value {
@@ -145,18 +145,18 @@ fn summarize(context: &Context, all: &[Hops]) -> Result<(), Failure> {
     let mut row = |name: &str, mut times_ns: Vec<u64>| {
         times_ns.sort_unstable();
         let at = |percent: usize| times_ns[(times_ns.len() - 1) * percent / 100];
-        columns.row(vec![name.to_owned(), readable(at(50)), readable(at(99)), readable(at(100))]);
+        columns.row(vec![
+            name.to_owned(),
+            readable_whole_ns(at(50)),
+            readable_whole_ns(at(99)),
+            readable_whole_ns(at(100)),
+        ]);
     };
     row("all", all.iter().map(|hops| hops.all_ns).collect());
     for (index, (name, _)) in first.parts_ns.iter().enumerate() {
         row(name, all.iter().map(|hops| hops.parts_ns[index].1).collect());
     }
     context.output().line(format_args!("\n{}", columns.render("")))
-}
-
-#[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
-fn readable(ns: u64) -> String {
-    readable_ns(ns as f64)
 }
 
 fn monotonic_ns() -> u64 {

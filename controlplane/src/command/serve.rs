@@ -50,7 +50,8 @@ pub struct ServeArguments {
     /// Refuse to run where workers cannot be confined fully; `praas doctor` tells
     #[arg(long)]
     pub require_sandbox: bool,
-    /// Memory that all lanes and processes may take together, such as 4GiB; the host's memory unless given
+    /// Memory that all lanes and processes may take together, such as 4GiB; the host's memory unless given. A process counts
+    /// with a sixteenth of its state_bytes_max, or with what its state takes where that is more
     #[arg(long, value_name = "BYTES", value_parser = memory_bytes)]
     pub memory_budget: Option<u64>,
     /// Serve clients on the network at this address, HOST:PORT as digits; may be given again
@@ -66,7 +67,7 @@ pub struct ServeArguments {
     #[arg(long, value_name = "MODE", default_value = "adaptive")]
     pub network_wait: WaitModeArgument,
     /// What drives the network's sockets; epoll measured as fast or faster on loopback
-    #[arg(long, value_name = "DRIVER", default_value = "epoll")]
+    #[arg(long, value_name = "DRIVER", value_enum, default_value_t)]
     pub driver: DriverArgument,
     /// Answer counts and latencies in the OpenMetrics format at 127.0.0.1:PORT, [::1]:PORT or unix:PATH
     #[arg(long, value_name = "ADDRESS")]
@@ -91,6 +92,17 @@ pub enum DriverArgument {
     IoUring,
     /// epoll
     Epoll,
+}
+
+impl Default for DriverArgument {
+    /// What the server takes when nobody chooses.
+    fn default() -> Self {
+        match DriverChoice::default() {
+            DriverChoice::Auto => Self::Auto,
+            DriverChoice::IoUring => Self::IoUring,
+            DriverChoice::Epoll => Self::Epoll,
+        }
+    }
 }
 
 impl From<DriverArgument> for DriverChoice {
@@ -167,7 +179,9 @@ fn options(arguments: &ServeArguments, data_directory: PathBuf, applications: Ve
     options.network_shards = arguments.network_threads.map_or(options.network_shards, usize::from);
     options.network_wait = arguments.network_wait.into();
     options.network_driver = arguments.driver.into();
-    options.keeper_linger = arguments.keeper_linger.unwrap_or(options.keeper_linger);
+    // Nobody starts another server on a temporary directory.
+    let linger = if arguments.temporary { Duration::ZERO } else { options.keeper_linger };
+    options.keeper_linger = arguments.keeper_linger.unwrap_or(linger);
     options.log_level = match arguments.log {
         LogLevel::Error => Level::Error,
         LogLevel::Warning => Level::Warning,
@@ -219,7 +233,7 @@ fn announce(
     output.line(format_args!("serving on {}; Ctrl-C ends it\n\n{}\n", socket.display(), columns.render("  ")))?;
     if let Some(network) = server.network() {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-        output.line(format_args!("network: {} ({})", addresses.join(", "), driver_name(network.driver())))?;
+        output.line(format_args!("network: {} ({})\n", addresses.join(", "), driver_name(network.driver())))?;
     }
     if addresses.iter().any(|address| !address.ip().is_loopback()) {
         // To standard error too, where programs that read the other stream leave it for a person.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use crate::command::Context;
 use crate::failure::Failure;
-use crate::latency::readable_ns;
+use crate::latency::readable_whole_ns;
 use crate::table::Columns;
 
 /// What its help begins with.
@@ -107,17 +107,12 @@ fn as_text(shown: &[(ProcessId, ProcessStats)]) -> String {
                 function.failed.to_string(),
             ];
             let times = [function.p50_ns, function.p99_ns, function.p999_ns, function.max_ns];
-            row.extend(times.map(|ns| if function.timed == 0 { "-".to_owned() } else { readable(ns) }));
+            row.extend(times.map(|ns| if function.timed == 0 { "-".to_owned() } else { readable_whole_ns(ns) }));
             row.extend(if number == 0 { whole.clone() } else { [String::new(), String::new()] });
             columns.row(row);
         }
     }
     columns.render("")
-}
-
-#[allow(clippy::cast_precision_loss, reason = "three digits are shown")]
-fn readable(ns: u64) -> String {
-    readable_ns(ns as f64)
 }
 
 #[cfg(test)]

@@ -1,44 +1,86 @@
 //! The functions of the demo, as its workers register them.
 //!
-//! One worker owns one index, so the functions share it without locks. The process has exactly one worker: a second one
-//! would have an index of its own.
+//! The index is an object of the process's state: `search` reads it where it lies, in any worker, and it outlives all of them.
+//! Building one takes many small changes, so `add` makes them in a worker's own memory and `publish` puts the whole. The
+//! process has exactly one worker: a second one would build an index of its own.
 
 use std::cell::RefCell;
 use std::rc::Rc;
 
-use praas_function::{Application, Call, Context};
+use praas_function::{Application, Call, Context, FunctionResult, StateError};
 
 use super::index::Index;
-use super::messages::{ArchivedAddBatch, ArchivedSearchQuery, IndexSummary};
+use super::messages::{AddSummary, ArchivedAddBatch, ArchivedSearchQuery, IndexSummary, SearchResult};
 
 /// Name of the application.
 pub const APPLICATION: &str = "demo";
 
-/// Adds an [`AddBatch`](super::messages::AddBatch); answers an [`AddSummary`](super::messages::AddSummary).
+/// Key of the index among the objects of the process.
+pub const INDEX_KEY: &str = "index";
+
+/// Adds an [`AddBatch`](super::messages::AddBatch) to what is published next; answers an [`AddSummary`].
 pub const ADD: &str = "add";
 
-/// Answers a [`SearchQuery`](super::messages::SearchQuery) with a [`SearchResult`](super::messages::SearchResult).
+/// Makes what was added the index that is searched; answers its [`IndexSummary`].
+pub const PUBLISH: &str = "publish";
+
+/// Answers a [`SearchQuery`](super::messages::SearchQuery) with a [`SearchResult`] from the published index.
 pub const SEARCH: &str = "search";
 
-/// Answers an [`IndexSummary`], whatever it gets.
+/// Answers the [`IndexSummary`] of the published index, whatever it gets.
 pub const SUMMARY: &str = "summary";
 
 /// Answers what it gets: the shortest call that can be made.
 pub const NOOP: &str = "noop";
 
 /// Every function, as a `praas.toml` names them.
-pub const FUNCTIONS: [&str; 4] = [ADD, SEARCH, SUMMARY, NOOP];
+pub const FUNCTIONS: [&str; 5] = [ADD, PUBLISH, SEARCH, SUMMARY, NOOP];
 
-/// The application, with an empty index.
+/// The application.
 #[must_use]
 pub fn application() -> Application {
-    let index = Rc::new(RefCell::new(Index::new()));
-    let (added, searched, summed) = (Rc::clone(&index), Rc::clone(&index), index);
+    let added = Rc::new(RefCell::new(Draft::default()));
+    let published = Rc::clone(&added);
     Application::new()
-        .typed(ADD, move |_: &Context, batch: &ArchivedAddBatch| Ok(added.borrow_mut().add(batch)?))
-        .typed(SEARCH, move |_: &Context, query: &ArchivedSearchQuery| Ok(searched.borrow().search(query)?))
-        .typed(SUMMARY, move |_: &Context, (): &()| Ok::<IndexSummary, _>(summed.borrow().summary()))
+        .typed(ADD, move |context: &Context, batch: &ArchivedAddBatch| added.borrow_mut().add(context, batch))
+        .typed(PUBLISH, move |context: &Context, (): &()| published.borrow_mut().publish(context))
+        .typed(SEARCH, |context: &Context, query: &ArchivedSearchQuery| match context.state::<Index>(INDEX_KEY)? {
+            Some(index) => Ok(index.search(query)?),
+            None => Ok(SearchResult::default()),
+        })
+        .typed(SUMMARY, |context: &Context, (): &()| {
+            Ok(context.state::<Index>(INDEX_KEY)?.map_or_else(IndexSummary::default, |index| index.summary()))
+        })
         .function(NOOP, |call: &mut Call| call.reply(call.input()))
+}
+
+/// The index as this worker changes it, and the version of the published one that it is based on.
+#[derive(Default)]
+struct Draft {
+    index: Index,
+    version: Option<u64>,
+}
+
+impl Draft {
+    fn add(&mut self, context: &Context<'_>, batch: &ArchivedAddBatch) -> FunctionResult<AddSummary> {
+        self.follow(context)?;
+        Ok(self.index.add(batch)?)
+    }
+
+    fn publish(&mut self, context: &Context<'_>) -> FunctionResult<IndexSummary> {
+        self.follow(context)?;
+        self.version = Some(context.put(INDEX_KEY, &self.index)?);
+        Ok(self.index.summary())
+    }
+
+    /// Begins with the published index, where another worker published it: the one before this.
+    fn follow(&mut self, context: &Context<'_>) -> Result<(), StateError> {
+        let Some(published) = context.state::<Index>(INDEX_KEY)? else { return Ok(()) };
+        if self.version != Some(published.version()) {
+            *self = Self { index: published.to_value()?, version: Some(published.version()) };
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -55,6 +97,10 @@ mod tests {
         let batch = batch_of(&[("a.txt", "the quick fox\njumps"), ("b.txt", "the lazy dog")]);
         let added: AddSummary = harness.invoke_typed(ADD, &batch).unwrap();
         assert_eq!(added.documents, 2);
+        let summary: IndexSummary = harness.invoke_typed(SUMMARY, &()).unwrap();
+        assert_eq!(summary.documents, 0, "it is published as a whole");
+        let published: IndexSummary = harness.invoke_typed(PUBLISH, &()).unwrap();
+        assert_eq!(published.documents, 2);
         let query = SearchQuery { text: "Fox".into(), limit: 10 };
         let found: SearchResult = harness.invoke_typed(SEARCH, &query).unwrap();
         assert_eq!(found.hits.len(), 1);
@@ -72,6 +118,7 @@ mod tests {
     #[test]
     fn a_query_that_is_too_long_fails_in_words() {
         let harness = Harness::new(application).unwrap();
+        harness.invoke_typed::<IndexSummary>(PUBLISH, &()).unwrap();
         let query = SearchQuery { text: "x".repeat(2000), limit: 1 };
         let error = harness.invoke_typed::<SearchResult>(SEARCH, &query).unwrap_err();
         assert!(error.to_string().contains("the query has 2000 bytes"), "{error}");

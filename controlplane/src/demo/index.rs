@@ -1,4 +1,5 @@
-//! The index: the demo's state, owned by the process of the function and changed by one call at a time.
+//! The index: built by one worker in memory of its own, published as an object of the process's state, and searched there, as
+//! an archive, by every worker.
 //!
 //! 1. The postings of a term are sorted by document and hold each document at most once; no term has none.
 //! 2. A document's number is its place in `documents` and never changes; a newer text under the same path takes it over.
@@ -8,6 +9,7 @@
 use std::collections::{HashMap, HashSet};
 use std::{iter, mem};
 
+use praas_function::StateType;
 use rkyv::{Archive, Deserialize, Serialize};
 
 use super::limits::{DOCUMENTS_MAX, FILE_BYTES_MAX, INDEX_TEXT_BYTES_MAX, PATH_BYTES_MAX};
@@ -223,16 +225,37 @@ impl Index {
         posted
     }
 
-    pub(super) fn document(&self, number: u32) -> &IndexedDocument {
+    fn document(&self, number: u32) -> &IndexedDocument {
         &self.documents[number as usize]
     }
 }
 
-impl IndexedDocument {
+impl StateType for Index {
+    const NAME: &'static str = "index";
+}
+
+impl ArchivedIndex {
+    /// What the index holds.
+    #[must_use]
+    pub fn summary(&self) -> IndexSummary {
+        IndexSummary {
+            documents: count(self.documents.len()),
+            terms: count(self.terms.len()),
+            tokens: self.tokens.to_native(),
+            bytes: self.text_bytes.to_native(),
+        }
+    }
+
+    pub(super) fn document(&self, number: u32) -> &ArchivedIndexedDocument {
+        &self.documents[number as usize]
+    }
+}
+
+impl ArchivedIndexedDocument {
     /// The number, from 1, and the start of the line that holds this byte.
     pub(super) fn line_at(&self, offset_bytes: u32) -> (u32, usize) {
-        let line_number = self.line_starts.partition_point(|&start| start <= offset_bytes);
-        let start = self.line_starts[line_number - 1];
+        let line_number = self.line_starts.partition_point(|start| start.to_native() <= offset_bytes);
+        let start = self.line_starts[line_number - 1].to_native();
         (count(line_number), start as usize)
     }
 }

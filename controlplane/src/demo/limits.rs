@@ -41,8 +41,11 @@ pub const PATH_BYTES_MAX: usize = 4096;
 /// Documents in one index, and files listed by one walk: a large project's sources.
 pub const DOCUMENTS_MAX: usize = 20_000;
 
-/// Text in one index: with its postings it takes about twice as much memory in the process that owns it.
-pub const INDEX_TEXT_BYTES_MAX: u64 = 128 * 1024 * 1024;
+/// Text in one index: with its postings it takes about twice as much memory, as an object and in the worker that builds it.
+pub const INDEX_TEXT_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// State of the demo's process: room for the largest index, and a new one beside it where they are small.
+pub const STATE_MIB_MAX: u64 = 256;
 
 /// Directory entries looked at by one walk, so that a walk of a whole disk ends within seconds.
 pub const WALK_ENTRIES_MAX: usize = 500_000;

@@ -1,10 +1,10 @@
-//! Answering a query: documents that contain every term, ranked by BM25.
+//! Answering a query from the archived index, where it lies: documents that contain every term, ranked by BM25.
 //!
 //! 1. The rarest term leads: its postings are walked once, the others' only forward, by galloping.
 //! 2. Before the hits are written out a query allocates nothing but the list of the best, bounded by its limit.
 //! 3. Equal queries on equal indexes give equal results: ties go to the document added first.
 
-use super::index::{Index, Posting};
+use super::index::{ArchivedIndex, ArchivedPosting};
 use super::limits::{QUERY_BYTES_MAX, QUERY_TERMS_MAX, SEARCH_HITS_MAX};
 use super::messages::{ArchivedSearchQuery, Hit, SearchResult};
 use super::snippet::snippet;
@@ -35,7 +35,7 @@ pub enum SearchError {
     },
 }
 
-impl Index {
+impl ArchivedIndex {
     /// Searches, straight from the query's archived form. A query without any term matches nothing.
     ///
     /// # Errors
@@ -58,10 +58,10 @@ impl Index {
     fn hit(&self, found: Candidate) -> Hit {
         let document = self.document(found.document);
         let (line_number, start) = document.line_at(found.offset_bytes);
-        let rest = &document.text[start..];
+        let rest = &document.text.as_str()[start..];
         let line = rest.split('\n').next().unwrap_or(rest);
         Hit {
-            path: document.path.clone(),
+            path: document.path.as_str().to_owned(),
             score: found.score,
             line_number,
             line: snippet(line, found.offset_bytes as usize - start),
@@ -72,7 +72,7 @@ impl Index {
 /// One term of a query, with the postings not yet walked.
 #[derive(Clone, Copy, Default)]
 struct Term<'a> {
-    rest: &'a [Posting],
+    rest: &'a [ArchivedPosting],
     weight: f32,
 }
 
@@ -84,7 +84,7 @@ struct Terms<'a> {
 
 impl<'a> Terms<'a> {
     /// The terms of `text`; none if there is no term, or one that no document contains.
-    fn find(index: &'a Index, text: &str) -> Result<Option<Self>, SearchError> {
+    fn find(index: &'a ArchivedIndex, text: &str) -> Result<Option<Self>, SearchError> {
         if text.len() > QUERY_BYTES_MAX {
             return Err(SearchError::QueryTooLong { bytes: text.len(), bytes_max: QUERY_BYTES_MAX });
         }
@@ -103,7 +103,7 @@ impl<'a> Terms<'a> {
         Ok((found.len > 0).then_some(found))
     }
 
-    fn push(&mut self, postings: &'a [Posting]) -> Result<(), SearchError> {
+    fn push(&mut self, postings: &'a [ArchivedPosting]) -> Result<(), SearchError> {
         // Equal terms have the same list of postings: comparing addresses compares words.
         if self.terms_mut().iter().any(|term| std::ptr::eq(term.rest, postings)) {
             return Ok(());
@@ -119,18 +119,18 @@ impl<'a> Terms<'a> {
     }
 
     /// Visits every document that contains all terms, in the order in which they were added.
-    fn for_each_match(&mut self, index: &Index, scoring: &Scoring, mut visit: impl FnMut(Candidate)) {
+    fn for_each_match(&mut self, index: &ArchivedIndex, scoring: &Scoring, mut visit: impl FnMut(Candidate)) {
         let Some((lead, others)) = self.terms_mut().split_first_mut() else {
             return;
         };
         for posting in lead.rest {
-            let norm = scoring.norm(index.document(posting.document).tokens);
-            let lead_score = lead.weight * scoring.frequency(posting.frequency, norm);
-            match others_score(others, posting.document, scoring, norm) {
+            let norm = scoring.norm(index.document(posting.document.to_native()).tokens.to_native());
+            let lead_score = lead.weight * scoring.frequency(posting.frequency.to_native(), norm);
+            match others_score(others, posting.document.to_native(), scoring, norm) {
                 Others::Score(score) => visit(Candidate {
                     score: lead_score + score,
-                    document: posting.document,
-                    offset_bytes: posting.offset_bytes,
+                    document: posting.document.to_native(),
+                    offset_bytes: posting.offset_bytes.to_native(),
                 }),
                 Others::NotHere => {}
                 Others::NoMore => return,
@@ -152,15 +152,15 @@ fn others_score(others: &mut [Term<'_>], document: u32, scoring: &Scoring, norm:
         match term.rest.first() {
             None => return Others::NoMore,
             Some(posting) if posting.document != document => return Others::NotHere,
-            Some(posting) => score += term.weight * scoring.frequency(posting.frequency, norm),
+            Some(posting) => score += term.weight * scoring.frequency(posting.frequency.to_native(), norm),
         }
     }
     Others::Score(score)
 }
 
 /// The postings from this document on: doubling steps, then a binary search within the last one.
-fn from_document(postings: &[Posting], document: u32) -> &[Posting] {
-    let before = |posting: &Posting| posting.document < document;
+fn from_document(postings: &[ArchivedPosting], document: u32) -> &[ArchivedPosting] {
+    let before = |posting: &ArchivedPosting| posting.document < document;
     let mut end = 1;
     while postings.get(end - 1).is_some_and(before) {
         end *= 2;
@@ -183,9 +183,9 @@ struct Scoring {
 }
 
 impl Scoring {
-    fn of(index: &Index) -> Self {
+    fn of(index: &ArchivedIndex) -> Self {
         let documents = index.documents.len().max(1) as f32;
-        let tokens_mean = index.tokens.max(1) as f32 / documents;
+        let tokens_mean = index.tokens.to_native().max(1) as f32 / documents;
         Self { norm_base: SATURATION * (1.0 - LENGTH_WEIGHT), norm_per_token: SATURATION * LENGTH_WEIGHT / tokens_mean }
     }
 

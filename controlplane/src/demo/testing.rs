@@ -2,7 +2,7 @@
 
 use rkyv::rancor::Error;
 
-use super::index::{AddError, Index};
+use super::index::{AddError, ArchivedIndex, Index};
 use super::messages::{
     AddBatch, AddSummary, ArchivedAddBatch, ArchivedSearchQuery, Document, SearchQuery, SearchResult,
 };
@@ -21,5 +21,7 @@ pub(super) fn archive_and_add(index: &mut Index, batch: &AddBatch) -> Result<Add
 pub(super) fn archive_and_search(index: &Index, text: &str, limit: u32) -> Result<SearchResult, SearchError> {
     let query = SearchQuery { text: text.to_owned(), limit };
     let bytes = rkyv::to_bytes::<Error>(&query).expect("a query can be archived");
+    let index = rkyv::to_bytes::<Error>(index).expect("an index can be archived");
+    let index = rkyv::access::<ArchivedIndex, Error>(&index).expect("it was just archived");
     index.search(rkyv::access::<ArchivedSearchQuery, Error>(&bytes).expect("it was just archived"))
 }

@@ -2,7 +2,7 @@
 //! loopback or on a Unix socket.
 //!
 //! 1. It is for a collector on the same host: other addresses are refused. Whoever can connect may read; a Unix socket is of
-//!    mode 0600.
+//!    mode 0600 before anybody can connect.
 //! 2. One request a connection, one connection at a time, each with a deadline: a peer that says nothing holds nothing up
 //!    for long, and nobody can make the server hold more than one request's head.
 //! 3. A scrape asks the server's loop once and stops no call.
@@ -17,12 +17,16 @@ use std::io;
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
 use praas_server::ServerObserver;
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, listen, socket_with};
+
+use crate::limits::METRICS_BACKLOG;
 
 /// A served endpoint; it ends, and its socket file goes, when this is dropped.
 #[derive(Debug)]
@@ -52,9 +56,7 @@ impl MetricsEndpoint {
             }
             MetricsAddress::Unix(path) => {
                 remove_stale_socket(path)?;
-                let listener = UnixListener::bind(path)?;
-                std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-                (Listening::Unix(listener), address.clone(), Some(path.clone()))
+                (Listening::Unix(listen_for_owner(path)?), address.clone(), Some(path.clone()))
             }
         };
         let ends = Arc::new(AtomicBool::new(false));
@@ -72,8 +74,24 @@ impl MetricsEndpoint {
     }
 }
 
+/// A listening socket that only its owner may connect to, at every moment of its life: the kernel gives the file the mode of
+/// the socket, whatever the umask allows beyond that, and nobody can connect before it listens.
+fn listen_for_owner(path: &Path) -> io::Result<UnixListener> {
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    rustix::fs::fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
+    bind(&socket, &SocketAddrUnix::new(path)?)?;
+    let mode = std::fs::symlink_metadata(path)?.permissions().mode();
+    if mode & 0o077 != 0 {
+        let _ = std::fs::remove_file(path);
+        let message = format!("its file system gives sockets the mode {:o}: choose a path on another", mode & 0o777);
+        return Err(io::Error::new(io::ErrorKind::Unsupported, message));
+    }
+    listen(&socket, METRICS_BACKLOG)?;
+    Ok(UnixListener::from(socket))
+}
+
 /// A socket that an earlier server left behind, and nobody listens to, makes room; anything else stays.
-fn remove_stale_socket(path: &std::path::Path) -> io::Result<()> {
+fn remove_stale_socket(path: &Path) -> io::Result<()> {
     match std::os::unix::net::UnixStream::connect(path) {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         _ => Ok(()),

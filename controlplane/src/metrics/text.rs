@@ -1,9 +1,10 @@
 //! Counts in the OpenMetrics text format.
 
 use std::fmt;
+use std::time::Duration;
 
 use praas_protocol::Name;
-use praas_server::{Metrics, ProcessSnapshot, Snapshot};
+use praas_server::{Metrics, NetworkMetrics, ProcessSnapshot, Snapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -38,11 +39,44 @@ const SERVER_COUNTERS: &[Figure] = &[
     ("calls_refused", "Unclaimed calls refused because their process drained", |metrics| metrics.calls_refused),
     ("output_dropped_bytes", "Bytes of function output that are kept no more", |metrics| metrics.output_bytes_dropped),
     ("keepers_replaced", "Keepers that were replaced", |metrics| metrics.keepers_replaced),
+    ("processes_recovered", "Processes of a killed server that were brought back", |metrics| {
+        metrics.processes_recovered
+    }),
 ];
 
-const SERVER_GAUGES: &[Figure] = &[
-    ("turn_backlog_max", "Most ready sources that one turn of the loop left over", |metrics| metrics.turn_backlog_max),
-    ("turn_max_microseconds", "Longest turn of the loop", |metrics| metrics.turn_us_max),
+/// The same of its network side.
+type NetworkFigure = (&'static str, &'static str, fn(&NetworkMetrics) -> u64);
+
+const NETWORK_COUNTERS: &[NetworkFigure] = &[
+    ("network_connections_accepted", "Network connections accepted", |metrics| metrics.connections_accepted),
+    ("network_connections_refused", "Network connections whose hello was refused", |metrics| {
+        metrics.connections_refused
+    }),
+    ("network_connections_cut", "Network connections ended for what their client did or did not do", |metrics| {
+        metrics.connections_cut
+    }),
+    ("network_slow_readers_closed", "Network connections closed because their client did not read", |metrics| {
+        metrics.slow_readers_closed
+    }),
+    ("network_received_bytes", "Bytes received from network connections", |metrics| metrics.bytes_received),
+    ("network_sent_bytes", "Bytes sent on network connections", |metrics| metrics.bytes_sent),
+    ("network_lanes_opened", "Lanes opened for network connections", |metrics| metrics.lanes_opened),
+    ("network_calls_answered", "Calls of network connections that workers answered", |metrics| metrics.calls_answered),
+    ("network_calls_refused", "Calls of network connections that no worker saw", |metrics| metrics.calls_refused),
+];
+
+const NETWORK_GAUGES: &[NetworkFigure] = &[
+    ("network_connections", "Network connections open", |metrics| metrics.connections_open),
+    ("network_lanes", "Lanes open for network connections", |metrics| metrics.lanes_open),
+    ("network_calls_in_flight", "Calls of network connections in lanes or in workers", |metrics| {
+        metrics.calls_in_flight
+    }),
+    ("network_calls_waiting", "Calls of network connections that wait for room in a lane", |metrics| {
+        metrics.calls_waiting
+    }),
+    ("network_calls_quarantined", "Abandoned calls of network connections that still run", |metrics| {
+        metrics.calls_quarantined
+    }),
 ];
 
 /// Name, help and value of a figure of one process.
@@ -58,6 +92,9 @@ const PROCESS_GAUGES: &[ProcessFigure] = &[
 impl Collector for Counts {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.server(&mut encoder)?;
+        if let Some(network) = &self.0.network {
+            network_figures(&mut encoder, network)?;
+        }
         self.processes(&mut encoder)?;
         self.functions(&mut encoder)
     }
@@ -69,11 +106,12 @@ impl Counts {
             let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
             metric.encode_counter::<NoLabelSet, _, u64>(&value(&self.0.server), None)?;
         }
-        for (name, help, value) in SERVER_GAUGES {
-            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-            metric.encode_gauge(&value(&self.0.server))?;
-        }
-        Ok(())
+        let help = "Most ready sources that one turn of the loop left over";
+        let mut backlog = encoder.encode_descriptor("turn_backlog_max", help, None, MetricType::Gauge)?;
+        backlog.encode_gauge(&self.0.server.turn_backlog_max)?;
+        let help = "Longest turn of the loop";
+        let mut longest = encoder.encode_descriptor("turn_max", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+        longest.encode_gauge(&Duration::from_micros(self.0.server.turn_us_max).as_secs_f64())
     }
 
     fn processes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -135,11 +173,22 @@ impl Counts {
     }
 }
 
+fn network_figures(encoder: &mut DescriptorEncoder<'_>, network: &NetworkMetrics) -> fmt::Result {
+    for (name, help, value) in NETWORK_COUNTERS {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+        metric.encode_counter::<NoLabelSet, _, u64>(&value(network), None)?;
+    }
+    for (name, help, value) in NETWORK_GAUGES {
+        let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+        metric.encode_gauge(&value(network))?;
+    }
+    Ok(())
+}
+
 fn labels(process: &ProcessSnapshot, function: Name) -> [(&'static str, String); 2] {
     [("process", process.process.to_string()), ("function", function.to_string())]
 }
 
-#[allow(clippy::cast_precision_loss, reason = "a duration to within the precision of a double")]
 fn seconds(ns: u64) -> f64 {
-    ns as f64 / 1e9
+    Duration::from_nanos(ns).as_secs_f64()
 }

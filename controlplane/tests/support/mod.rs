@@ -240,7 +240,7 @@ pub fn demo_manifest() -> String {
     let binary = Value::from(env!("CARGO_BIN_EXE_praas"));
     format!(
         "[application]\nname = \"demo\"\nbinary = {binary}\narguments = [\"demo-worker\"]\n\
-         functions = [\"add\", \"noop\", \"search\", \"summary\"]\n\n[limits]\npayload_bytes_max = \"4MiB\"\n"
+         functions = [\"add\", \"noop\", \"publish\", \"search\", \"summary\"]\n\n[limits]\npayload_bytes_max = \"4MiB\"\n"
     )
 }
 

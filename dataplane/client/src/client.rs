@@ -1,23 +1,21 @@
 //! The client: one connection at a time, made again when it is lost, and the requests of people and programs on it.
-//!
-//! At most one thread connects at a time; the others wait for it. Attempts are spaced by a back-off that all share, so
-//! that a hundred threads in trouble do not multiply the server's.
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use praas_protocol::ProcessId;
 use praas_protocol::control::WaitMode;
 
-use crate::backoff::Backoff;
 use crate::error::{ConnectError, RequestError};
-use crate::limits::{BACKOFF_CONNECT_MAX, REQUEST_DEADLINE};
+use crate::fallback::Fallback;
+use crate::limits::REQUEST_DEADLINE;
 use crate::options::{ConnectOptions, Settings, Transport};
 use crate::process::Process;
 use crate::remote::{RemoteClient, dial_shared};
 use crate::same_host;
-use crate::session::{Session, lock};
+use crate::session::Session;
+use crate::shared_connection::{Connection, SharedConnection};
 
 /// A client of one praas server. Cheap to clone; clones share the connection.
 ///
@@ -50,15 +48,9 @@ pub(crate) enum ClientWay {
 /// What clones of a client, its processes and their calls share. The connection ends with the last of them.
 pub(crate) struct ClientShared {
     settings: Settings,
-    slot: Mutex<Slot>,
-    connected: Condvar,
-}
-
-struct Slot {
-    current: Option<Arc<Session>>,
-    connecting: bool,
-    next_attempt: Option<Instant>,
-    backoff: Backoff,
+    session: SharedConnection<Session>,
+    /// For a client that was given an address.
+    fallback: Option<Fallback>,
 }
 
 impl Client {
@@ -95,24 +87,44 @@ impl Client {
             return Self::connect_local(settings);
         }
         let link = dial_shared(&settings.addresses, &settings, request_end(REQUEST_DEADLINE))?;
-        if settings.transport == Transport::Automatic
-            && let Some(client) = same_host::connect(link.greeting(), &settings)
-        {
-            return Ok(client);
-        }
+        let settings = match settings.transport {
+            Transport::Automatic => match same_host::connect(link.greeting(), settings) {
+                Ok(client) => return Ok(client),
+                Err(settings) => settings,
+            },
+            _ => settings,
+        };
         Ok(Self { way: ClientWay::Remote(Arc::new(RemoteClient::new(settings, link))) })
     }
 
-    pub(crate) fn connect_local(settings: Settings) -> Result<Self, ConnectError> {
+    fn connect_local(settings: Settings) -> Result<Self, ConnectError> {
         let session = Session::open(&settings.socket, settings.token.read()?)?;
-        let slot = Slot {
-            current: Some(session),
-            connecting: false,
-            next_attempt: None,
-            backoff: Backoff::new(BACKOFF_CONNECT_MAX),
-        };
-        let shared = ClientShared { settings, slot: Mutex::new(slot), connected: Condvar::new() };
-        Ok(Self { way: ClientWay::Local(Arc::new(shared)) })
+        Ok(Self::local(settings, session, None))
+    }
+
+    /// A client with its first connection to a socket.
+    pub(crate) fn local(settings: Settings, session: Arc<Session>, fallback: Option<Fallback>) -> Self {
+        let shared = ClientShared { settings, session: SharedConnection::new(Some(session)), fallback };
+        Self { way: ClientWay::Local(Arc::new(shared)) }
+    }
+
+    /// How the server is reached at this moment.
+    pub(crate) fn way(&self) -> ClientWay {
+        match &self.way {
+            ClientWay::Local(shared) => match shared.remote() {
+                Some(remote) => ClientWay::Remote(Arc::clone(remote)),
+                None => self.way.clone(),
+            },
+            ClientWay::Remote(_) => self.way.clone(),
+        }
+    }
+
+    /// Does something by the way of this moment, and again if another is found meanwhile: nothing was done then.
+    pub(crate) fn by_the_way<T>(&self, act: impl Fn(&ClientWay) -> Result<T, RequestError>) -> Result<T, RequestError> {
+        match act(&self.way()) {
+            Err(RequestError::Connect(ConnectError::OverNetwork)) => act(&self.way()),
+            outcome => outcome,
+        }
     }
 
     /// Opens a way to a process: a lane, or a handle on the connection. Cheap to clone; one serves many threads.
@@ -120,13 +132,13 @@ impl Client {
     /// # Errors
     /// [`RequestError`] when there is no such process, or the server gives no lane to it.
     pub fn process(&self, process: ProcessId) -> Result<Process, RequestError> {
-        match &self.way {
+        self.by_the_way(|way| match way {
             ClientWay::Local(shared) => Process::open(Arc::clone(shared), process),
             ClientWay::Remote(remote) => {
                 let dedicated = remote.settings().dedicated;
                 Process::open_remote(Arc::clone(remote), process, dedicated)
             }
-        }
+        })
     }
 
     /// The same with a network connection of its own, which a worker of the process reads itself, whatever the options say.
@@ -135,19 +147,18 @@ impl Client {
     /// # Errors
     /// [`RequestError`] when there is no such process, or the server gives no way to it.
     pub fn dedicated_process(&self, process: ProcessId) -> Result<Process, RequestError> {
-        match &self.way {
+        match self.way() {
             ClientWay::Local(_) => self.process(process),
-            ClientWay::Remote(remote) => Process::open_remote(Arc::clone(remote), process, true),
+            ClientWay::Remote(remote) => Process::open_remote(remote, process, true),
         }
     }
 
     /// Changes whenever the server program starts anew; `None` while there is no connection.
     #[must_use]
     pub fn server_incarnation(&self) -> Option<u64> {
-        match &self.way {
+        match self.way() {
             ClientWay::Local(shared) => {
-                let slot = lock(&shared.slot);
-                slot.current.as_ref().filter(|session| !session.is_lost()).map(|session| session.incarnation())
+                shared.session.current().filter(|session| session.is_usable()).map(|session| session.incarnation())
             }
             ClientWay::Remote(remote) => remote.server_incarnation(),
         }
@@ -156,7 +167,7 @@ impl Client {
     /// Whether the server is reached over the network.
     #[must_use]
     pub fn is_remote(&self) -> bool {
-        matches!(self.way, ClientWay::Remote(_))
+        matches!(self.way(), ClientWay::Remote(_))
     }
 }
 
@@ -181,51 +192,36 @@ impl ClientShared {
 
     /// The connection, made again if it was lost. At least one attempt is made, however close `end` is.
     pub(crate) fn session_until(&self, end: Instant) -> Result<Arc<Session>, ConnectError> {
-        loop {
-            if let Some(session) = self.session_or_turn(end) {
-                return Ok(session);
-            }
-            let turn = ConnectTurn { shared: self };
-            let attempt = self.attempt();
-            let outcome = turn.finish(attempt);
-            match outcome {
-                Ok(session) => return Ok(session),
-                Err(error) if error.is_final() || Instant::now() >= end => return Err(error),
-                Err(_) => {}
-            }
+        if self.remote().is_some() {
+            return Err(ConnectError::OverNetwork);
         }
+        self.session.until(end, || match (self.open_session(), &self.fallback) {
+            (Err(error), Some(fallback)) if !error.is_final() => match fallback.dial(end) {
+                // It may have come up between the two.
+                Some(link) => self.open_session().map_err(|_| {
+                    fallback.take(link);
+                    ConnectError::OverNetwork
+                }),
+                None => Err(error),
+            },
+            (opened, _) => opened,
+        })
     }
 
-    /// A live session; or `None` when it is the caller's turn to connect, which it must then end by a [`ConnectTurn`].
-    fn session_or_turn(&self, end: Instant) -> Option<Arc<Session>> {
-        let mut slot = lock(&self.slot);
-        loop {
-            if let Some(session) = slot.current.as_ref().filter(|session| !session.is_lost()) {
-                return Some(Arc::clone(session));
-            }
-            let now = Instant::now();
-            let pause = match slot.next_attempt {
-                _ if slot.connecting => REQUEST_DEADLINE,
-                Some(next) if next.min(end) > now => next.min(end) - now,
-                _ => {
-                    slot.connecting = true;
-                    return None;
-                }
-            };
-            // The one who connects is bounded by the deadline of the hello; past `end` the caller still gets its turn.
-            slot = self.connected.wait_timeout(slot, pause).unwrap_or_else(PoisonError::into_inner).0;
-        }
-    }
-
-    fn attempt(&self) -> Result<Arc<Session>, ConnectError> {
+    fn open_session(&self) -> Result<Arc<Session>, ConnectError> {
         // Read each time: a fresh server may have written another token.
         Session::open(&self.settings.socket, self.settings.token.read()?)
+    }
+
+    /// The client of the network, once that is the way.
+    pub(crate) fn remote(&self) -> Option<&Arc<RemoteClient>> {
+        self.fallback.as_ref()?.remote()
     }
 }
 
 impl Drop for ClientShared {
     fn drop(&mut self) {
-        if let Some(session) = lock(&self.slot).current.take() {
+        if let Some(session) = self.session.current() {
             session.close();
         }
     }
@@ -236,39 +232,18 @@ impl fmt::Debug for ClientShared {
         formatter
             .debug_struct("ClientShared")
             .field("socket", &self.settings.socket)
-            .field("session", &lock(&self.slot).current)
+            .field("session", &self.session.current())
             .finish_non_exhaustive()
     }
 }
 
-/// The right to connect, given back whatever happens.
-struct ConnectTurn<'a> {
-    shared: &'a ClientShared,
-}
-
-impl ConnectTurn<'_> {
-    fn finish(self, attempt: Result<Arc<Session>, ConnectError>) -> Result<Arc<Session>, ConnectError> {
-        let mut slot = lock(&self.shared.slot);
-        match &attempt {
-            Ok(session) => {
-                slot.current = Some(Arc::clone(session));
-                slot.backoff.restart();
-                slot.next_attempt = None;
-            }
-            Err(_) => {
-                let pause = slot.backoff.pause();
-                slot.next_attempt = Some(Instant::now() + pause);
-            }
-        }
-        drop(slot);
-        attempt
+impl Connection for Session {
+    fn is_usable(&self) -> bool {
+        !self.is_lost()
     }
-}
 
-impl Drop for ConnectTurn<'_> {
-    fn drop(&mut self) {
-        lock(&self.shared.slot).connecting = false;
-        self.shared.connected.notify_all();
+    fn asked_pause(&self) -> Option<Duration> {
+        None
     }
 }
 

@@ -59,6 +59,9 @@ pub enum ConnectError {
         /// The system's error.
         source: io::Error,
     },
+    /// The server does not share memory with this client any more, and answers on the network: whatever is asked next goes there.
+    #[error("the server answers on the network only; ask again")]
+    OverNetwork,
     /// None of several addresses led to a server.
     #[error("none of the addresses led to a praas server: {attempts}")]
     NoneReachable {
@@ -106,6 +109,7 @@ impl ConnectError {
             | Self::NoneReachable { .. }
             | Self::Greeting { .. }
             | Self::Host { .. } => false,
+            Self::OverNetwork => true,
         }
     }
 }
@@ -155,12 +159,6 @@ pub enum RequestError {
         /// The server's words.
         what: String,
     },
-    /// The network protocol has no such request.
-    #[error("{what} is not to be had over the network; ask on the server's own host")]
-    LocalOnly {
-        /// What was asked for.
-        what: &'static str,
-    },
     /// The lane that the server made could not be used.
     #[error("the lane could not be attached: {reason}")]
     Lane {
@@ -196,10 +194,9 @@ pub(crate) fn lane_verdict(error: &RequestError, process: ProcessId) -> LaneVerd
         RequestError::Connect(ConnectError::Refused(refusal)) => refusal_verdict(refusal, process),
         RequestError::Connect(error) if error.is_final() => Final(never_ran),
         RequestError::Moved { to } => Final(CallError::Moved { to: to.clone() }),
-        RequestError::Unexpected { .. }
-        | RequestError::RefusedOtherwise { .. }
-        | RequestError::LocalOnly { .. }
-        | RequestError::Lane { .. } => Final(never_ran),
+        RequestError::Unexpected { .. } | RequestError::RefusedOtherwise { .. } | RequestError::Lane { .. } => {
+            Final(never_ran)
+        }
         RequestError::Connect(_) | RequestError::ConnectionLost | RequestError::TimedOut { .. } => Later(never_ran),
         RequestError::TooManyOpen { used, limit } => {
             Later(CallError::Overloaded { what: "the control connection", used: *used as u64, limit: *limit as u64 })

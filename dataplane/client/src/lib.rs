@@ -14,6 +14,7 @@
 //! | no copy of a large payload | [`Process::loan`], then send the [`Loan`] |
 //! | several processes at once | [`Process::invoke_all`] |
 //! | types instead of bytes | [`Process::invoke_typed`] |
+//! | read and write the objects that a process keeps | [`Process::state`] |
 //! | create, list, stop processes; read their output | [`Client::create`], [`Client::list`], [`Client::stop`], [`Client::follow_output`] |
 //!
 //! ```no_run
@@ -40,7 +41,6 @@
 //!   threads that wait there, one reads for all. A TCP connection has a thread while futures wait or started calls are not
 //!   collected.
 #![forbid(unsafe_code)]
-#![allow(clippy::result_large_err, reason = "errors name the process inline; they are made off the hot path")]
 
 mod backoff;
 mod call;
@@ -48,6 +48,7 @@ mod client;
 mod deadline;
 mod driver;
 mod error;
+mod fallback;
 mod function;
 mod gather;
 mod limits;
@@ -67,7 +68,9 @@ mod reply;
 mod same_host;
 mod session;
 mod settle;
+mod shared_connection;
 mod socket;
+mod state;
 mod typed;
 
 pub use call::Call;
@@ -82,7 +85,9 @@ pub use payload::Payload;
 pub use pending_call::Pending;
 pub use pipeline::Pipeline;
 pub use praas_protocol::control::{ControlError, FunctionStats, ProcessState, ProcessStats, ProcessStatus, WaitMode};
-pub use praas_protocol::{CallError, Name, NameError, PING_FUNCTION, Phase, ProcessId};
+pub use praas_protocol::state::{Attributes, Condition, ListedObject, Written};
+pub use praas_protocol::{CallError, KeyError, Name, NameError, PING_FUNCTION, Phase, ProcessId, StateType};
 pub use process::{Process, Route};
 pub use reply::Reply;
+pub use state::{State, StateError, StateList, StateValue, TypedValue};
 pub use typed::{ArchiveWriter, Decode, Encode, TypedReply};

@@ -37,10 +37,16 @@ pub(crate) const DRIVER_SLEEP_BUSY: Duration = Duration::from_millis(5);
 pub(crate) const DRIVER_LINGER: Duration = Duration::from_secs(2);
 
 /// Nesting of a typed reply that is accepted: validation recurses, and the sender chose the depth.
-pub(crate) const ARCHIVE_DEPTH_MAX: usize = 128;
+pub(crate) use praas_protocol::limits::ARCHIVE_DEPTH_MAX;
 
 /// Bytes of a typed value that are first serialised on the stack, before its size is known.
 pub(crate) const TYPED_STACK_BYTES: usize = 1024;
+
+/// Bytes of a value that are copied behind the head of a put; larger ones are written to where they travel from.
+pub(crate) const STATE_COPIED_BYTES: usize = 1024;
+
+/// Objects that one list goes through at most: none takes less than 64 bytes of a state.
+pub(crate) const STATE_OBJECTS_MAX: u64 = praas_protocol::limits::STATE_BYTES_MAX_MOST / 64;
 
 /// Pages of a list that are read at most: above the processes that a server can have.
 pub(crate) const LIST_PAGES_MAX: usize =

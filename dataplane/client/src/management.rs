@@ -47,7 +47,7 @@ impl Client {
     /// # Errors
     /// [`RequestError`]: the application is unknown, the process exists, a limit is reached, or its workers do not start.
     pub fn create(&self, process: ProcessId) -> Result<(), RequestError> {
-        self.lifecycle(ClientRequest::ProcessCreate { process })
+        self.lifecycle(&ClientRequest::ProcessCreate { process })
     }
 
     /// Drains and ends a process; returns when nothing of it is left.
@@ -55,7 +55,7 @@ impl Client {
     /// # Errors
     /// [`RequestError`], for example when there is no such process.
     pub fn stop(&self, process: ProcessId) -> Result<(), RequestError> {
-        self.lifecycle(ClientRequest::ProcessStop { process })
+        self.lifecycle(&ClientRequest::ProcessStop { process })
     }
 
     /// Drains a process and replaces its workers; returns when the new ones are ready.
@@ -63,7 +63,7 @@ impl Client {
     /// # Errors
     /// [`RequestError`], for example when there is no such process.
     pub fn restart(&self, process: ProcessId) -> Result<(), RequestError> {
-        self.lifecycle(ClientRequest::ProcessRestart { process })
+        self.lifecycle(&ClientRequest::ProcessRestart { process })
     }
 
     /// One page of the processes that the token covers, after `after`.
@@ -71,7 +71,7 @@ impl Client {
     /// # Errors
     /// [`RequestError`] when the server does not answer or the token gives no right.
     pub fn list_page(&self, after: Option<ProcessId>) -> Result<ProcessPage, RequestError> {
-        match self.ask(ClientRequest::ProcessList { after }, REQUEST_DEADLINE)? {
+        match self.ask(&ClientRequest::ProcessList { after }, REQUEST_DEADLINE)? {
             ServerMessage::Processes { processes, more, .. } => Ok(ProcessPage { processes, more }),
             _ => Err(RequestError::Unexpected { what: "something else than a list of processes" }),
         }
@@ -115,7 +115,7 @@ impl Client {
     /// # Errors
     /// [`RequestError`], for example when there is no such process.
     pub fn stats(&self, process: ProcessId) -> Result<ProcessStats, RequestError> {
-        match self.ask(ClientRequest::ProcessStats { process }, REQUEST_DEADLINE)? {
+        match self.ask(&ClientRequest::ProcessStats { process }, REQUEST_DEADLINE)? {
             ServerMessage::Stats { stats, .. } => Ok(stats),
             _ => Err(RequestError::Unexpected { what: "something else than counts" }),
         }
@@ -126,7 +126,7 @@ impl Client {
     /// # Errors
     /// [`RequestError`] when the server does not answer.
     pub fn applications(&self) -> Result<Vec<Name>, RequestError> {
-        match self.ask(ClientRequest::ApplicationList, REQUEST_DEADLINE)? {
+        match self.ask(&ClientRequest::ApplicationList, REQUEST_DEADLINE)? {
             ServerMessage::Applications { applications, .. } => Ok(applications),
             _ => Err(RequestError::Unexpected { what: "something else than a list of applications" }),
         }
@@ -138,7 +138,7 @@ impl Client {
     /// [`RequestError`], for example when there is no such process.
     pub fn output(&self, process: ProcessId, from: u64) -> Result<OutputChunk, RequestError> {
         let request = ClientRequest::ProcessOutput { process, from, follow: false };
-        output_chunk(self.ask(request, REQUEST_DEADLINE)?)
+        output_chunk(self.ask(&request, REQUEST_DEADLINE)?)
     }
 
     /// The captured output of a process from byte `from` on, as it comes.
@@ -174,10 +174,10 @@ impl Client {
     /// # Errors
     /// [`RequestError`] when the server does not answer within `limit`.
     pub fn ping(&self, limit: Duration) -> Result<ServerPing, RequestError> {
-        match &self.way {
+        match self.way() {
             ClientWay::Local(_) => {
                 let start = Instant::now();
-                self.ask(ClientRequest::ApplicationList, limit)?;
+                self.ask(&ClientRequest::ApplicationList, limit)?;
                 Ok(ServerPing { round_trip: start.elapsed(), in_server: None })
             }
             ClientWay::Remote(remote) => {
@@ -188,7 +188,7 @@ impl Client {
         }
     }
 
-    fn lifecycle(&self, request: ClientRequest) -> Result<(), RequestError> {
+    fn lifecycle(&self, request: &ClientRequest) -> Result<(), RequestError> {
         let limit = self.settings().lifecycle_deadline;
         match self.ask(request, limit)? {
             ServerMessage::Done { .. } => Ok(()),
@@ -206,11 +206,11 @@ impl Client {
     }
 
     /// Asks the server, wherever it is; the request is sent once.
-    fn ask(&self, body: ClientRequest, limit: Duration) -> Result<ServerMessage, RequestError> {
-        match &self.way {
-            ClientWay::Local(shared) => shared.ask(body, limit).map(|answer| answer.message),
-            ClientWay::Remote(remote) => remote.ask(body, limit),
-        }
+    fn ask(&self, body: &ClientRequest, limit: Duration) -> Result<ServerMessage, RequestError> {
+        self.by_the_way(|way| match way {
+            ClientWay::Local(shared) => shared.ask(body.clone(), limit).map(|answer| answer.message),
+            ClientWay::Remote(remote) => remote.ask(body.clone(), limit),
+        })
     }
 }
 
@@ -275,13 +275,13 @@ impl OutputFollower {
 
     fn ask_for_more(&self, limit: Duration) -> Result<Outstanding, RequestError> {
         let request = ClientRequest::ProcessOutput { process: self.process, from: self.position, follow: true };
-        match &self.client.way {
+        self.client.by_the_way(|way| match way {
             ClientWay::Local(shared) => {
                 let session = shared.session_until(request_end(limit.min(REQUEST_DEADLINE)))?;
-                session.start(request).map(Outstanding::Local)
+                session.start(request.clone()).map(Outstanding::Local)
             }
-            ClientWay::Remote(remote) => remote.start(request, limit).map(Outstanding::Remote),
-        }
+            ClientWay::Remote(remote) => remote.start(request.clone(), limit).map(Outstanding::Remote),
+        })
     }
 }
 

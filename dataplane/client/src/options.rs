@@ -9,6 +9,7 @@ use praas_protocol::control::WaitMode;
 use praas_protocol::limits::{CALL_DEADLINE_NS_DEFAULT, TOKEN_BYTES_MAX};
 use praas_sys::data_directory::{self, SOCKET_FILE, TOKEN_FILE};
 
+use crate::deadline::Deadline;
 use crate::error::ConnectError;
 use crate::limits::{ADDRESSES_MAX, LIFECYCLE_DEADLINE};
 
@@ -42,7 +43,8 @@ pub struct ConnectOptions {
 /// How calls travel to a server that was named by its network address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub enum Transport {
-    /// Shared memory when the server turns out to be on this host, else the network.
+    /// Shared memory when the server turns out to be on this host, else the network: when the client connects, and again when
+    /// the server's socket answers no more.
     #[default]
     Automatic,
     /// The network, wherever the server is.
@@ -208,6 +210,15 @@ impl Settings {
     /// Whether callers poll a socket instead of sleeping. A network has no answers within a microsecond, so only by order.
     pub(crate) fn spins(&self) -> bool {
         self.wait_mode == Some(WaitMode::Spin)
+    }
+
+    /// The limit of a call: its own one counts from now, the client's from the first look at the clock.
+    #[inline]
+    pub(crate) fn deadline(&self, own: Option<Duration>) -> Deadline {
+        match own {
+            Some(limit) => Deadline::from_now(limit),
+            None => Deadline::unread(self.call_deadline),
+        }
     }
 }
 

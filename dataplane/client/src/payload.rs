@@ -18,6 +18,29 @@ pub(crate) enum Given<'a> {
     Loan(Loan),
 }
 
+impl Payload<'_> {
+    /// The bytes, unless they are a loan's.
+    #[inline]
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+        match &self.0 {
+            Given::Borrowed(bytes) => Some(bytes),
+            Given::Owned(bytes) => Some(bytes),
+            Given::Loan(_) => None,
+        }
+    }
+}
+
+impl<'a> Payload<'a> {
+    /// The bytes, if they are the caller's.
+    #[inline]
+    pub(crate) fn borrowed(&self) -> Option<&'a [u8]> {
+        match self.0 {
+            Given::Borrowed(bytes) => Some(bytes),
+            _ => None,
+        }
+    }
+}
+
 impl<'a> From<&'a [u8]> for Payload<'a> {
     #[inline]
     fn from(bytes: &'a [u8]) -> Self {

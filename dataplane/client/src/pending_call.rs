@@ -36,7 +36,6 @@ pub struct Pending<'a> {
 }
 
 /// Built where it stays: a call in a lane is large, and moving or boxing it would show in a pipelined one.
-#[allow(clippy::large_enum_variant, reason = "the larger one is the one that must be fast")]
 enum Way<'a> {
     Lane(LanePending<'a>),
     Network(RemotePending<'a>),

@@ -8,7 +8,7 @@
 //! 3. A call holds its own reference to the lane that it was put into; replacing the lane disturbs no call.
 
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -31,6 +31,7 @@ use crate::pipeline::Pipeline;
 use crate::refusal::NotLent;
 use crate::remote::{RemoteClient, RemoteProcess};
 use crate::reply::Reply;
+use crate::state::State;
 
 /// A process that functions are invoked on. Cheap to clone; clones and threads share one lane.
 ///
@@ -70,6 +71,8 @@ pub(crate) struct ProcessShared {
     pub(crate) opening: Mutex<bool>,
     pub(crate) opened: Condvar,
     pub(crate) driver: Arc<Driver>,
+    /// The way over the network, once that is the only one.
+    successor: OnceLock<Way>,
     /// Last: a lane says goodbye over the connection that ends with its client.
     pub(crate) client: Arc<ClientShared>,
 }
@@ -83,6 +86,7 @@ impl Process {
             opening: Mutex::new(false),
             opened: Condvar::new(),
             driver: Arc::default(),
+            successor: OnceLock::new(),
             client,
         };
         Ok(Self { way: Way::Lane(Arc::new(shared)) })
@@ -92,10 +96,19 @@ impl Process {
         Ok(Self { way: Way::Network(RemoteProcess::open(client, id, dedicated)?) })
     }
 
+    /// How it is reached at this moment.
+    #[inline]
+    fn way(&self) -> &Way {
+        match &self.way {
+            Way::Lane(shared) => shared.successor.get().unwrap_or(&self.way),
+            Way::Network(_) => &self.way,
+        }
+    }
+
     /// Its id.
     #[must_use]
     pub fn id(&self) -> ProcessId {
-        match &self.way {
+        match self.way() {
             Way::Lane(shared) => shared.id,
             Way::Network(remote) => remote.id(),
         }
@@ -104,7 +117,7 @@ impl Process {
     /// Whether there is a lane that lies within one trust domain, so that loans and replies are used in place.
     #[must_use]
     pub fn is_trusted(&self) -> bool {
-        match &self.way {
+        match self.way() {
             Way::Lane(shared) => shared.lane.load().trusted(),
             Way::Network(_) => false,
         }
@@ -113,7 +126,7 @@ impl Process {
     /// Largest payload in bytes.
     #[must_use]
     pub fn payload_bytes_max(&self) -> u32 {
-        match &self.way {
+        match self.way() {
             Way::Lane(shared) => shared.lane.load().payload_bytes_max(),
             Way::Network(remote) => remote.binding().payload_bytes_max(),
         }
@@ -122,7 +135,7 @@ impl Process {
     /// How calls travel at this moment; it may change when a connection is made anew.
     #[must_use]
     pub fn route(&self) -> Route {
-        match &self.way {
+        match self.way() {
             Way::Lane(_) => Route::SharedMemory,
             Way::Network(remote) => {
                 let binding = remote.binding();
@@ -162,9 +175,31 @@ impl Process {
         payload: Payload<'_>,
         deadline: Option<Duration>,
     ) -> Result<Reply, CallError> {
-        match &self.way {
-            Way::Lane(shared) => shared.invoke(function, payload, deadline),
+        match self.way() {
+            Way::Lane(shared) => {
+                let again = payload.borrowed();
+                let ended = shared.invoke(function, payload, deadline);
+                match ended {
+                    Err(CallError::ConnectionLost { may_have_run: false }) => self.follow(function, again, deadline),
+                    ended => ended,
+                }
+            }
             Way::Network(remote) => remote.invoke(function, payload, deadline),
+        }
+    }
+
+    /// The end of a call that certainly never ran because its connection was lost: it is made again where the process has
+    /// gone, if it has, and if its payload is still here.
+    #[cold]
+    fn follow(
+        &self,
+        function: Function<'_>,
+        payload: Option<&[u8]>,
+        deadline: Option<Duration>,
+    ) -> Result<Reply, CallError> {
+        match (self.way(), payload) {
+            (Way::Network(remote), Some(payload)) => remote.invoke(function, payload.into(), deadline),
+            _ => Err(CallError::ConnectionLost { may_have_run: false }),
         }
     }
 
@@ -182,7 +217,7 @@ impl Process {
         payload: impl Into<Payload<'a>>,
     ) -> Result<Pending<'static>, CallError> {
         let (function, payload) = (function.into(), payload.into());
-        let shared = match &self.way {
+        let shared = match self.way() {
             Way::Lane(shared) => shared,
             Way::Network(remote) => return Pending::remote(remote, function, payload, remote.deadline(None)),
         };
@@ -205,7 +240,7 @@ impl Process {
         payload: Payload<'_>,
         deadline: Option<Duration>,
     ) -> Result<Pending<'static>, CallError> {
-        match &self.way {
+        match self.way() {
             Way::Lane(shared) => {
                 let deadline = shared.deadline(deadline);
                 Ok(Pending::lane(LanePending::started(shared, function, Kept::detached(payload), deadline)?))
@@ -221,7 +256,7 @@ impl Process {
         payload: Payload<'a>,
         deadline: Option<Duration>,
     ) -> Pending<'a> {
-        match &self.way {
+        match self.way() {
             Way::Lane(shared) => {
                 let deadline = shared.deadline(deadline);
                 Pending::lane(LanePending::unsent(shared, function, Kept::borrowing(payload), deadline))
@@ -240,7 +275,7 @@ impl Process {
 
     /// What the calls through a lane share; `None` for a process on the network.
     pub(crate) fn shared(&self) -> Option<&Arc<ProcessShared>> {
-        match &self.way {
+        match self.way() {
             Way::Lane(shared) => Some(shared),
             Way::Network(_) => None,
         }
@@ -260,12 +295,18 @@ impl Process {
         Call::new(self, function.into())
     }
 
+    /// The objects that the process keeps, read and written from outside, past its functions.
+    #[must_use]
+    pub fn state(&self) -> State<'_> {
+        State::new(self)
+    }
+
     /// Memory to build a payload in: the lane's, or for a process on the network a buffer.
     ///
     /// # Errors
     /// [`CallError::PayloadTooLarge`] or [`CallError::Overloaded`], and whatever keeps a lane from being opened.
     pub fn loan(&self, bytes: usize) -> Result<Loan, CallError> {
-        let shared = match &self.way {
+        let shared = match self.way() {
             Way::Lane(shared) => shared,
             Way::Network(_) => return self.private_loan(bytes),
         };
@@ -283,7 +324,7 @@ impl Process {
 
     /// The limit of calls that name none.
     pub(crate) fn call_deadline(&self) -> Duration {
-        match &self.way {
+        match self.way() {
             Way::Lane(shared) => shared.client.settings().call_deadline,
             Way::Network(remote) => remote.call_deadline(),
         }
@@ -301,7 +342,7 @@ impl Process {
 impl fmt::Debug for Process {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = formatter.debug_struct("Process");
-        match &self.way {
+        match self.way() {
             Way::Lane(shared) => shown.field("id", &shared.id).field("lane", &**shared.lane.load()).finish(),
             Way::Network(remote) => shown.field("id", &remote.id()).field("network", &remote).finish(),
         }
@@ -313,13 +354,18 @@ impl ProcessShared {
         self.id
     }
 
-    /// The limit of a call: its own one counts from now, the client's from the first look at the clock.
+    /// Finds the process on the network, where its client has gone. No call of its lane ran then.
+    #[cold]
+    pub(crate) fn go_over_network(&self, remote: &Arc<RemoteClient>) -> Result<(), RequestError> {
+        let found = RemoteProcess::open(Arc::clone(remote), self.id, remote.settings().dedicated)?;
+        self.successor.get_or_init(|| Way::Network(found));
+        Ok(())
+    }
+
+    /// The limit of a call.
     #[inline]
     pub(crate) fn deadline(&self, own: Option<Duration>) -> Deadline {
-        match own {
-            Some(limit) => Deadline::from_now(limit),
-            None => Deadline::unread(self.client.settings().call_deadline),
-        }
+        self.client.settings().deadline(own)
     }
 
     /// Calls and waits: the direct path, which leaves for [`LanePending`] at the first thing out of the ordinary.
@@ -331,11 +377,7 @@ impl ProcessShared {
         own_deadline: Option<Duration>,
     ) -> Result<Reply, CallError> {
         let deadline = self.deadline(own_deadline);
-        let bytes = match &payload.0 {
-            Given::Borrowed(bytes) => *bytes,
-            Given::Owned(bytes) => bytes.as_slice(),
-            Given::Loan(_) => return self.invoke_lent(function, payload, deadline),
-        };
+        let Some(bytes) = payload.bytes() else { return self.invoke_lent(function, payload, deadline) };
         let open = self.lane.load();
         let Ok(ticket) = open.submit_bytes(function.id(), bytes, deadline.limit_ns()) else {
             return self.invoke_patiently(function, payload, deadline);

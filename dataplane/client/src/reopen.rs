@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use praas_protocol::{CallError, Phase};
 
-use crate::error::{LaneVerdict, RequestError, lane_verdict};
+use crate::error::{ConnectError, LaneVerdict, RequestError, lane_verdict};
 use crate::open_lane::OpenLane;
 use crate::pending::Obstacle;
 use crate::process::ProcessShared;
@@ -45,7 +45,13 @@ impl ProcessShared {
             }
             // Cut short by the caller's deadline, which says nothing about the connection.
             Err(RequestError::TimedOut { .. }) if Instant::now() >= end => Err(self.out_of_time()),
-            Err(error) => Err(lane_verdict(&error, self.id)),
+            Err(error) => match (&error, self.client.remote()) {
+                (RequestError::Connect(ConnectError::OverNetwork), Some(remote)) => {
+                    let error = self.go_over_network(remote).err().unwrap_or(error);
+                    Err(lane_verdict(&error, self.id))
+                }
+                _ => Err(lane_verdict(&error, self.id)),
+            },
         }
     }
 

@@ -6,21 +6,21 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use praas_protocol::wire::host_id;
 
-use crate::client::{Client, ClientWay};
+use crate::client::Client;
+use crate::fallback::Fallback;
 use crate::options::{Settings, Transport};
 use crate::remote::Greeting;
+use crate::session::Session;
 
-/// A client of the same server over shared memory, if that is possible.
-pub(crate) fn connect(greeting: &Greeting, settings: &Settings) -> Option<Client> {
-    let socket = PathBuf::from(&greeting.socket_path);
-    if !socket.is_absolute() || own_host_id(&socket)? != greeting.host_id {
-        return None;
-    }
+/// A client of the same server over shared memory, if that is possible; else the settings again.
+pub(crate) fn connect(greeting: &Greeting, settings: Settings) -> Result<Client, Settings> {
+    let Some(session) = connect_here(greeting, &settings) else { return Err(settings) };
     let local = Settings {
-        socket,
+        socket: PathBuf::from(&greeting.socket_path),
         token: settings.token.clone(),
         call_deadline: settings.call_deadline,
         lifecycle_deadline: settings.lifecycle_deadline,
@@ -31,10 +31,21 @@ pub(crate) fn connect(greeting: &Greeting, settings: &Settings) -> Option<Client
         transport: Transport::Automatic,
         dedicated: false,
     };
-    // Whatever keeps it from answering there, it answers on the network.
-    let client = Client::connect_local(local).ok()?;
-    debug_assert!(matches!(client.way, ClientWay::Local(_)));
-    (client.server_incarnation() == Some(greeting.incarnation)).then_some(client)
+    Ok(Client::local(local, session, Some(Fallback::new(settings))))
+}
+
+/// A connection to the socket of this very server. Whatever keeps it from answering there, it answers on the network.
+fn connect_here(greeting: &Greeting, settings: &Settings) -> Option<Arc<Session>> {
+    let socket = Path::new(&greeting.socket_path);
+    if !socket.is_absolute() || own_host_id(socket)? != greeting.host_id {
+        return None;
+    }
+    let session = Session::open(socket, settings.token.read().ok()?).ok()?;
+    if session.incarnation() == greeting.incarnation {
+        return Some(session);
+    }
+    session.close();
+    None
 }
 
 /// What a server with its socket there would call this host.

@@ -65,7 +65,7 @@ impl Process {
         input: &In,
     ) -> Result<TypedReply<Out>, CallError> {
         let function = function.into();
-        let mut stack = StackBuffer([0; TYPED_STACK_BYTES]);
+        let mut stack = StackBuffer::default();
         let bytes = archive_into(input, &mut stack.0)?;
         let reply = match stack.0.get(..bytes) {
             Some(archived) => self.invoke(function, archived)?,
@@ -106,11 +106,7 @@ impl<Out: Decode> TypedReply<Out> {
     /// # Errors
     /// [`CallError::Undecodable`] when the bytes are not an `Out`.
     pub fn get(&self) -> Result<&Archived<Out>, CallError> {
-        let bytes = self.reply.as_slice();
-        let depth = NonZeroUsize::new(ARCHIVE_DEPTH_MAX);
-        let mut context = Validator::new(ArchiveValidator::with_max_depth(bytes, depth), SharedValidator::new());
-        access_with_context::<Archived<Out>, _, Error>(bytes, &mut context)
-            .map_err(|error| undecodable::<Out>(bytes, &error))
+        access::<Out>(&self.reply)
     }
 
     /// The output as a value of its own.
@@ -121,8 +117,7 @@ impl<Out: Decode> TypedReply<Out> {
     where
         Archived<Out>: Deserialize<Out, HighDeserializer<Error>>,
     {
-        let archived = self.get()?;
-        rkyv::deserialize::<Out, Error>(archived).map_err(|error| undecodable::<Out>(self.reply.as_slice(), &error))
+        to_value(&self.reply)
     }
 
     /// The bytes.
@@ -130,6 +125,23 @@ impl<Out: Decode> TypedReply<Out> {
     pub fn into_reply(self) -> Reply {
         self.reply
     }
+}
+
+/// The archive of an `Out` that `bytes`, which begin as replies do, are checked to be.
+pub(crate) fn access<Out: Decode>(bytes: &[u8]) -> Result<&Archived<Out>, CallError> {
+    let depth = NonZeroUsize::new(ARCHIVE_DEPTH_MAX);
+    let mut context = Validator::new(ArchiveValidator::with_max_depth(bytes, depth), SharedValidator::new());
+    access_with_context::<Archived<Out>, _, Error>(bytes, &mut context)
+        .map_err(|error| undecodable::<Out>(bytes, &error))
+}
+
+/// The same as a value of its own.
+pub(crate) fn to_value<Out: Decode>(bytes: &[u8]) -> Result<Out, CallError>
+where
+    Archived<Out>: Deserialize<Out, HighDeserializer<Error>>,
+{
+    let archived = access::<Out>(bytes)?;
+    rkyv::deserialize::<Out, Error>(archived).map_err(|error| undecodable::<Out>(bytes, &error))
 }
 
 fn undecodable<Out>(bytes: &[u8], error: &Error) -> CallError {
@@ -142,11 +154,17 @@ fn undecodable<Out>(bytes: &[u8], error: &Error) -> CallError {
 
 /// Aligned as every slot of a lane is, so that an archive's padding is the same wherever it is written.
 #[repr(align(16))]
-struct StackBuffer([u8; TYPED_STACK_BYTES]);
+pub(crate) struct StackBuffer(pub(crate) [u8; TYPED_STACK_BYTES]);
+
+impl Default for StackBuffer {
+    fn default() -> Self {
+        Self([0; TYPED_STACK_BYTES])
+    }
+}
 
 /// Serialises `input` to the front of `target`; the size of its archive, which may exceed the target: then nothing useful is
 /// in it.
-fn archive_into<In: Encode>(input: &In, target: &mut [u8]) -> Result<usize, CallError> {
+pub(crate) fn archive_into<In: Encode>(input: &In, target: &mut [u8]) -> Result<usize, CallError> {
     let writer = to_bytes_in::<_, Error>(input, ArchiveWriter { target, position: 0 });
     match writer {
         Ok(writer) => Ok(writer.position),
@@ -158,7 +176,7 @@ fn archive_into<In: Encode>(input: &In, target: &mut [u8]) -> Result<usize, Call
     }
 }
 
-fn same_size(found: usize, expected: usize, type_name: &'static str) -> Result<(), CallError> {
+pub(crate) fn same_size(found: usize, expected: usize, type_name: &'static str) -> Result<(), CallError> {
     if found == expected {
         return Ok(());
     }

@@ -7,6 +7,7 @@ use crate::call::Call;
 use crate::context::Context;
 use crate::error::{FunctionError, FunctionResult};
 use crate::reply::Reply;
+use crate::state::{Migration, StateObject, StateValue};
 use crate::table::{ApplicationError, FunctionTable, Registration};
 use crate::typed::{OutputEncoder, TypedInput, TypedOutput, checked};
 
@@ -38,6 +39,7 @@ use crate::typed::{OutputEncoder, TypedInput, TypedOutput, checked};
 #[derive(Default)]
 pub struct Application {
     registrations: Vec<Registration>,
+    migrations: Vec<Migration>,
 }
 
 impl Application {
@@ -112,6 +114,49 @@ impl Application {
         self
     }
 
+    /// Says how objects of an older schema become objects of a newer one. It happens when a function looks at such an object by
+    /// its newer type, once an object; several steps follow one another. An object of a schema that nothing leads from is
+    /// refused with [`StateError::WrongSchema`](crate::StateError::WrongSchema) and stays as it is.
+    ///
+    /// ```
+    /// use praas_function::{Application, StateType};
+    ///
+    /// #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+    /// struct OldNote {
+    ///     text: String,
+    /// }
+    ///
+    /// #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize)]
+    /// struct Note {
+    ///     text: String,
+    ///     tags: Vec<String>,
+    /// }
+    ///
+    /// impl StateType for OldNote {
+    ///     const NAME: &'static str = "note";
+    ///     const SCHEMA_VERSION: u32 = 1;
+    /// }
+    ///
+    /// impl StateType for Note {
+    ///     const NAME: &'static str = "note";
+    ///     const SCHEMA_VERSION: u32 = 2;
+    /// }
+    ///
+    /// let application = Application::new()
+    ///     .function("noop", |_| ())
+    ///     .migrate(|old: OldNote| Note { text: old.text, tags: Vec::new() });
+    /// # let _ = application;
+    /// ```
+    #[must_use]
+    pub fn migrate<Old, New>(mut self, change: impl Fn(Old) -> New + 'static) -> Self
+    where
+        Old: StateObject,
+        New: StateValue,
+    {
+        self.migrations.push(Migration::new(change));
+        self
+    }
+
     /// Serves calls until the server ends this worker: the `main` of a function binary. It does not return.
     ///
     /// Started by hand, without a server, it prints how the binary is used and exits with code 2. An application that is
@@ -120,8 +165,8 @@ impl Application {
         crate::runtime::run(self)
     }
 
-    pub(crate) fn into_table(self) -> Result<FunctionTable, ApplicationError> {
-        FunctionTable::new(self.registrations)
+    pub(crate) fn into_parts(self) -> Result<(FunctionTable, Vec<Migration>), ApplicationError> {
+        Ok((FunctionTable::new(self.registrations)?, self.migrations))
     }
 }
 

@@ -4,24 +4,27 @@
 
 use std::time::Duration;
 
+use praas_protocol::token::Rights;
 use praas_protocol::{Name, ProcessId};
 use praas_shm::running_call::RunningCall;
 
 use crate::dedicated::ConnectionCall;
 use crate::error::{FunctionError, FunctionResult};
+use crate::state::StateRoom;
 
 /// What does not change while a worker lives.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct WorkerIdentity {
     pub(crate) process: ProcessId,
     pub(crate) index: u8,
+    pub(crate) state: StateRoom,
 }
 
 /// What does not change while a lane or a connection lives.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallerIdentity {
     pub(crate) principal: Name,
-    pub(crate) trusted: bool,
+    pub(crate) rights: Rights,
 }
 
 /// Where a call came from.
@@ -60,6 +63,16 @@ pub struct Context<'call> {
 impl<'call> Context<'call> {
     pub(crate) fn new(worker: &'call WorkerIdentity, caller: &'call CallerIdentity, origin: Origin<'call>) -> Self {
         Self { worker, caller, origin }
+    }
+
+    /// The state of the process.
+    #[inline]
+    pub(crate) fn state_room(&self) -> &'call StateRoom {
+        &self.worker.state
+    }
+
+    pub(crate) fn caller_rights(&self) -> Rights {
+        self.caller.rights
     }
 
     /// The lane's call, if it came on a lane.
@@ -127,7 +140,7 @@ impl<'call> Context<'call> {
     /// Whether the caller shares the application's trust domain. The input of one on this host is then read where it wrote it.
     #[must_use]
     pub fn is_caller_trusted(&self) -> bool {
-        self.caller.trusted
+        self.caller.rights.contains(Rights::TRUSTED)
     }
 
     /// The id that all calls made on behalf of one client's call have in common; `None` for that first call itself, as

@@ -54,6 +54,7 @@ enum Reason {
     OutputTooLarge { limit_bytes: usize, actual_bytes: usize },
     Cancelled,
     DeadlineExceeded,
+    Unauthorized,
 }
 
 impl FunctionError {
@@ -98,6 +99,11 @@ impl FunctionError {
         Self { reason: Reason::Failed { code, message: message.into() } }
     }
 
+    /// The caller lacks the right for what it asked.
+    pub(crate) fn unauthorized() -> Self {
+        Self { reason: Reason::Unauthorized }
+    }
+
     pub(crate) fn output_too_large(limit_bytes: usize, actual_bytes: usize) -> Self {
         Self { reason: Reason::OutputTooLarge { limit_bytes, actual_bytes } }
     }
@@ -111,6 +117,7 @@ impl FunctionError {
             }
             Reason::Cancelled => (Outcome::Cancelled, 0, 0, ""),
             Reason::DeadlineExceeded => (Outcome::DeadlineExceeded, 0, 0, ""),
+            Reason::Unauthorized => (Outcome::Unauthorized, 0, 0, ""),
         }
     }
 }
@@ -140,6 +147,7 @@ impl fmt::Display for FunctionError {
             }
             Reason::Cancelled => formatter.write_str("cancelled by the caller"),
             Reason::DeadlineExceeded => formatter.write_str("the caller's deadline has passed"),
+            Reason::Unauthorized => formatter.write_str("the caller lacks the right for this"),
         }
     }
 }

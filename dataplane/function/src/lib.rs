@@ -15,6 +15,7 @@
 //! |---|---|
 //! | read bytes and answer bytes | [`Application::function`], [`Call`], [`Reply`] |
 //! | read and answer Rust types without decoding | [`Application::typed`] |
+//! | keep objects from call to call, shared by all workers | [`state`] |
 //! | know the caller, the time left, whether anyone still waits | [`Context`] |
 //! | fail with a code and a message | [`FunctionError`], [`codes`] |
 //! | test functions without a server | [`testing`] |
@@ -34,6 +35,7 @@
 
 mod application;
 mod built_in;
+mod built_in_state;
 mod call;
 mod call_runner;
 mod context;
@@ -44,6 +46,7 @@ mod mail;
 mod panic_record;
 mod reply;
 mod runtime;
+pub mod state;
 mod table;
 pub mod testing;
 mod typed;
@@ -54,9 +57,11 @@ pub use application::Application;
 pub use call::Call;
 pub use context::Context;
 pub use error::{FunctionError, FunctionResult, codes};
-pub use praas_protocol::{Name, ProcessId};
+pub use praas_protocol::state::Condition;
+pub use praas_protocol::{Name, ProcessId, StateType};
 pub use reply::Reply;
 pub use runtime::{CONTROL_SOCKET_FD, KEEPER_PIPE_FD, WORKER_VARIABLE, is_worker};
+pub use state::{State, StateBytes, StateError, StateLoan, StateObject, StateValue};
 pub use table::ApplicationError;
 pub use typed::{InputValidator, OutputSerializer, OutputWriter, TypedInput, TypedOutput};
 pub use worker::WorkerError;

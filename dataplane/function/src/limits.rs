@@ -3,9 +3,8 @@
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-/// Pointers that a typed input may nest. Validation recurses once a pointer; 128 levels fit any thread's stack, and data
-/// made by people stays far below it.
-pub const ARCHIVE_DEPTH_MAX: NonZeroUsize = NonZeroUsize::new(128).unwrap();
+/// Pointers that a typed input may nest.
+pub const ARCHIVE_DEPTH_MAX: NonZeroUsize = NonZeroUsize::new(praas_protocol::limits::ARCHIVE_DEPTH_MAX).unwrap();
 
 /// Bytes of the private output buffer of a new worker: one page, which nearly all replies fit.
 pub(crate) const PRIVATE_OUTPUT_BYTES_START: usize = 4096;
@@ -27,6 +26,18 @@ pub(crate) const EVENTS_PER_WAIT: usize = 64;
 /// Longest sleep of an idle worker. Every ring wakes it earlier; this one wake a minute costs nothing and ends a sleep that
 /// a peer caused by breaking the doorbell's protocol.
 pub(crate) const PARK_MAX: Duration = Duration::from_secs(60);
+
+/// Times that an update reads and changes an object anew because another worker came between. With 64 workers that do
+/// nothing else, each round lets at least one through.
+pub(crate) const UPDATE_TRIES_MAX: usize = 256;
+
+/// Migrations that one look at an object may take, one after the other: more versions of a schema than people keep, and a
+/// bound for migrations that lead back to where they began.
+pub(crate) const MIGRATIONS_IN_A_ROW_MAX: usize = 32;
+
+/// Bytes of an archive that is serialised in private memory and put in one step; a larger one is serialised where it will
+/// lie. As many as the store copies under its lock.
+pub(crate) const STATE_SCRATCH_BYTES: usize = 4096;
 
 /// Calls from lanes after which a worker looks at its dedicated connections even though more wait in the lanes.
 pub(crate) const LANE_CALLS_IN_A_ROW_MAX: u32 = 16;

@@ -34,7 +34,7 @@ pub fn is_worker() -> bool {
 /// [`Application::run`].
 pub(crate) fn run(application: Application) -> ! {
     if !is_worker() {
-        let check = application.into_table().map(|table| table.names());
+        let check = application.into_parts().map(|(table, _)| table.names());
         eprint!("{}", usage(&check));
         std::process::exit(EXIT_CODE_USAGE);
     }
@@ -81,8 +81,8 @@ mod tests {
     #[test]
     fn the_usage_names_the_functions_or_what_is_wrong_with_them() {
         let good = Application::new().function("zeta", |_| ()).function("alpha", |_| ());
-        assert!(usage(&good.into_table().map(|table| table.names())).contains("Its functions: alpha, zeta\n"));
+        assert!(usage(&good.into_parts().map(|(table, _)| table.names())).contains("Its functions: alpha, zeta\n"));
         let bad = Application::new().function("same", |_| ()).function("same", |_| ());
-        assert!(usage(&bad.into_table().map(|table| table.names())).contains("function same is registered twice"));
+        assert!(usage(&bad.into_parts().map(|(table, _)| table.names())).contains("function same is registered twice"));
     }
 }

@@ -8,9 +8,9 @@ use std::panic::Location;
 use praas_protocol::limits::FUNCTIONS_MAX;
 use praas_protocol::{BUILT_IN_PREFIX, FunctionId, Name, NameError, PING_FUNCTION};
 
-use crate::built_in;
 use crate::call::Call;
 use crate::error::FunctionResult;
+use crate::{built_in, built_in_state};
 
 /// What is run for a call.
 pub(crate) type Body = Box<dyn FnMut(&mut Call<'_>) -> FunctionResult>;
@@ -105,6 +105,8 @@ impl FunctionTable {
         }
         let mut entries = registrations.into_iter().map(|one| Entry::new(one, id_of)).collect::<Result<Vec<_>, _>>()?;
         entries.push(Entry::built_in(PING_FUNCTION, Box::new(built_in::ping), id_of));
+        let of_state = built_in_state::FUNCTIONS.into_iter();
+        entries.extend(of_state.map(|(name, body)| Entry::built_in(name, Box::new(body), id_of)));
         // Stable: of two equal ids the one registered first stays first.
         entries.sort_by_key(|entry| entry.id);
         match entries.windows(2).find(|pair| pair[0].id == pair[1].id) {

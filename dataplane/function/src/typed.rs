@@ -50,6 +50,18 @@ pub struct OutputWriter<'room> {
     written_bytes: usize,
 }
 
+impl<'room> OutputWriter<'room> {
+    /// Nothing is written yet.
+    pub(crate) fn new(room: &'room mut [u8]) -> Self {
+        Self { room, written_bytes: 0 }
+    }
+
+    /// Bytes that were written, or would have been with more room.
+    pub(crate) fn written_bytes(&self) -> usize {
+        self.written_bytes
+    }
+}
+
 impl Positional for OutputWriter<'_> {
     fn pos(&self) -> usize {
         self.written_bytes
@@ -124,10 +136,10 @@ impl OutputEncoder {
         output: &Out,
         room_bytes: usize,
     ) -> FunctionResult<usize> {
-        let writer = OutputWriter { room: call.room(room_bytes).bytes, written_bytes: 0 };
+        let writer = OutputWriter::new(call.room(room_bytes).bytes);
         let mut serializer = Serializer::new(writer, self.arena.acquire(), Share::new());
         serialize_using::<_, Error>(output, &mut serializer).map_err(|error| unencodable(&error.to_string()))?;
-        Ok(serializer.into_writer().written_bytes)
+        Ok(serializer.into_writer().written_bytes())
     }
 }
 
@@ -147,7 +159,7 @@ mod tests {
     #[test]
     fn a_writer_counts_what_does_not_fit() {
         let mut room = [0; 4];
-        let mut writer = OutputWriter { room: &mut room, written_bytes: 0 };
+        let mut writer = OutputWriter::new(&mut room);
         for bytes in [&[1, 2, 3][..], &[4, 5], &[6]] {
             Writer::<Error>::write(&mut writer, bytes).unwrap();
         }

@@ -8,10 +8,12 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use praas_protocol::codec::CodecError;
 use praas_protocol::control::{CONTROL_VERSION, LaneGeometry, LaneId, WorkerCommand, WorkerMessage};
 use praas_protocol::limits::WORKERS_MAX;
+use praas_shm::objects::{LimitError, Objects, ObjectsLayout, Store};
 use praas_shm::segment::AttachError;
 use praas_shm::worker_end::{Beside, Next, WorkerEnd, WorkerStart};
 use praas_shm::{WorkerLaneParts, WorkerTag};
@@ -23,6 +25,7 @@ use crate::context::{CallerIdentity, WorkerIdentity};
 use crate::dedicated::{Connections, Given, Host};
 use crate::limits::{LANE_CALLS_IN_A_ROW_MAX, PARK_MAX, SERVER_ANSWER_MAX};
 use crate::mail::{Mail, Parcel};
+use crate::state::StateRoom;
 use crate::table::ApplicationError;
 use crate::waiting::Waiting;
 
@@ -59,6 +62,9 @@ pub enum WorkerError {
     /// A segment of the process could not be mapped.
     #[error("shared memory of the process could not be attached: {0}")]
     Attach(#[from] AttachError),
+    /// The state of the process has a size that none can have.
+    #[error("the server broke the protocol ({0}): server and function were built from different releases")]
+    StateBytes(#[from] LimitError),
     /// The system refused something.
     #[error("{what} failed: {error}")]
     System {
@@ -123,23 +129,25 @@ impl Worker {
     /// Greets the server at the other end of `control` and attaches what it hands over.
     pub(crate) fn start(control: MessageSocket, application: Application) -> Result<Self, WorkerError> {
         crate::panic_record::install_hook();
-        let table = application.into_table()?;
+        let (table, migrations) = application.into_parts()?;
         let waiting = Waiting::new(&control).map_err(system("making an epoll set"))?;
         let mut mail = Mail::new(control);
         mail.send(&WorkerMessage::Hello { version: CONTROL_VERSION, functions: table.names() })?;
         let Parcel { command, fds } =
             mail.next_within(SERVER_ANSWER_MAX)?.ok_or(WorkerError::Silence { expected: "start message" })?;
-        let WorkerCommand::Start { process, index, generation, wait_mode, payload_bytes_max, workers_max } = command
+        let WorkerCommand::Start { process, index, generation, wait_mode, payload_bytes_max, workers_max, state_bytes } =
+            command
         else {
             return Err(unexpected(&command));
         };
         if usize::from(index) >= WORKERS_MAX {
             return Err(WorkerError::Protocol(format!("worker index {index} is over {WORKERS_MAX}")));
         }
-        let [control, page] = exactly(fds)?;
+        let [control, page, objects] = exactly(fds)?;
         let tag = WorkerTag::new(index, generation);
         let end = WorkerEnd::new(WorkerStart { page, control, tag, wait_mode, workers_max, payload_bytes_max })?;
-        let runner = CallRunner::new(table, WorkerIdentity { process, index }, payload_bytes_max as usize);
+        let state = StateRoom::new(attach_state(objects, state_bytes, tag)?, migrations);
+        let runner = CallRunner::new(table, WorkerIdentity { process, index, state }, payload_bytes_max as usize);
         mail.send(&WorkerMessage::Ready)?;
         Ok(Self { end, runner, waiting, mail, connections: Connections::default(), lane_calls: 0 })
     }
@@ -221,8 +229,8 @@ impl Worker {
 
     fn obey(&mut self, Parcel { command, fds }: Parcel) -> Result<Option<Ended>, WorkerError> {
         match command {
-            WorkerCommand::LaneAdd { lane, geometry, trusted, in_place, principal } => {
-                let identity = CallerIdentity { principal, trusted };
+            WorkerCommand::LaneAdd { lane, geometry, rights, in_place, principal } => {
+                let identity = CallerIdentity { principal, rights };
                 let error = self.add_lane(lane, geometry, in_place, identity, fds).err();
                 let error = error.map(|error| error.to_string());
                 self.mail.send(&WorkerMessage::LaneAttached { lane, error })?;
@@ -235,9 +243,9 @@ impl Worker {
                 self.mail.send(&WorkerMessage::LaneDetached { lane })?;
                 Ok(None)
             }
-            WorkerCommand::ConnectionAdd { connection, request_id, limits, trusted, principal } => {
+            WorkerCommand::ConnectionAdd { connection, request_id, limits, rights, principal } => {
                 let [socket] = exactly(fds)?;
-                let caller = CallerIdentity { principal, trusted };
+                let caller = CallerIdentity { principal, rights };
                 let given = Given { socket, id: connection, request_id, limits, caller };
                 self.connections.add(given, &self.end, &self.waiting, &self.mail)?;
                 Ok(None)
@@ -269,6 +277,12 @@ impl Worker {
         self.runner.add_lane(lane, identity);
         Ok(())
     }
+}
+
+/// This worker's end of the state that lies behind a descriptor.
+fn attach_state(objects: OwnedFd, state_bytes: u64, tag: WorkerTag) -> Result<Store, WorkerError> {
+    let objects = Arc::new(Objects::attach(objects, ObjectsLayout::for_limit(state_bytes)?)?);
+    Ok(objects.worker_store(tag).expect("a new mapping has every row free"))
 }
 
 fn system(what: &'static str) -> impl FnOnce(io::Error) -> WorkerError {
@@ -309,6 +323,7 @@ mod tests {
             wait_mode: WaitMode::Park,
             payload_bytes_max: 1 << 20,
             workers_max: 1,
+            state_bytes: 1 << 20,
         }
     }
 
@@ -317,8 +332,8 @@ mod tests {
         let not_a_page = std::fs::File::open("/dev/null").unwrap();
         let fd = not_a_page.as_fd();
         assert!(refusal(&WorkerCommand::Exit, &[]).contains("Exit was not expected now"));
-        assert!(refusal(&start(0), &[fd]).contains("1 descriptors came instead of 2"));
-        assert!(refusal(&start(64), &[fd, fd]).contains("index 64"));
-        assert!(refusal(&start(0), &[fd, fd]).contains("could not be attached"));
+        assert!(refusal(&start(0), &[fd]).contains("1 descriptors came instead of 3"));
+        assert!(refusal(&start(64), &[fd, fd, fd]).contains("index 64"));
+        assert!(refusal(&start(0), &[fd, fd, fd]).contains("could not be attached"));
     }
 }

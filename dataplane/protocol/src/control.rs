@@ -6,10 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::token::Rights;
 use crate::{Name, ProcessId};
 
 /// The version of these messages; client, server and worker must agree on it exactly.
-pub const CONTROL_VERSION: u32 = 2;
+pub const CONTROL_VERSION: u32 = 3;
 
 /// Number of a lane, unique within its process and never given twice during the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -439,7 +440,7 @@ pub enum WorkerMessage {
 /// Server → worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum WorkerCommand {
-    /// Answer to the hello. Descriptors: control page, this worker's page.
+    /// Answer to the hello. Descriptors: control page, this worker's page, objects segment of the process.
     Start {
         /// The process it serves.
         process: ProcessId,
@@ -453,6 +454,8 @@ pub enum WorkerCommand {
         payload_bytes_max: u32,
         /// Most workers of this process.
         workers_max: u32,
+        /// Bytes of the objects segment.
+        state_bytes: u64,
     },
     /// Serve a lane. Descriptors: lane segment, reply ledger of the lane, doorbell read end, doorbell write end; if its client
     /// sleeps on a reply doorbell, also that one's write end.
@@ -461,8 +464,8 @@ pub enum WorkerCommand {
         lane: LaneId,
         /// Its sizes.
         geometry: LaneGeometry,
-        /// Whether the client shares the application's trust domain.
-        trusted: bool,
+        /// What the client's token allows: whether it shares the application's trust domain, among others.
+        rights: Rights,
         /// Whether payloads are read and written in place: for a trusted client, and where only the server writes requests.
         in_place: bool,
         /// Who the client is, from its token.
@@ -482,8 +485,8 @@ pub enum WorkerCommand {
         request_id: u64,
         /// What the client may do.
         limits: ConnectionLimits,
-        /// Whether the client shares the application's trust domain.
-        trusted: bool,
+        /// What the client's token allows: whether it shares the application's trust domain, among others.
+        rights: Rights,
         /// Who the client is, from its token.
         principal: Name,
     },

@@ -6,9 +6,11 @@
 //! | module | what |
 //! |---|---|
 //! | [`limits`] | every shared maximum, named once, with its unit and reason |
+//! | [`key`] | keys of state objects and messages, names of their types |
 //! | [`name`] | names of applications, processes and functions; process ids |
 //! | [`outcome`] | how a call ended |
 //! | [`phase`] | the lifecycle word of a process as callers see it |
+//! | [`state`] | the functions by which state is read and written from outside |
 //! | [`token`] | who may do what until when |
 //! | [`control`] | client ↔ server and server ↔ worker messages on Unix sockets |
 //! | [`codec`] | how those messages become bytes |
@@ -17,13 +19,16 @@
 
 pub mod codec;
 pub mod control;
+pub mod key;
 pub mod limits;
 pub mod name;
 pub mod outcome;
 pub mod phase;
+pub mod state;
 pub mod token;
 pub mod wire;
 
+pub use key::{Key, KeyError, StateType};
 pub use name::{BUILT_IN_PREFIX, FunctionId, Name, NameError, PING_FUNCTION, ProcessId};
 pub use outcome::{CallError, Outcome};
 pub use phase::Phase;

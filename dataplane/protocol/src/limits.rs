@@ -5,6 +5,16 @@
 /// Bytes in the name of an application, a process or a function.
 pub const NAME_BYTES_MAX: usize = 63;
 
+/// Bytes in the key of a state object or a message.
+pub const KEY_BYTES_MAX: usize = 255;
+
+/// Objects in one page of a list of state: at most 290 KiB with the longest keys, some 60 KiB with usual ones.
+pub const STATE_LIST_PAGE_KEYS: usize = 1024;
+
+/// Pointers that an archive may nest. Validation recurses once a pointer; 128 levels fit any thread's stack, and data made
+/// by people stays far below it.
+pub const ARCHIVE_DEPTH_MAX: usize = 128;
+
 /// Bytes of a call's payload that an application allows unless its `praas.toml` says otherwise: 64 MiB.
 pub const PAYLOAD_BYTES_MAX_DEFAULT: u32 = 64 << 20;
 
@@ -68,6 +78,19 @@ pub const OUTPUT_BYTES_KEPT: usize = 256 << 10;
 
 /// Bytes of captured output in one message, so that it fits [`CONTROL_MESSAGE_BYTES_MAX`] with its header.
 pub const OUTPUT_CHUNK_BYTES: usize = 32 << 10;
+
+/// Bytes that the state of one process may grow to unless its application's `praas.toml` says otherwise: 64 MiB.
+pub const STATE_BYTES_MAX_DEFAULT: u64 = 64 << 20;
+
+/// Least that an application can set: its fixed tables and an object of half a mebibyte fit.
+pub const STATE_BYTES_MAX_LEAST: u64 = 1 << 20;
+
+/// Most that an application can set, 64 GiB: the server maps the state of each process, and its address space holds two
+/// thousand of that size.
+pub const STATE_BYTES_MAX_MOST: u64 = 64 << 30;
+
+/// What the size of a state segment is rounded up to: the largest page of the processors that praas runs on.
+pub const STATE_BYTES_UNIT: u64 = 64 << 10;
 
 /// Time a call may take, in nanoseconds, unless its caller sets a deadline: 30 s. Every wait has an end.
 pub const CALL_DEADLINE_NS_DEFAULT: u64 = 30_000_000_000;
@@ -135,6 +158,9 @@ const _: () = {
     assert!(RING_ENTRIES_MIN.is_power_of_two() && RING_ENTRIES_MIN >= 4);
     assert!(PAYLOAD_BYTES_MAX_DEFAULT <= PAYLOAD_BYTES_MAX);
     assert!(FUNCTIONS_MAX * (NAME_BYTES_MAX + 2) < CONTROL_MESSAGE_BYTES_MAX);
+    assert!(STATE_BYTES_MAX_LEAST <= STATE_BYTES_MAX_DEFAULT && STATE_BYTES_MAX_DEFAULT <= STATE_BYTES_MAX_MOST);
+    assert!(STATE_BYTES_MAX_LEAST.is_multiple_of(STATE_BYTES_UNIT));
+    assert!(STATE_BYTES_MAX_MOST.is_multiple_of(STATE_BYTES_UNIT));
     assert!(OUTPUT_CHUNK_BYTES * 2 <= CONTROL_MESSAGE_BYTES_MAX);
     assert!(WIRE_REQUEST_HEAD_BYTES <= 48 && WIRE_RESPONSE_HEAD_BYTES <= 32, "the common heads stay small");
     assert!(WIRE_REQUEST_HEAD_BYTES_MAX <= WIRE_HELD_BYTES_KEPT && WIRE_HELD_BYTES_KEPT <= 1024);

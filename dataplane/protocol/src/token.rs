@@ -25,8 +25,10 @@ impl Rights {
     pub const MANAGE: Self = Self(2);
     /// Share the application's trust domain: payloads are read in place by both sides.
     pub const TRUSTED: Self = Self(4);
+    /// Read and write the objects of a process from outside, past its functions.
+    pub const STATE: Self = Self(8);
     /// Every right.
-    pub const ALL: Self = Self(7);
+    pub const ALL: Self = Self(15);
 
     /// These rights and those.
     #[must_use]

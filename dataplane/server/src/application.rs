@@ -10,7 +10,8 @@ use std::time::Duration;
 use praas_protocol::Name;
 use praas_protocol::control::WaitMode;
 use praas_protocol::limits::{
-    DRAIN_MS_DEFAULT, FUNCTIONS_MAX, OUTPUT_BYTES_KEPT, PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX_DEFAULT, WORKERS_MAX,
+    DRAIN_MS_DEFAULT, FUNCTIONS_MAX, OUTPUT_BYTES_KEPT, PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX_DEFAULT,
+    STATE_BYTES_MAX_DEFAULT, STATE_BYTES_MAX_LEAST, STATE_BYTES_MAX_MOST, STATE_BYTES_UNIT, WORKERS_MAX,
 };
 
 /// Milliseconds that a call may take when an application sets no `call_ms_max`: a minute.
@@ -49,6 +50,9 @@ pub enum Network {
 pub struct ApplicationLimits {
     /// Largest payload of a call or a reply, in bytes.
     pub payload_bytes_max: u32,
+    /// Bytes that the state of one process may grow to. Memory is taken as it grows; the host's budget is charged with a
+    /// sixteenth of this for each process, or with what its state takes where that is more.
+    pub state_bytes_max: u64,
     /// Time after which a running call costs its worker its life, in milliseconds; `None` never.
     pub call_ms_max: Option<u64>,
     /// Time that running calls get when the process drains, in milliseconds.
@@ -67,6 +71,7 @@ impl Default for ApplicationLimits {
     fn default() -> Self {
         Self {
             payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT,
+            state_bytes_max: STATE_BYTES_MAX_DEFAULT,
             call_ms_max: Some(CALL_MS_MAX_DEFAULT),
             drain_ms: DRAIN_MS_DEFAULT,
             memory_bytes: None,
@@ -147,6 +152,7 @@ impl Application {
         range("workers.max", self.workers_max.into(), 1, workers_max);
         range("workers.min", self.workers_min.into(), 1, workers_max.min(self.workers_max.max(1).into()));
         range("limits.payload_bytes_max", limits.payload_bytes_max.into(), 1, PAYLOAD_BYTES_MAX.into());
+        range("limits.state_bytes_max", limits.state_bytes_max, STATE_BYTES_MAX_LEAST, STATE_BYTES_MAX_MOST);
         range("limits.call_ms_max", limits.call_ms_max.unwrap_or(LIMIT_MS_MAX), CALL_MS_MAX_MIN, LIMIT_MS_MAX);
         range("limits.drain_ms", limits.drain_ms, 0, LIMIT_MS_MAX);
         range("limits.memory_bytes", limits.memory_bytes.unwrap_or(MEMORY_BYTES_MIN), MEMORY_BYTES_MIN, 1 << 50);
@@ -187,6 +193,11 @@ impl Application {
             }
         }
         errors
+    }
+
+    /// Bytes of the segment that holds the state of a process.
+    pub(crate) fn state_bytes(&self) -> u64 {
+        self.limits.state_bytes_max.next_multiple_of(STATE_BYTES_UNIT)
     }
 
     /// The longest time a call may take.

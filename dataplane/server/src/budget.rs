@@ -27,8 +27,8 @@ impl Budget {
         Self { limit_bytes, used_bytes: Rc::new(Cell::new(0)) }
     }
 
-    /// Admits `bytes` more, or says with figures why not.
-    pub(crate) fn charge(&self, bytes: u64) -> Result<Charge, ControlError> {
+    /// Admits `bytes` more, or says with figures why not. `advice` is what else than a larger budget would help.
+    pub(crate) fn charge(&self, bytes: u64, advice: &str) -> Result<Charge, ControlError> {
         let used = self.used_bytes.get();
         match used.checked_add(bytes).filter(|&sum| sum <= self.limit_bytes) {
             Some(sum) => {
@@ -40,10 +40,17 @@ impl Budget {
                 used,
                 limit: self.limit_bytes,
                 asked: bytes,
-                advice: "close lanes, ask for a smaller payload_bytes_max, or serve with a larger --memory-budget"
-                    .into(),
+                advice: format!("{advice}, or serve with a larger --memory-budget"),
             }),
         }
+    }
+
+    /// Counts bytes that are in use already, whether or not there is room for them.
+    pub(crate) fn charge_in_use(&self, bytes: u64) -> Charge {
+        let used = self.used_bytes.get();
+        let bytes = bytes.min(u64::MAX - used);
+        self.used_bytes.set(used + bytes);
+        Charge { bytes, used_bytes: Rc::clone(&self.used_bytes) }
     }
 
     /// Whether the use, with `bytes` more, stays within one of `parts` equal parts of the whole.
@@ -54,6 +61,15 @@ impl Budget {
     #[cfg(test)]
     pub(crate) fn used_bytes(&self) -> u64 {
         self.used_bytes.get()
+    }
+}
+
+impl Charge {
+    /// Makes the charge one for `bytes`, which are in use already, whether or not there is room for them.
+    pub(crate) fn cover(&mut self, bytes: u64) {
+        let others = self.used_bytes.get() - self.bytes;
+        self.bytes = bytes.min(u64::MAX - others);
+        self.used_bytes.set(others + self.bytes);
     }
 }
 
@@ -77,14 +93,22 @@ mod tests {
     #[test]
     fn a_full_budget_refuses_with_figures_and_a_dropped_charge_frees_it() {
         let budget = Budget::new(100);
-        let first = budget.charge(60).unwrap();
-        let error = budget.charge(41).unwrap_err();
+        let first = budget.charge(60, "wait").unwrap();
+        let error = budget.charge(41, "wait").unwrap_err();
         assert!(matches!(error, ControlError::LimitReached { used: 60, limit: 100, asked: 41, .. }), "{error}");
-        assert!(budget.charge(u64::MAX).is_err());
+        assert!(budget.charge(u64::MAX, "wait").is_err());
         assert!(!budget.leaves_free(0, 2) && budget.leaves_free(40, 1));
         drop(first);
         assert_eq!(budget.used_bytes(), 0);
-        assert!(budget.charge(100).is_ok());
+        assert!(budget.charge(100, "wait").is_ok());
+        let mut more = budget.charge_in_use(150);
+        assert!(budget.charge(1, "wait").is_err());
+        more.cover(60);
+        assert_eq!(budget.used_bytes(), 60);
+        more.cover(u64::MAX);
+        assert!(budget.charge(0, "wait").is_err());
+        drop(more);
+        assert_eq!(budget.used_bytes(), 0);
     }
 
     #[test]

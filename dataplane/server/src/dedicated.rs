@@ -13,7 +13,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use praas_protocol::control::{ConnectionId, ConnectionLimits, ControlError, WorkerCommand};
 use praas_protocol::limits::RING_ENTRIES_MAX;
-use praas_protocol::token::{Claims, Rights};
+use praas_protocol::token::Claims;
 use rustix::net::Shutdown;
 
 use crate::application::Application;
@@ -90,7 +90,7 @@ impl Shard {
             connection,
             request_id,
             limits,
-            trusted: claims.rights.contains(Rights::TRUSTED),
+            rights: claims.rights,
             principal: claims.principal,
         };
         self.command_worker(worker, &add, &[socket.as_fd()]);

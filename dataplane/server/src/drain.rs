@@ -58,6 +58,7 @@ impl Process {
     /// The phase that callers see.
     pub(crate) fn phase(&self) -> Phase {
         match &self.stage {
+            Stage::Active(_) if self.broken.is_some() => Phase::Closed,
             Stage::Creating(_) | Stage::Active(_) => Phase::Active,
             Stage::Draining(Drain { step: Step::Finishing { .. }, .. }) => Phase::Draining,
             Stage::Draining(_) | Stage::Removing(_) | Stage::Ended => Phase::Closed,
@@ -114,7 +115,7 @@ impl Shard {
     }
 
     /// Refuses what lies unclaimed in the lanes, except descendants of running calls.
-    fn refuse_others(&mut self, key: ProcessKey) {
+    pub(crate) fn refuse_others(&mut self, key: ProcessKey) {
         let running = self.running_roots(key);
         let Some(process) = self.processes.get(key) else { return };
         let phase = process.phase();
@@ -206,6 +207,10 @@ impl Shard {
         let Stage::Draining(drain) = std::mem::replace(&mut process.stage, Stage::Ended) else { return };
         if drain.purpose == Purpose::Stop {
             return self.remove_process(key, drain.askers);
+        }
+        if process.broken.is_some() {
+            process.stage = Stage::Active(Vec::new());
+            return self.fail_askers(key, drain.askers);
         }
         process.stage = Stage::Active(drain.askers);
         (process.failures, process.never_ready, process.replacement_set) = (0, true, false);

@@ -1,9 +1,12 @@
 //! The keeper as the loop sees it: what it was given, what it has acknowledged, and its replacement when it dies.
 //!
-//! The server keeps a copy of every descriptor that it gives away, so a new keeper can be filled with all of them. A worker
-//! is given its pages only when the keeper watches it: otherwise a crash of the server could leave it running unseen.
+//! 1. The server has a copy of every descriptor that it gives away, with whom it belongs to, so a new keeper can be filled
+//!    with all of them.
+//! 2. A worker is given its pages only when the keeper watches it, and holds the memory of its process: otherwise a crash of
+//!    the server could leave the one running unseen, and lose what the other has answered for.
+//! 3. Errands go out as the keeper takes them, in order; there are as many as processes and workers at most.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::Sender;
 
@@ -12,6 +15,7 @@ use mio::Interest;
 use crate::hosting::Job;
 use crate::keeper::{KeeperError, KeeperEvent, KeeperLink};
 use crate::limits::{KEEPER_REPLACE_DELAY, PEER_PACKETS_TURN_MAX};
+use crate::processes::{ProcessKey, Stage};
 use crate::shard::Shard;
 use crate::sources::Source;
 use crate::timers::Timer;
@@ -21,25 +25,51 @@ use crate::workers::WorkerKey;
 #[derive(Debug)]
 enum Awaited {
     Worker(WorkerKey),
+    /// A process whose memory must be safe before it answers a call.
+    Process(ProcessKey),
     /// Someone who waits for a descriptor to be safe.
     Put(Option<Sender<Result<(), String>>>),
+}
+
+/// What the keeper is to be told.
+#[derive(Debug)]
+enum Errand {
+    /// Hold what lies in [`Keeping::held`] under this name.
+    Hold(String, Option<Sender<Result<(), String>>>),
+    /// Hold the memory of a process.
+    Process(ProcessKey),
+    /// Watch a worker.
+    Worker(WorkerKey),
+    Forget(Vec<String>),
 }
 
 /// The server's side of keeping.
 #[derive(Debug, Default)]
 pub(crate) struct Keeping {
     link: Option<KeeperLink>,
+    errands: VecDeque<Errand>,
     awaited: HashMap<u64, Awaited>,
+    /// What belongs to no process: descriptors that were given in by name, and memory that the last server left and nobody
+    /// could be found for.
     held: BTreeMap<String, OwnedFd>,
 }
 
 impl Keeping {
     pub(crate) fn new(link: KeeperLink, held: BTreeMap<String, OwnedFd>) -> Self {
-        Self { link: Some(link), awaited: HashMap::new(), held }
+        Self { link: Some(link), held, ..Self::default() }
     }
 
     pub(crate) fn held(&self, name: &str) -> Option<&OwnedFd> {
         self.held.get(name)
+    }
+
+    pub(crate) fn held_names(&self) -> impl Iterator<Item = &str> {
+        self.held.keys().map(String::as_str)
+    }
+
+    /// Takes a descriptor out that belongs to a process from now on. The keeper holds it all the same.
+    pub(crate) fn claim(&mut self, name: &str) -> Option<OwnedFd> {
+        self.held.remove(name)
     }
 }
 
@@ -54,28 +84,68 @@ impl Shard {
 
     /// Has the keeper watch a started worker.
     pub(crate) fn keep_worker(&mut self, key: WorkerKey) {
-        let Some(worker) = self.workers.get(&key) else { return };
-        let (Some(life), Some(link)) = (&worker.life, &mut self.keeping.link) else { return };
-        let cgroup = life.cgroup.as_ref().map(|cgroup| cgroup.name().to_owned());
-        match link.add_worker(worker.pipe.as_fd(), life.pidfd.as_fd(), cgroup) {
-            Ok(request) => {
-                self.keeping.awaited.insert(request, Awaited::Worker(key));
-            }
-            Err(error) => self.keeper_lost(&error),
+        self.tell_keeper(Errand::Worker(key));
+    }
+
+    /// Has the keeper hold the memory of a process that begins. It is told with the next errand, which is to watch the first
+    /// worker, so that it wakes only once while others need the cores for that worker's start.
+    pub(crate) fn keep_process(&mut self, key: ProcessKey) {
+        // Without a keeper, the next is told everything there is then.
+        if self.keeping.link.is_some() {
+            self.keeping.errands.push_back(Errand::Process(key));
         }
     }
 
     /// Has the keeper hold a descriptor; `done` is told when it is safe.
     pub(crate) fn keep_descriptor(&mut self, name: String, fd: OwnedFd, done: Option<Sender<Result<(), String>>>) {
-        let sent = self.keeping.link.as_mut().map(|link| link.put(&name, fd.as_fd()));
-        self.keeping.held.insert(name, fd);
-        match sent {
-            Some(Ok(request)) => {
-                self.keeping.awaited.insert(request, Awaited::Put(done));
+        self.keeping.held.insert(name.clone(), fd);
+        self.tell_keeper(Errand::Hold(name, done));
+    }
+
+    /// Lets go of what the keeper holds under these names.
+    pub(crate) fn forget_kept(&mut self, names: impl Into<Vec<String>>) {
+        let names = names.into();
+        names.iter().for_each(|name| drop(self.keeping.held.remove(name)));
+        self.tell_keeper(Errand::Forget(names));
+    }
+
+    fn tell_keeper(&mut self, errand: Errand) {
+        // Without one, the next is told everything there is then.
+        if self.keeping.link.is_some() {
+            self.keeping.errands.push_back(errand);
+            self.run_errands();
+        }
+    }
+
+    /// Tells the keeper as much as it takes now.
+    fn run_errands(&mut self) {
+        let Keeping { link: Some(link), errands, awaited, held } = &mut self.keeping else { return };
+        while !link.has_queued()
+            && let Some(errand) = errands.pop_front()
+        {
+            let sent = match errand {
+                Errand::Hold(name, done) => {
+                    held.get(&name).map(|fd| (link.put(&[(name.clone(), fd.as_fd())]), Awaited::Put(done)))
+                }
+                Errand::Process(key) => self
+                    .processes
+                    .get(key)
+                    .and_then(|process| process.memory.as_ref())
+                    .map(|memory| (link.put(&memory.kept_parts()), Awaited::Process(key))),
+                Errand::Worker(key) => self.workers.get(&key).and_then(|worker| {
+                    let life = worker.life.as_ref()?;
+                    let cgroup = life.cgroup.as_ref().map(|cgroup| cgroup.name().to_owned());
+                    let sent = link.add_worker(worker.pipe.as_fd(), life.pidfd.as_fd(), cgroup);
+                    Some((sent, Awaited::Worker(key)))
+                }),
+                Errand::Forget(names) => Some((link.forget(names), Awaited::Put(None))),
+            };
+            match sent {
+                Some((Ok(request), wish)) => drop(awaited.insert(request, wish)),
+                Some((Err(error), _)) => return self.keeper_lost(&error),
+                // What it was about is gone.
+                None => {}
             }
-            Some(Err(error)) => self.keeper_lost(&error),
-            // The next keeper is given it.
-            None => {}
         }
     }
 
@@ -88,6 +158,7 @@ impl Shard {
                     self.ready.add(Source::Keeper);
                 }
                 events.into_iter().for_each(|event| self.keeper_answered(event));
+                self.run_errands();
             }
             Err(error) => self.keeper_lost(&error),
         }
@@ -108,11 +179,31 @@ impl Shard {
             (Some(Awaited::Worker(key)), Err(reason)) => {
                 self.end_worker(key, format!("the keeper does not watch it: {reason}"));
             }
+            (Some(Awaited::Process(key)), Ok(())) => self.memory_is_safe(key),
+            (Some(Awaited::Process(key)), Err(reason)) => self.memory_is_not_kept(key, &reason),
             (Some(Awaited::Put(Some(done))), outcome) => {
                 // Whoever asked may have given up.
                 let _ = done.send(outcome);
             }
             (Some(Awaited::Put(None)) | None, _) => {}
+        }
+    }
+
+    /// The keeper holds the memory of a process: its workers may begin.
+    fn memory_is_safe(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        process.is_kept = true;
+        self.worker_keys(key).into_iter().for_each(|worker| self.introduce(worker));
+    }
+
+    /// The keeper has no room for the memory of a process. One that just begins is not created; another goes on, and is lost
+    /// with the server.
+    fn memory_is_not_kept(&mut self, key: ProcessKey, reason: &str) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        self.log.error(format_args!("the keeper does not hold the memory of {}: {reason}", process.id));
+        if let Stage::Creating(_) = process.stage {
+            process.last_exit = Some(format!("the keeper does not hold its memory: {reason}"));
+            self.fail_creation(key);
         }
     }
 
@@ -123,6 +214,8 @@ impl Shard {
         self.metrics.keepers_replaced += 1;
         self.unwatch(&link.as_fd());
         self.keeping.awaited.clear();
+        self.keeping.errands.clear();
+        self.processes.entries.values_mut().for_each(|process| process.is_kept = false);
         self.replace_keeper(Some(link));
     }
 
@@ -146,11 +239,11 @@ impl Shard {
         if let Err(error) = self.watch_keeper() {
             return self.keeper_lost(&KeeperError::System { what: "watching the keeper", source: error });
         }
-        for (name, fd) in std::mem::take(&mut self.keeping.held) {
-            self.keep_descriptor(name, fd, None);
-        }
-        let workers: Vec<_> = self.workers.keys().copied().collect();
-        workers.into_iter().for_each(|worker| self.keep_worker(worker));
+        let held: Vec<_> = self.keeping.held.keys().map(|name| Errand::Hold(name.clone(), None)).collect();
+        self.keeping.errands.extend(held);
+        self.keeping.errands.extend(self.processes.entries.keys().map(|key| Errand::Process(*key)));
+        self.keeping.errands.extend(self.workers.keys().map(|key| Errand::Worker(*key)));
+        self.run_errands();
         self.ready.add(Source::Keeper);
     }
 

@@ -20,13 +20,14 @@ use praas_protocol::control::{ControlError, LaneGeometry, LaneId, ServerMessage,
 use praas_protocol::limits::{CELLS_DEFAULT, LANES_PER_CLIENT_MAX, LANES_PER_PROCESS_MAX, RING_ENTRIES_MAX};
 use praas_protocol::token::Rights;
 use praas_protocol::{Name, Outcome, Phase, ProcessId};
-use praas_shm::layout::{LaneLayout, geometry_for};
+use praas_shm::layout::{ARENA_BYTES_MAX, LaneLayout, geometry_for};
 use praas_shm::server_lane::ServerLane;
 use praas_sys::Doorbell;
 
 use crate::application::Application;
 use crate::budget::Charge;
 use crate::clients::ClientKey;
+use crate::limits::{NETWORK_REPLY_BUDGET_PARTS, NETWORK_REPLY_BYTES_MIN, NETWORK_REPLY_PAYLOADS};
 use crate::peer::{Peer, PeerError};
 use crate::processes::{Asker, ProcessKey, Stage};
 use crate::shard::Shard;
@@ -71,7 +72,7 @@ pub(crate) struct Lane {
     /// For a network session.
     replies: Option<ReplyDoorbell>,
     sizes: LaneSizes,
-    trusted: bool,
+    rights: Rights,
     principal: Name,
     stage: LaneStage,
     /// Given back when the last worker has forgotten the lane.
@@ -104,8 +105,8 @@ impl Lane {
         let add = WorkerCommand::LaneAdd {
             lane: id,
             geometry: self.sizes.geometry,
-            trusted: self.trusted,
-            in_place: self.trusted || self.replies.is_some(),
+            rights: self.rights,
+            in_place: self.rights.contains(Rights::TRUSTED) || self.replies.is_some(),
             principal: self.principal,
         };
         let mut fds = vec![memory.segment_fd(), memory.ledger_fd(), self.listen.as_fd(), self.workers_ring.as_fd()];
@@ -137,6 +138,21 @@ impl LaneSizes {
         Self { payload_bytes_max, geometry: geometry_for(payload_bytes_max, calls) }
     }
 
+    /// With as much room for replies as a network session's lane has, which many clients share: as far as `is_free` allows.
+    fn with_shared_replies(self, is_free: impl Fn(u64) -> bool) -> Self {
+        let wanted = self.payload_bytes_max.saturating_mul(NETWORK_REPLY_PAYLOADS).max(NETWORK_REPLY_BYTES_MIN);
+        let mut roomy = self;
+        let half = &mut roomy.geometry.reply_arena_bytes;
+        *half = (*half).max(wanted.min(ARENA_BYTES_MAX).next_power_of_two());
+        while roomy.geometry.reply_arena_bytes > self.geometry.reply_arena_bytes {
+            if roomy.charged_bytes().is_ok_and(&is_free) {
+                return roomy;
+            }
+            roomy.geometry.reply_arena_bytes /= 2;
+        }
+        self
+    }
+
     fn charged_bytes(&self) -> Result<u64, ControlError> {
         let layout = LaneLayout::new(&self.geometry).map_err(|error| host("laying out a lane", &error))?;
         Ok((layout.segment_bytes() + layout.ledger_bytes()) as u64)
@@ -164,7 +180,10 @@ impl Shard {
             Stage::Draining(drain) if drain.is_restart() => {}
             _ => return Err(ControlError::WrongState { process: wish.process, state: process.state() }),
         }
-        let sizes = LaneSizes::new(&wish, &process.application);
+        let mut sizes = LaneSizes::new(&wish, &process.application);
+        if client.is_network {
+            sizes = sizes.with_shared_replies(|bytes| self.budget.leaves_free(bytes, NETWORK_REPLY_BUDGET_PARTS));
+        }
         if let Some(id) = self.take_prepared_lane(key, asker, sizes) {
             self.open_if_attached(key, id);
             return Ok(());
@@ -190,7 +209,9 @@ impl Shard {
             .is_some_and(|claims| claims.rights.contains(Rights::INVOKE) && claims.scope.covers(&process.id));
         let wish = LaneWish { process: process.id, payload_bytes_max: None, calls_in_flight: None };
         let sizes = LaneSizes::new(&wish, &process.application);
-        let has_room = client.lanes.len() < LANES_PER_CLIENT_MAX / 2
+        // A network session asks for lanes of another size, and opens them before anybody calls.
+        let has_room = !client.is_network
+            && client.lanes.len() < LANES_PER_CLIENT_MAX / 2
             && sizes.charged_bytes().is_ok_and(|bytes| self.budget.leaves_free(bytes, PREPARED_BUDGET_PARTS));
         if may_call && has_room {
             let stage = LaneStage::Prepared(Instant::now() + PREPARED_LANE_MAX);
@@ -221,7 +242,7 @@ impl Shard {
         let (claims, is_network) = (client.claims.clone().ok_or(ControlError::ShuttingDown)?, client.is_network);
         let taken = self.processes.get(key).map_or(0, |process| process.lanes.len());
         limit("lanes of this process", taken, LANES_PER_PROCESS_MAX, "close lanes, or create another process")?;
-        let charge = self.budget.charge(sizes.charged_bytes()?)?;
+        let charge = self.budget.charge(sizes.charged_bytes()?, "close lanes, ask for a smaller payload_bytes_max")?;
         let id = self.choose_lane_id(key)?;
         let mut memory = ServerLane::create(id, sizes.geometry).map_err(|error| host("creating a lane", &error))?;
         let bell = Doorbell::new().map_err(|error| host("creating a doorbell", &error))?;
@@ -235,7 +256,7 @@ impl Shard {
             client_ring: Some(bell.ring),
             replies,
             sizes,
-            trusted: claims.rights.contains(Rights::TRUSTED),
+            rights: claims.rights,
             principal: claims.principal,
             stage,
             _charge: charge,
@@ -339,7 +360,7 @@ impl Shard {
             process: process.id,
             lane: id,
             geometry: lane.sizes.geometry,
-            trusted: lane.trusted && lane.replies.is_none(),
+            trusted: lane.rights.contains(Rights::TRUSTED) && lane.replies.is_none(),
             payload_bytes_max: lane.sizes.payload_bytes_max,
             workers_max: application.workers_max,
             wait_mode: application.wait,

@@ -9,13 +9,12 @@
 //! | `shard` | the loop; everything below adds its methods to it |
 //! | `clients`, `requests` | connections, tokens, what clients ask for |
 //! | `processes`, `lanes`, `drain` | the table of processes, brokering, graceful ends |
+//! | `process_memory`, `process_ledger`, `recovery` | what outlives the server, and how the next one brings it back |
 //! | `workers`, `supervision`, `hosting` | starting and watching OS processes |
 //! | `network` | remote clients |
 //! | `keeper`, `keeping` | the process that outlives the server, and the server's side of it |
 //! | `application`, `manifest` | what is served |
 #![forbid(unsafe_code)]
-// Refusals carry names inline, 152 bytes. They travel a few frames, once a request, never on the path of a call.
-#![allow(clippy::result_large_err)]
 
 mod application;
 mod budget;
@@ -34,10 +33,14 @@ mod metrics;
 mod network;
 mod output;
 mod peer;
+mod process_ledger;
+mod process_memory;
 mod processes;
+mod recovery;
 mod requests;
 mod secret;
 mod server;
+mod settling;
 mod shard;
 mod sources;
 mod stats;

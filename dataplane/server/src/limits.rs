@@ -186,6 +186,23 @@ pub(crate) const SENT_IN_PLACE_BYTES_MIN: usize = 16 << 10;
 /// Calls in flight in one lane of a shard, which many connections share.
 pub(crate) const LANE_CALLS: u32 = 1024;
 
+/// Least bytes of the half for replies in a lane of a shard: the first burst of replies of a megabyte each from several
+/// clients. It is memory only as far as replies ever filled it.
+pub(crate) const NETWORK_REPLY_BYTES_MIN: u32 = 16 << 20;
+
+/// Largest replies that find room in a shard's lane at a time.
+pub(crate) const NETWORK_REPLY_PAYLOADS: u32 = 4;
+
+/// The half for replies is as large as that only while the host's segments, with the lane, take up at most this part of
+/// their budget; otherwise it is halved, at most to what any lane has.
+pub(crate) const NETWORK_REPLY_BUDGET_PARTS: u64 = 4;
+
+/// Parts of a lane's room for replies of which one connection may take one, so that its not reading leaves room to others.
+pub(crate) const REPLY_SHARE_PARTS: u64 = 4;
+
+/// Functions of one process whose replies are known to be large; the search for one takes nanoseconds.
+pub(crate) const LARGE_REPLY_FUNCTIONS_MAX: usize = 32;
+
 /// Time after which a shard's lane that nobody uses is closed. Opening one takes about a millisecond.
 pub(crate) const LANE_LINGER: Duration = Duration::from_secs(2);
 
@@ -195,7 +212,10 @@ pub(crate) const SESSION_LINGER: Duration = Duration::from_secs(5);
 /// Control sessions of one shard, one a token: far fewer than the clients that the server's loop accepts.
 pub(crate) const SESSIONS_MAX: usize = 512;
 
-/// Answers taken from one lane in one turn of a shard.
+/// Looks for answers in one turn of a shard: after the workers were summoned, there may be some already.
+pub(crate) const LOOKS_PER_TURN: u32 = 2;
+
+/// Answers taken from one lane in one look of a shard.
 pub(crate) const ANSWERS_PER_LOOK: usize = 256;
 
 /// Period in which a shard looks at lanes with calls in flight whether or not they rang.

@@ -185,6 +185,7 @@ fn read_limits(mut section: Section<'_, '_>, application: &mut Application) {
     let limits = &mut application.limits;
     let mut bytes = |field| section.optional(field, BYTES, as_bytes);
     let payload = bytes("payload_bytes_max");
+    let state = bytes("state_bytes_max");
     let memory = bytes("memory_bytes");
     let output = bytes("output_bytes");
     let call = section.optional("call_ms_max", "a number of milliseconds or \"none\"", as_ms_or_none);
@@ -196,6 +197,7 @@ fn read_limits(mut section: Section<'_, '_>, application: &mut Application) {
         // Too large a value stays too large, for the check of ranges to name.
         limits.payload_bytes_max = u32::try_from(payload).unwrap_or(u32::MAX);
     }
+    limits.state_bytes_max = state.unwrap_or(limits.state_bytes_max);
     limits.memory_bytes = memory.or(limits.memory_bytes);
     limits.output_bytes = output.map_or(limits.output_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     limits.call_ms_max = call.unwrap_or(limits.call_ms_max);

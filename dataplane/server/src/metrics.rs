@@ -27,6 +27,8 @@ pub struct Metrics {
     pub output_bytes_dropped: u64,
     /// Keepers that were replaced.
     pub keepers_replaced: u64,
+    /// Processes of an earlier server that were brought back.
+    pub processes_recovered: u64,
     /// Most ready sources that one turn of the loop left for the next.
     pub turn_backlog_max: u64,
     /// Longest turn of the loop, in microseconds.

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use praas_protocol::control::{ControlError, LaneId, ProcessState, ProcessStatus, ServerMessage};
-use praas_protocol::limits::{OUTPUT_CHUNK_BYTES, PROCESSES_MAX, WORKERS_MAX};
+use praas_protocol::limits::{OUTPUT_CHUNK_BYTES, PROCESSES_MAX};
 use praas_protocol::{Name, ProcessId};
 use praas_shm::control_page::ControlPage;
 
@@ -17,6 +17,8 @@ use crate::drain::{Drain, Purpose};
 use crate::lanes::Lane;
 use crate::limits::{OUTPUT_QUOTED_BYTES, WORKER_UID_FIRST, WORKER_UIDS};
 use crate::output::OutputRing;
+use crate::process_memory::ProcessMemory;
+use crate::settling::Unsettled;
 use crate::shard::Shard;
 use crate::stats::FunctionCounts;
 use crate::workers::WorkerKey;
@@ -63,8 +65,15 @@ pub(crate) struct Process {
     pub(crate) control: ControlPage,
     pub(crate) lanes: BTreeMap<LaneId, Lane>,
     pub(crate) workers: BTreeSet<WorkerKey>,
-    /// Generation of the last worker of each index.
-    pub(crate) generations: [u16; WORKERS_MAX],
+    /// What outlives the server; `None` once it has ended, and for one that could not be brought back.
+    pub(crate) memory: Option<ProcessMemory>,
+    /// Names under which the keeper holds it.
+    pub(crate) kept_names: [String; 2],
+    /// Whether the keeper has said so.
+    pub(crate) is_kept: bool,
+    /// Why it can do nothing any more but be stopped.
+    pub(crate) broken: Option<String>,
+    pub(crate) unsettled: Unsettled,
     pub(crate) output: OutputRing,
     pub(crate) followers: Vec<Follower>,
     pub(crate) user: Option<u32>,
@@ -83,6 +92,39 @@ pub(crate) struct Process {
 }
 
 impl Process {
+    /// An active process without workers, whose memory is not there yet.
+    pub(crate) fn new(
+        id: ProcessId,
+        application: Arc<Application>,
+        control: ControlPage,
+        kept_names: [String; 2],
+    ) -> Self {
+        let output = OutputRing::new(application.limits.output_bytes);
+        Self {
+            id,
+            application,
+            stage: Stage::Active(Vec::new()),
+            control,
+            lanes: BTreeMap::new(),
+            workers: BTreeSet::new(),
+            memory: None,
+            kept_names,
+            is_kept: false,
+            broken: None,
+            unsettled: Unsettled::default(),
+            output,
+            followers: Vec::new(),
+            user: None,
+            failures: 0,
+            replacement_set: false,
+            never_ready: true,
+            last_exit: None,
+            restarts: 0,
+            calls_of_ended: 0,
+            counts: FunctionCounts::default(),
+        }
+    }
+
     pub(crate) fn state(&self) -> ProcessState {
         match &self.stage {
             Stage::Creating(_) => ProcessState::Creating,
@@ -93,16 +135,19 @@ impl Process {
     }
 
     pub(crate) fn has_failed(&self) -> bool {
-        self.never_ready && self.failures >= crate::limits::FAILURES_IN_A_ROW_MAX
+        self.broken.is_some() || self.never_ready && self.failures >= crate::limits::FAILURES_IN_A_ROW_MAX
     }
 
     /// Whether workers are to be started when there are too few.
     pub(crate) fn wants_workers(&self) -> bool {
-        matches!(self.stage, Stage::Creating(_) | Stage::Active(_))
+        matches!(self.stage, Stage::Creating(_) | Stage::Active(_)) && self.broken.is_none()
     }
 
     /// Why workers do not start, with the last words of the program.
     pub(crate) fn failure_words(&self) -> String {
+        if let Some(reason) = &self.broken {
+            return reason.clone();
+        }
         let exit = self.last_exit.clone().unwrap_or_else(|| "no worker has ended yet".into());
         match self.output.tail(OUTPUT_QUOTED_BYTES) {
             tail if tail.is_empty() => exit,
@@ -116,6 +161,9 @@ impl Process {
 pub(crate) struct Processes {
     pub(crate) entries: BTreeMap<ProcessKey, Process>,
     pub(crate) by_id: BTreeMap<ProcessId, ProcessKey>,
+    /// The last process whose memory was measured, and whether that goes on.
+    pub(crate) measured: Option<ProcessKey>,
+    pub(crate) is_measured: bool,
     next_key: usize,
     users: BTreeSet<u32>,
     next_user: u32,
@@ -131,7 +179,7 @@ impl Processes {
     }
 
     /// A uid that no other process has. Counted round, so that files left by one process do not soon belong to another.
-    fn take_user(&mut self) -> Option<u32> {
+    pub(crate) fn take_user(&mut self) -> Option<u32> {
         for _ in 0..WORKER_UIDS {
             let user = WORKER_UID_FIRST + self.next_user;
             self.next_user = (self.next_user + 1) % WORKER_UIDS;
@@ -140,6 +188,25 @@ impl Processes {
             }
         }
         None
+    }
+
+    pub(crate) fn give_user_back(&mut self, user: u32) {
+        self.users.remove(&user);
+    }
+
+    /// The same uid again, unless another process has it by now.
+    pub(crate) fn take_user_again(&mut self, user: u32) -> Option<u32> {
+        let is_ours = (WORKER_UID_FIRST..WORKER_UID_FIRST + WORKER_UIDS).contains(&user);
+        if is_ours && self.users.insert(user) { Some(user) } else { self.take_user() }
+    }
+
+    /// Enters a process.
+    pub(crate) fn enter(&mut self, process: Process) -> ProcessKey {
+        let key = ProcessKey(self.next_key);
+        self.next_key += 1;
+        self.by_id.insert(process.id, key);
+        self.entries.insert(key, process);
+        key
     }
 
     pub(crate) fn key_of(&self, id: &ProcessId) -> Result<ProcessKey, ControlError> {
@@ -174,30 +241,19 @@ impl Shard {
             reason: error.to_string(),
         })?;
         let user = if self.gives_users { self.processes.take_user() } else { None };
-        let key = ProcessKey(self.processes.next_key);
-        self.processes.next_key += 1;
-        let output = OutputRing::new(application.limits.output_bytes);
-        let process = Process {
-            id,
-            application,
-            stage: Stage::Creating(vec![asker]),
-            control,
-            lanes: BTreeMap::new(),
-            workers: BTreeSet::new(),
-            generations: [0; WORKERS_MAX],
-            output,
-            followers: Vec::new(),
-            user,
-            failures: 0,
-            replacement_set: false,
-            never_ready: true,
-            last_exit: None,
-            restarts: 0,
-            calls_of_ended: 0,
-            counts: FunctionCounts::default(),
+        let memory = match ProcessMemory::create(id, &application, user, &self.budget) {
+            Ok(memory) => memory,
+            Err(error) => {
+                user.inspect(|user| self.processes.give_user_back(*user));
+                return Err(error);
+            }
         };
-        self.processes.entries.insert(key, process);
-        self.processes.by_id.insert(id, key);
+        let mut process = Process::new(id, application, control, memory.names());
+        process.stage = Stage::Creating(vec![asker]);
+        (process.user, process.memory) = (user, Some(memory));
+        let key = self.processes.enter(process);
+        self.keep_process(key);
+        self.measure_memory_later();
         self.fill_workers(key);
         Ok(())
     }
@@ -229,12 +285,32 @@ impl Shard {
 
     /// Removes what is left of a process whose last worker has ended.
     pub(crate) fn remove_process(&mut self, key: ProcessKey, askers: Vec<Asker>) {
+        self.end_memory(key);
         let Some(process) = self.processes.get_mut(key) else { return };
         process.stage = Stage::Removing(askers);
         if !self.hosting.remove(key, process.id) {
             // The queue is far longer than there are processes; the directory is swept at the next start.
             self.process_removed(key);
         }
+    }
+
+    /// The memory of a process ends with it. Its ledger says so at once, should the server die before the keeper has heard.
+    fn end_memory(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        if let Some(mut memory) = process.memory.take() {
+            let usage = memory.objects.usage();
+            if self.shutting_down && usage.keys > 0 {
+                self.log.warning(format_args!(
+                    "{} objects of {}, {} bytes, end with this server: state is kept in memory only",
+                    usage.keys, process.id, usage.used_bytes
+                ));
+            }
+            if let Err(error) = memory.ledger.end() {
+                self.log.error(format_args!("the end of {} cannot be noted: {error}", process.id));
+            }
+        }
+        let names = std::mem::take(&mut process.kept_names);
+        self.forget_kept(names);
     }
 
     /// The files of an ended process are gone.
@@ -245,7 +321,7 @@ impl Shard {
         self.metrics.output_bytes_dropped += process.output.dropped();
         self.processes.by_id.remove(&id);
         if let Some(user) = user {
-            self.processes.users.remove(&user);
+            self.processes.give_user_back(user);
         }
         self.log.info(format_args!("process {id} has ended"));
         self.serve_followers(key);
@@ -309,6 +385,9 @@ impl Shard {
             return Err(ControlError::Host { what: "ending the process".into(), reason: "it has just ended".into() });
         };
         let (id, state) = (process.id, process.state());
+        if let (Some(reason), Purpose::Restart) = (&process.broken, purpose) {
+            return Err(ControlError::WorkersFailed { process: id, reason: reason.clone() });
+        }
         match (&mut process.stage, purpose) {
             (Stage::Draining(drain), _) if drain.purpose == purpose => drain.askers.push(asker),
             (Stage::Draining(_), Purpose::Stop) => self.stop_instead(key, Some(asker)),

@@ -10,6 +10,7 @@ use praas_protocol::{FunctionId, Name, ProcessId};
 use praas_shm::function_stats::{FunctionSeen, Latency};
 
 use crate::metrics::Metrics;
+use crate::network::NetworkMetrics;
 use crate::processes::{Process, ProcessKey};
 use crate::shard::Shard;
 
@@ -18,6 +19,8 @@ use crate::shard::Shard;
 pub struct Snapshot {
     /// What the server did.
     pub server: Metrics,
+    /// What its network side did, if it listens.
+    pub network: Option<NetworkMetrics>,
     /// Its processes, in order of their ids.
     pub processes: Vec<ProcessSnapshot>,
 }
@@ -114,7 +117,9 @@ impl Shard {
             let workers = self.ready_workers(key);
             Some(ProcessSnapshot { process, state: entry.state(), workers, stats, latencies })
         };
-        Snapshot { server: self.metrics, processes: self.processes.by_id.iter().filter_map(of_process).collect() }
+        let network = self.network.as_ref().map(|network| network.facts().metrics());
+        let processes = self.processes.by_id.iter().filter_map(of_process).collect();
+        Snapshot { server: self.metrics, network, processes }
     }
 
     /// The sums of all workers of a process, dead and alive, by name.

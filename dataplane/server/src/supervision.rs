@@ -1,7 +1,7 @@
 //! What becomes of workers: their deaths, their replacement, calls that outlast their limit, workers nobody needs.
 //!
 //! 1. A death is believed from the pidfd alone. Only then is what the worker held recovered: its claims are answered with
-//!    `WorkerLost`, its entries freed, its blocks given back.
+//!    `WorkerLost`, its entries freed, its blocks given back, and what it was at in the state of its process is settled.
 //! 2. A claim is condemned by compare-and-swap before its worker is killed for it: a call that was just answered costs nobody.
 //! 3. Claims are looked at often only while some are in sight, and never more often than every 10 ms.
 
@@ -60,8 +60,10 @@ impl Shard {
         let words = exit_words(worker, exit);
         let expected = worker.stage == WorkerStage::Leaving;
         let ready_for = worker.ready_since.map(|since| since.elapsed());
+        let tag = worker.tag;
         self.recover_lanes(key);
         self.drop_worker(key);
+        self.settle_worker(process, tag);
         if !expected {
             self.metrics.workers_lost += 1;
         }
@@ -180,7 +182,7 @@ impl Shard {
     }
 
     /// The first workers of a new process did not start: it never was.
-    fn fail_creation(&mut self, key: ProcessKey) {
+    pub(crate) fn fail_creation(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.get_mut(key) else { return };
         let error = ControlError::WorkersFailed { process: process.id, reason: process.failure_words() };
         let Stage::Creating(askers) = &mut process.stage else { return };

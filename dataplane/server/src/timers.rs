@@ -29,6 +29,8 @@ pub(crate) enum Timer {
     WorkerOutput(WorkerKey, u8),
     /// Whether a process lacks workers.
     Replace(ProcessKey),
+    /// Whether what dead workers were at in the state of a process can be settled.
+    Settle(ProcessKey),
     /// How far a process has drained.
     Drain(ProcessKey),
     /// Whether a lane can be handed out.
@@ -39,6 +41,8 @@ pub(crate) enum Timer {
     Claims,
     /// Whether workers above the minimum are idle.
     Idle,
+    /// How much memory the states of processes take.
+    Memory,
     /// Whether a binary was rebuilt.
     Watch,
     /// Whether connections can be accepted again.

@@ -12,7 +12,7 @@ use praas_protocol::Name;
 
 use crate::drain::Purpose;
 use crate::limits::WATCH_PERIOD;
-use crate::processes::Stage;
+use crate::processes::{Process, Stage};
 use crate::shard::Shard;
 use crate::timers::Timer;
 
@@ -77,7 +77,9 @@ impl Shard {
             let keys: Vec<_> = self.processes.by_id.iter().filter(|(id, _)| id.application == name).collect();
             let keys: Vec<_> = keys.into_iter().map(|(_, key)| *key).collect();
             for key in keys {
-                if self.processes.get(key).is_some_and(|process| matches!(process.stage, Stage::Active(_))) {
+                let can_restart =
+                    |process: &Process| matches!(process.stage, Stage::Active(_)) && process.broken.is_none();
+                if self.processes.get(key).is_some_and(can_restart) {
                     self.begin_drain(key, Purpose::Restart, Vec::new());
                 }
             }

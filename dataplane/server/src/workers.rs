@@ -177,13 +177,13 @@ impl Shard {
     }
 
     fn start_worker(&mut self, key: ProcessKey) -> Result<(), String> {
-        let taken: Vec<u8> = self.workers_of(key).map(|(_, worker)| worker.index).collect();
+        let mut taken: Vec<u8> = self.workers_of(key).map(|(_, worker)| worker.index).collect();
         let process = self.processes.get_mut(key).ok_or("the process is gone")?;
+        taken.extend(process.unsettled.indices());
         let index = (0..WORKERS_MAX).find_map(|index| u8::try_from(index).ok().filter(|index| !taken.contains(index)));
         let index = index.ok_or("every worker index is taken by a worker that is still ending")?;
-        let generation = &mut process.generations[usize::from(index)];
-        *generation = generation.wrapping_add(1).max(1);
-        let generation = *generation;
+        let memory = process.memory.as_mut().ok_or("the process has no memory any more")?;
+        let generation = memory.ledger.next_generation(index).map_err(|error| format!("its ledger: {error}"))?;
         let worker = WorkerKey(self.next_worker);
         self.next_worker += 1;
         let (id, application, user) = (process.id, Arc::clone(&process.application), process.user);
@@ -310,7 +310,8 @@ impl Shard {
     pub(crate) fn worker_ready_due(&mut self, key: WorkerKey) {
         let Some(worker) = self.workers.get(&key) else { return };
         if worker.ready_since.is_none() {
-            let waits_for = match (worker.said_hello, worker.is_watched) {
+            let is_kept = self.processes.get(worker.process).is_some_and(|process| process.is_kept);
+            let waits_for = match (worker.said_hello, worker.is_watched && is_kept) {
                 (false, _) => "did not say hello (is it a praas function program?)",
                 (true, false) => "was not acknowledged by the keeper",
                 (true, true) => "did not become ready",
@@ -449,13 +450,15 @@ impl Shard {
         Ok(())
     }
 
-    /// Gives a worker its pages once the keeper watches it, and its lanes once it has also said hello.
+    /// Gives a worker its pages once the keeper watches it and holds its process's memory, and its lanes once it has also said
+    /// hello.
     pub(crate) fn introduce(&mut self, key: WorkerKey) {
         let Some(worker) = self.workers.get_mut(&key) else { return };
         if !worker.is_watched || worker.stage != WorkerStage::Starting {
             return;
         }
-        let Some(process) = self.processes.get(worker.process) else { return };
+        let Some(process) = self.processes.get(worker.process).filter(|process| process.is_kept) else { return };
+        let Some(memory) = &process.memory else { return };
         let mut sent = Ok(());
         if !worker.has_pages {
             worker.has_pages = true;
@@ -466,8 +469,9 @@ impl Shard {
                 wait_mode: process.application.wait,
                 payload_bytes_max: process.application.limits.payload_bytes_max,
                 workers_max: process.application.workers_max,
+                state_bytes: memory.state_bytes(),
             };
-            sent = worker.peer.send(&start, &[process.control.fd(), worker.page.fd()]);
+            sent = worker.peer.send(&start, &[process.control.fd(), worker.page.fd(), memory.objects.fd()]);
         }
         if worker.said_hello {
             worker.stage = WorkerStage::Attaching;

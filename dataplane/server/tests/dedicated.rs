@@ -2,34 +2,22 @@
 //!
 //! The server runs inside the test, so the test may open network sessions to it, as the server's own shards do.
 
-#![allow(clippy::result_large_err, reason = "refusals are few")]
-
-#[path = "common/client.rs"]
-mod client;
 mod common;
-#[path = "common/functions.rs"]
-mod functions;
-#[path = "common/random.rs"]
-mod random;
-#[path = "common/stage.rs"]
-mod stage;
-#[path = "common/wire_peer.rs"]
-mod wire_peer;
 
 use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use client::{Client, Lane};
-use common::{PATIENCE, ROLE, eventually, kill, own_command};
+use common::client::{Client, Lane};
+use common::random::Random;
+use common::stage::{DIRECTORY, Stage, application, process};
+use common::wire_peer::{Said, WirePeer, request, tcp_pair};
+use common::{PATIENCE, ROLE, eventually, kill, own_command, stage};
 use praas_protocol::control::{ControlError, WaitMode};
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
 use praas_protocol::wire::{Cancel, GoawayReason, Ping};
 use praas_protocol::{Outcome, Phase};
 use praas_server::Application;
-use random::Random;
-use stage::{DIRECTORY, Stage, application, process};
-use wire_peer::{Said, WirePeer, request, tcp_pair};
 
 /// What a process that is not the server and claims to be its network side ends with.
 const REFUSED: i32 = 43;

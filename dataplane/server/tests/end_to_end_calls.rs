@@ -1,24 +1,16 @@
 //! Calls from the client library to real workers, up to every limit that a caller can meet: each refusal is typed, names
 //! its figures, costs nobody else, and is over when its reason is.
 
-#![allow(clippy::result_large_err, reason = "errors of requests name the process inline; these are tests")]
-
 mod common;
-#[path = "common/functions.rs"]
-mod functions;
-#[path = "common/random.rs"]
-mod random;
-#[path = "common/stage.rs"]
-mod stage;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use common::{PATIENCE, eventually};
+use common::stage::{FEW_FILES, Played, Stage, application, connect, process, status};
+use common::{PATIENCE, eventually, stage};
 use praas_client::{CallError, Client, ConnectError, ConnectOptions, ControlError, Process, RequestError};
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
 use rustix::process::{Pid, Signal};
-use stage::{FEW_FILES, Played, Stage, application, connect, process, status};
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
 #[test]

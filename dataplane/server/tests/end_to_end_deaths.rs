@@ -2,19 +2,13 @@
 //! many rounds nothing of them is left in the server or in the workers.
 
 mod common;
-#[path = "common/functions.rs"]
-mod functions;
-#[path = "common/random.rs"]
-mod random;
-#[path = "common/stage.rs"]
-mod stage;
 
 use std::time::Duration;
 
-use common::{eventually, is_running, kill, open_descriptors};
+use common::random::Random;
+use common::stage::{Played, Stage, application, process, status};
+use common::{eventually, functions, is_running, kill, open_descriptors, stage};
 use praas_client::{CallError, Client};
-use random::Random;
-use stage::{Played, Stage, application, process, status};
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
 #[test]

@@ -1,33 +1,23 @@
 //! Clients and workers that misuse every word, pipe and socket that they share: it costs the calls of the one who does it, or
 //! of the process whose worker does it. Everybody else is served, and the server lives.
 
-#![allow(clippy::result_large_err, reason = "errors of requests name the process inline; these are tests")]
-
-#[path = "common/client.rs"]
-mod client;
 mod common;
-#[path = "common/functions.rs"]
-mod functions;
-#[path = "common/random.rs"]
-mod random;
-#[path = "common/stage.rs"]
-mod stage;
 
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use common::eventually;
+use common::random::Random;
+use common::stage::{Stage, application, application_with_copies, process, status};
+use common::{client, eventually, functions, stage};
 use praas_client::{CallError, Client, Process};
 use praas_protocol::FunctionId;
 use praas_protocol::codec::encode;
 use praas_protocol::control::ClientMessage;
 use praas_shm::client_lane::Payload;
 use praas_sys::Sending;
-use random::Random;
 use rustix::fs::OFlags;
-use stage::{Stage, application, application_with_copies, process, status};
 
 /// Longest wait for an answer that may never come.
 const BRIEF: Duration = Duration::from_millis(100);

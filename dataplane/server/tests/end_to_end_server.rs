@@ -1,15 +1,7 @@
 //! Servers that die, drain, restart and reload under load, and a soak. Calls leave an effect each in a file, so that the tests
 //! can count how often each of them ran.
 
-#![allow(clippy::result_large_err, reason = "errors of calls name the process inline; these are tests")]
-
 mod common;
-#[path = "common/functions.rs"]
-mod functions;
-#[path = "common/random.rs"]
-mod random;
-#[path = "common/stage.rs"]
-mod stage;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -18,10 +10,10 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, eventually, is_running, kill, own_command, private_directory};
+use common::random::Random;
+use common::stage::{Played, Stage, application, block_on, process, status};
+use common::{PATIENCE, eventually, functions, is_running, kill, own_command, private_directory, stage};
 use praas_client::{CallError, Client, ConnectOptions, Process, Reply};
-use random::Random;
-use stage::{Played, Stage, application, block_on, process, status};
 
 /// Threads that call.
 const CALLERS: u64 = 4;

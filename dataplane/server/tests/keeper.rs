@@ -16,6 +16,8 @@ use tempfile::TempDir;
 
 const DIRECTORY: &str = "TEST_DIRECTORY";
 const LINGER_MS: &str = "TEST_LINGER_MS";
+/// Descriptors that a keeper is given to hold.
+const HELD: usize = 6000;
 const SCRATCH: &[u8] = b"what must survive";
 
 /// Not a test of its own: what this binary does when a test runs it again.
@@ -69,7 +71,7 @@ fn play_link() {
     let (directory, linger) = directory_and_linger();
     let lock = lock(&directory);
     let mut link = KeeperLink::start(&plan(&directory, linger), lock.as_fd()).unwrap();
-    let safe = link.put("scratch", scratch().as_fd()).unwrap();
+    let safe = link.put(&[("scratch".into(), scratch().as_fd())]).unwrap();
     link.await_acknowledged(safe).unwrap();
     let (read_end, write_end) = std::io::pipe().unwrap();
     let mut worker = Command::new("sh")
@@ -206,11 +208,12 @@ fn only_who_holds_the_lock_is_obeyed() {
         eventually("the keeper hangs up", || socket.is_hung_up());
     }
 
-    let safe = link.put("scratch", scratch().as_fd()).unwrap();
+    let safe = link.put(&[("scratch".into(), scratch().as_fd())]).unwrap();
     link.await_acknowledged(safe).unwrap();
-    let error = link.put("", scratch().as_fd()).and_then(|number| link.await_acknowledged(number)).unwrap_err();
+    let error =
+        link.put(&[("".into(), scratch().as_fd())]).and_then(|number| link.await_acknowledged(number)).unwrap_err();
     assert!(matches!(error, KeeperError::Refused { .. }), "{error}");
-    let gone = link.forget("scratch").unwrap();
+    let gone = link.forget(vec!["scratch".into()]).unwrap();
     link.await_acknowledged(gone).unwrap();
     assert!(link.take().unwrap().is_empty());
     link.goodbye();
@@ -222,16 +225,17 @@ fn many_descriptors_come_back_whole_and_in_their_names() {
     let lock = lock(directory.path());
     let plan = plan(directory.path(), Duration::from_secs(600));
     let mut link = KeeperLink::start(&plan, lock.as_fd()).unwrap();
-    for number in 0..50 {
+    // More than fit a socket and a queue at a time.
+    for number in 0..HELD {
         let fd = rustix::fs::memfd_create("numbered", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         std::fs::File::from(fd.try_clone().unwrap()).write_all(format!("{number}").as_bytes()).unwrap();
-        let safe = link.put(&format!("segment/{number}"), fd.as_fd()).unwrap();
+        let safe = link.put(&[(format!("segment/{number}"), fd.as_fd())]).unwrap();
         link.await_acknowledged(safe).unwrap();
     }
     drop(link);
     let mut link = KeeperLink::connect(&plan, lock.as_fd()).unwrap().unwrap();
     let held = link.take().unwrap();
-    assert_eq!(held.len(), 50);
+    assert_eq!(held.len(), HELD);
     for held in held {
         assert_eq!(format!("segment/{}", String::from_utf8(content(held.fd)).unwrap()), held.name);
     }

@@ -22,6 +22,7 @@ max = 4
 
 [limits]
 payload_bytes_max = "1MiB"
+state_bytes_max = "16MiB"
 call_ms_max = "none"
 drain_ms = 500
 memory_bytes = "256MiB"
@@ -50,6 +51,7 @@ fn a_full_manifest_reads_as_written() {
     assert_eq!((application.workers_min, application.workers_max), (2, 4));
     let limits = application.limits;
     assert_eq!((limits.payload_bytes_max, limits.call_ms_max, limits.drain_ms), (1 << 20, None, 500));
+    assert_eq!(limits.state_bytes_max, 16 << 20);
     assert_eq!((limits.memory_bytes, limits.open_files), (Some(256 << 20), 128));
     assert_eq!((limits.processes, limits.output_bytes), (Some(16), 65536));
 }
@@ -59,7 +61,7 @@ fn two_lines_are_enough() {
     let text = "[application]\nname = \"a\"\nbinary = \"/bin/a\"\n";
     let application = Application::parse(text, Path::new("/app")).unwrap();
     assert_eq!((application.workers_min, application.workers_max), (1, 1));
-    assert_eq!(application.limits.call_ms_max, Some(60_000));
+    assert_eq!((application.limits.call_ms_max, application.limits.state_bytes_max), (Some(60_000), 64 << 20));
     assert_eq!(application.checked().unwrap().network, Network::None);
 }
 
@@ -86,6 +88,9 @@ fn each_wrong_field_is_named_with_its_line_and_what_is_allowed() {
         ("max = 4", "maximum = 4", "workers.maximum", "min, max"),
         ("payload_bytes_max = \"1MiB\"", "payload_bytes_max = \"1megs\"", "limits.payload_bytes_max", "64MiB"),
         ("payload_bytes_max = \"1MiB\"", "payload_bytes_max = \"3GiB\"", "limits.payload_bytes_max", "2147483647"),
+        ("state_bytes_max = \"16MiB\"", "state_bytes_max = \"some\"", "limits.state_bytes_max", "64MiB"),
+        ("state_bytes_max = \"16MiB\"", "state_bytes_max = 0", "limits.state_bytes_max", "1048576 to 68719476736"),
+        ("state_bytes_max = \"16MiB\"", "state_bytes_max = \"65GiB\"", "limits.state_bytes_max", "1048576 to"),
         ("call_ms_max = \"none\"", "call_ms_max = \"never\"", "limits.call_ms_max", "\"none\""),
         ("call_ms_max = \"none\"", "call_ms_max = 1", "limits.call_ms_max", "20 to"),
         ("drain_ms = 500", "drain_ms = 99999999999", "limits.drain_ms", "86400000"),

@@ -1,32 +1,19 @@
 //! Calls of remote clients, over real sockets, through shards and lanes to real workers, with either driver.
 
 mod common;
-#[path = "common/functions.rs"]
-mod functions;
-#[path = "common/random.rs"]
-mod random;
-#[path = "common/remote.rs"]
-mod remote;
-#[path = "common/stage.rs"]
-mod stage;
 
-use common::eventually;
+use common::network::{address, listening, stage_with_alice, with_each_driver};
+use common::random::Random;
+use common::remote::Remote;
+use common::stage::{Stage, application, process};
+use common::{eventually, functions, stage};
 use praas_protocol::wire::{Cancel, Close, Frame, GoawayReason, Ping, Request};
 use praas_protocol::{FunctionId, Outcome};
-use random::Random;
-use remote::{Remote, address, listening, with_each_driver};
-use stage::{Stage, application, process};
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
 #[test]
 fn role() {
     stage::play();
-}
-
-fn stage_with_alice(driver: praas_server::DriverChoice) -> Stage {
-    let stage = Stage::new(application(), listening(driver));
-    drop(stage.with_process("alice"));
-    stage
 }
 
 #[test]

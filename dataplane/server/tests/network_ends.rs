@@ -2,37 +2,20 @@
 //! clients manage; what an idle connection costs; a server on a host without io_uring. With either driver.
 
 mod common;
-#[path = "common/functions.rs"]
-mod functions;
-#[path = "common/random.rs"]
-mod random;
-#[path = "common/remote.rs"]
-mod remote;
-#[path = "common/stage.rs"]
-mod stage;
 
-use common::{eventually, kill};
+use common::network::{address, listening, metrics, resident_bytes, stage_with_alice, with_each_driver};
+use common::remote::Remote;
+use common::stage::{Stage, application, process, status};
+use common::{eventually, kill, stage};
 use praas_protocol::Outcome;
 use praas_protocol::wire::{Action, Frame, GoawayReason, Kind, List, ListApplications, Order, Output, Request};
-use praas_server::{DriverChoice, DriverKind, NetworkMetrics};
+use praas_server::{DriverChoice, DriverKind};
 use praas_sys::{Feature, Grant, SandboxPlan, SpawnRequest, Spawner};
-use remote::{Remote, listening, with_each_driver};
-use stage::{Stage, application, process, status};
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
 #[test]
 fn role() {
     stage::play();
-}
-
-fn stage_with_alice(driver: DriverChoice) -> Stage {
-    let stage = Stage::new(application(), listening(driver));
-    drop(stage.with_process("alice"));
-    stage
-}
-
-fn metrics(stage: &Stage) -> NetworkMetrics {
-    stage.server().network().unwrap().metrics()
 }
 
 #[test]
@@ -41,7 +24,7 @@ fn a_server_that_ends_answers_what_it_took_says_farewell_and_closes() {
         let stage = stage_with_alice(driver);
         let mut busy = Remote::connect(&stage);
         let mut idle = Remote::connect(&stage);
-        let mut silent = Remote::silent(remote::address(&stage));
+        let mut silent = Remote::silent(address(&stage));
         let alice = busy.open(process("alice"));
         let running = busy.start(alice, "hold", b"400");
         let client = stage.client();
@@ -219,7 +202,7 @@ fn idle_connections_take_little_memory() {
         let connect = |count: u64| -> Vec<Remote> {
             let mut held: Vec<Remote> = Vec::new();
             for _ in 0..count {
-                let (mut remote, _) = Remote::with_token(remote::address(&stage), &token);
+                let (mut remote, _) = Remote::with_token(address(&stage), &token);
                 let alice = remote.open(process("alice"));
                 assert_eq!(remote.call(alice, "echo", &[1; 200]).0, Outcome::Ok);
                 held.push(remote);
@@ -236,11 +219,6 @@ fn idle_connections_take_little_memory() {
         drop((first, held));
         stage.end();
     });
-}
-
-fn resident_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").unwrap();
-    text.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
 #[test]
@@ -296,7 +274,7 @@ fn serve_without_io_uring() {
 #[test]
 fn an_address_that_is_taken_is_named() {
     let stage = Stage::new(application(), listening(DriverChoice::Auto));
-    let taken = remote::address(&stage);
+    let taken = address(&stage);
     let other = common::private_directory();
     let mut options = stage::options(other.path(), application());
     options.listen = vec![taken];

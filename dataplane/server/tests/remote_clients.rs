@@ -1,25 +1,15 @@
 //! The client library over TCP to a real server and real workers: the same calls and ends as over shared memory, with either
 //! driver, brokered and dedicated.
 
-#![allow(clippy::result_large_err, reason = "errors of requests name the process inline; these are tests")]
-
 mod common;
-#[path = "common/functions.rs"]
-mod functions;
-#[path = "common/random.rs"]
-mod random;
-#[path = "common/remote.rs"]
-mod remote;
-#[path = "common/stage.rs"]
-mod stage;
 
 use std::time::Duration;
 
-use common::{PATIENCE, eventually};
+use common::network::{address, listening, with_each_driver};
+use common::stage::{Stage, application, block_on, options, process, status};
+use common::{PATIENCE, eventually, stage};
 use praas_client::{CallError, Client, ConnectOptions, ControlError, Process, RequestError, Route, Transport};
 use praas_server::{DriverChoice, Server};
-use remote::{address, listening, with_each_driver};
-use stage::{Stage, application, block_on, options, process, status};
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
 #[test]
@@ -59,7 +49,7 @@ fn calls_end_as_they_do_on_the_same_host() {
             let unheard = alice.invoke("unheard-of", "").unwrap_err();
             assert_eq!(unheard, CallError::UnknownFunction { function: "unheard-of".into() });
             assert!(matches!(alice.invoke("panic", ""), Err(CallError::FunctionPanicked { .. })));
-            let late = alice.call("sleep").payload(b"60").deadline(Duration::from_millis(10)).send().unwrap_err();
+            let late = alice.call("sleep").payload(b"1000").deadline(Duration::from_millis(10)).send().unwrap_err();
             assert!(matches!(late, CallError::DeadlineExceeded { .. }), "{late}");
             let unwanted = alice.start("until-unwanted", b"").unwrap();
             unwanted.cancel();

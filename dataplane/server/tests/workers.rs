@@ -1,7 +1,5 @@
 //! Processes with real workers: calls over lanes, deaths, limits, drains. Whatever happens, nothing is left behind.
 
-#[path = "common/client.rs"]
-mod client;
 mod common;
 
 use std::io::BufRead;
@@ -9,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use client::Client;
+use common::client::Client;
 use common::{ROLE, eventually, is_running, kill, open_descriptors, own_command, private_directory};
 use praas_function::Call;
 use praas_protocol::control::{ControlError, ProcessState};
@@ -19,6 +17,9 @@ use praas_server::{Application, Level, Server, ServerHandle, ServerOptions};
 use tempfile::TempDir;
 
 const DIRECTORY: &str = "TEST_DIRECTORY";
+
+/// File in the process's working directory for which calls of `await-word` wait.
+const WORD: &str = "word";
 
 /// Not a test of its own: what this binary does when a server of a test runs it.
 #[test]
@@ -65,6 +66,14 @@ fn serve() {
             println!("sleeping now");
             std::thread::sleep(Duration::from_millis(ms));
             "slept"
+        })
+        .function("await-word", |_: &mut Call<'_>| {
+            println!("waiting now");
+            let end = std::time::Instant::now() + common::PATIENCE;
+            while !Path::new(WORD).exists() && std::time::Instant::now() < end {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            "told"
         })
         .function("flood", |call: &mut Call<'_>| {
             let lines: u64 = std::str::from_utf8(call.input()).unwrap().parse().unwrap();
@@ -148,6 +157,11 @@ impl Stage {
         self.directory.path()
     }
 
+    /// Lets alice's calls of `await-word` go on.
+    fn tell_alice(&self) {
+        std::fs::write(self.path().join("run/hello/alice").join(WORD), "").unwrap();
+    }
+
     fn server(&self) -> &ServerHandle {
         self.server.as_ref().unwrap()
     }
@@ -159,11 +173,9 @@ impl Stage {
     /// Ends the server and looks for what it left behind.
     fn end(mut self) {
         self.server.take().unwrap().shutdown().unwrap();
-        for pid in common::children_with(std::process::id(), "role") {
-            assert!(!is_running(pid), "process {pid} is left");
-        }
-        let left = open_descriptors();
-        assert!(left <= self.descriptors, "{left} descriptors are left, {} were open before", self.descriptors);
+        let own = std::process::id();
+        eventually("no process is left", || common::children_with(own, "role").is_empty());
+        eventually("no descriptor is left", || open_descriptors() <= self.descriptors);
         let run = self.path().join("run");
         assert!(!run.exists() || std::fs::read_dir(run).unwrap().count() == 0, "working directories are left");
         for socket in ["praas.sock", "keeper.sock"] {
@@ -248,13 +260,14 @@ fn a_stopped_process_finishes_its_call_and_refuses_the_others() {
     let mut client = stage.client();
     client.create(alice()).unwrap();
     let lane = client.open(alice(), 4096).unwrap();
-    let running = lane.submit("sleep", b"300");
-    await_output(&mut client, "sleeping now");
+    let running = lane.submit("await-word", b"");
+    await_output(&mut client, "waiting now");
     let waiting = lane.submit("echo", b"never ran");
     let stopped = client.ask(praas_protocol::control::ClientRequest::ProcessStop { process: alice() });
     let (outcome, detail, _) = lane.answer(waiting);
     assert_eq!(outcome, Outcome::Unavailable);
     assert!(detail == Phase::Draining as u32 || detail == Phase::Closed as u32);
+    stage.tell_alice();
     assert_eq!(lane.answer(running).0, Outcome::Ok);
     assert!(matches!(client.await_answer(stopped).0, praas_protocol::control::ServerMessage::Done { .. }));
     // Published after everything: still refused, never lost.
@@ -495,6 +508,8 @@ fn a_killed_server_takes_its_workers_with_it_and_the_next_one_starts_clean() {
     played.kill().unwrap();
     played.wait().unwrap();
     eventually("the worker is dead", || !is_running(worker));
+    // As long as it is there, a next server is given the process's state, and brings the process back.
+    eventually("the keeper has ended", || !path.join("keeper.sock").exists());
     assert!(!lane.lane.is_answered(&stuck), "nobody is left to answer");
     assert!(path.join("run/hello/alice").exists());
 
@@ -556,12 +571,13 @@ fn a_stop_overrides_a_restart_and_shutdown_overrides_all() {
     let mut client = stage.client();
     client.create(alice()).unwrap();
     let lane = client.open(alice(), 4096).unwrap();
-    let running = lane.submit("sleep", b"200");
-    await_output(&mut client, "sleeping now");
+    let running = lane.submit("await-word", b"");
+    await_output(&mut client, "waiting now");
     let restart = client.ask(ClientRequest::ProcessRestart { process: alice() });
     let stop = client.ask(ClientRequest::ProcessStop { process: alice() });
     let restarted = client.await_answer(restart).0;
     assert!(matches!(restarted, ServerMessage::Failed { error: ControlError::WrongState { .. }, .. }), "{restarted:?}");
+    stage.tell_alice();
     assert!(matches!(client.await_answer(stop).0, ServerMessage::Done { .. }));
     assert_eq!(lane.answer(running).0, Outcome::Ok);
     drop(lane);
@@ -621,8 +637,8 @@ fn a_busy_worker_is_neither_awaited_nor_flooded() {
     let mut client = stage.client();
     client.create(alice()).unwrap();
     let lane = client.open(alice(), 4096).unwrap();
-    let running = lane.submit("sleep", b"1500");
-    await_output(&mut client, "sleeping now");
+    let running = lane.submit("await-word", b"");
+    await_output(&mut client, "waiting now");
     let before = client.status(alice()).worker_pids;
     // Far more than a socket's buffer and a queue hold.
     let ring = encode(&ClientMessage::Ring { lane: lane.id, process: alice() }).unwrap();
@@ -632,6 +648,7 @@ fn a_busy_worker_is_neither_awaited_nor_flooded() {
     let second = client.open(alice(), 4096).unwrap();
     assert!(!lane.lane.is_answered(&running), "the other worker opens the lane");
     assert_eq!(second.call("echo", b"meanwhile").0, Outcome::Ok);
+    stage.tell_alice();
     assert_eq!(lane.answer(running).0, Outcome::Ok);
     assert_eq!(client.status(alice()).worker_pids, before);
     drop((lane, second, client));

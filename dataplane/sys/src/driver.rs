@@ -65,15 +65,16 @@ impl fmt::Display for DriverKind {
     }
 }
 
-/// Which driver to open.
+/// Which driver to open. The default is the one that serves unless somebody chooses: on loopback, where all measurements yet
+/// were made, io_uring was slower by a few per cent in most of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DriverChoice {
     /// io_uring where the host grants it, epoll elsewhere.
-    #[default]
     Auto,
     /// io_uring, or fail.
     IoUring,
     /// epoll.
+    #[default]
     Epoll,
 }
 

@@ -3,6 +3,7 @@
 use std::ptr::NonNull;
 
 use super::*;
+use crate::arena::BLOCK_BYTES_MIN;
 
 /// What became of a request that its client took back.
 #[derive(Debug)]
@@ -29,6 +30,26 @@ pub struct Answer {
     pub payload: Option<AnswerPayload>,
     /// The request's block, when the request was refused and may be submitted again.
     pub returned_loan: Option<LoanBlock>,
+}
+
+/// An answer that was Ok and lay in its cell, to a request that had no block: what most answers are.
+#[derive(Debug)]
+pub struct SmallAnswer {
+    /// First word of detail.
+    pub detail: u32,
+    /// Second word of detail.
+    pub more: u32,
+    bytes: InlineReply,
+    length: u8,
+}
+
+impl SmallAnswer {
+    /// The output.
+    #[must_use]
+    #[inline]
+    pub fn as_slice(&self) -> &[u8] {
+        &self.bytes.0[..usize::from(self.length)]
+    }
 }
 
 /// The bytes of an answer.
@@ -65,29 +86,57 @@ impl ClientLane {
         let (detail, more) = split(cell.detail.load(Ordering::Relaxed));
         let place = Place::check(cell.payload.load(Ordering::Relaxed), REPLY_INLINE_BYTES, half_bytes);
         self.worker_cpu.store(cell.cpu.load(Ordering::Relaxed), Ordering::Relaxed);
-        let (payload, keeps_cell) = match place {
+        let (payload, kept) = match place {
             Ok(Place::Inline { bytes }) => {
                 let mut copied = InlineBytes([0; REPLY_INLINE_BYTES]);
                 copy::load_inline(&cell.inline, &mut copied.0[..bytes]);
                 let length = u8::try_from(bytes).unwrap_or(0);
-                (Some(AnswerPayload(Bytes::Inline { bytes: copied, length })), false)
+                (Some(AnswerPayload(Bytes::Inline { bytes: copied, length })), None)
             }
             Ok(Place::Block { offset, bytes }) => {
                 let (cell, generation) = (ticket.cell, ticket.generation);
                 let reply = BlockReply { lane: Arc::clone(self), cell, generation, offset, bytes };
-                (Some(AnswerPayload(Bytes::Block(reply))), true)
+                (Some(AnswerPayload(Bytes::Block(reply))), Some(block_bytes(bytes)))
             }
-            Err(_) => (None, false),
+            Err(_) => (None, None),
         };
         fault::point(Step::ClientAnswerRead);
-        if outcome_code != Outcome::Ok as u32 && !keeps_cell {
+        if outcome_code != Outcome::Ok as u32 && kept.is_none() {
             // The worker may have died with a block reserved for this call: the ledger learns here that it is free.
             cell.release(ticket.generation);
         }
         let refused = outcome_code == Outcome::Unavailable as u32;
-        let returned_loan = self.finish(ticket, keeps_cell, refused);
+        let returned_loan = self.finish(ticket, kept, refused);
         fault::point(Step::ClientTaken);
         Answer { outcome_code, detail, more, payload, returned_loan }
+    }
+
+    /// Takes an answer that is small; another one stays, for [`ClientLane::take`].
+    ///
+    /// # Errors
+    /// The ticket, when the answer is not there or of another kind.
+    #[inline]
+    pub fn take_small(&self, ticket: Ticket) -> Result<SmallAnswer, Ticket> {
+        let cell = self.cell(&ticket);
+        if ticket.request_block.is_some() || !cell.is_done(ticket.generation) {
+            return Err(ticket);
+        }
+        let (length, place) = split(cell.payload.load(Ordering::Relaxed));
+        let length = match u8::try_from(length) {
+            Ok(length) if place == INLINE && usize::from(length) <= REPLY_INLINE_BYTES => length,
+            _ => return Err(ticket),
+        };
+        if cell.outcome.load(Ordering::Relaxed) != Outcome::Ok as u32 {
+            return Err(ticket);
+        }
+        let (detail, more) = split(cell.detail.load(Ordering::Relaxed));
+        self.worker_cpu.store(cell.cpu.load(Ordering::Relaxed), Ordering::Relaxed);
+        let mut bytes = InlineBytes([0; REPLY_INLINE_BYTES]);
+        copy::load_inline(&cell.inline, &mut bytes.0[..usize::from(length)]);
+        fault::point(Step::ClientAnswerRead);
+        self.finish(ticket, None, false);
+        fault::point(Step::ClientTaken);
+        Ok(SmallAnswer { detail, more, bytes, length })
     }
 
     #[cold]
@@ -97,14 +146,17 @@ impl ClientLane {
     }
 
     #[inline]
-    pub(super) fn finish(&self, ticket: Ticket, keeps_cell: bool, refused: bool) -> Option<LoanBlock> {
+    pub(super) fn finish(&self, ticket: Ticket, kept: Option<u64>, refused: bool) -> Option<LoanBlock> {
         // A cell without a reply block needs no release: arming its next generation says as much, and saves a transfer of
         // its line on the way to the next call.
         let mut submission = self.submission.lock();
         submission.producer.prefetch_payload(self.memory.entries());
-        if !keeps_cell {
-            submission.free_cells.push_back(ticket.cell);
-            self.memory.cells()[ticket.cell as usize].prefetch_word();
+        match kept {
+            Some(block_bytes) => submission.kept_reply_bytes += block_bytes,
+            None => {
+                submission.free_cells.push_back(ticket.cell);
+                self.memory.cells()[ticket.cell as usize].prefetch_word();
+            }
         }
         match ticket.request_block {
             Some(loan) if !refused => {
@@ -213,8 +265,15 @@ impl Drop for BlockReply {
         fault::point(Step::ClientBeforeRelease);
         self.lane.memory.cells()[self.cell as usize].release(self.generation);
         // Next in line: a call with this very cell gives its last block back, so blocks stay where the caches have them.
-        self.lane.submission.lock().free_cells.push_front(self.cell);
+        let mut submission = self.lane.submission.lock();
+        submission.kept_reply_bytes -= block_bytes(self.bytes);
+        submission.free_cells.push_front(self.cell);
     }
+}
+
+/// Bytes of the block that so many bytes of an answer lie in.
+fn block_bytes(bytes: usize) -> u64 {
+    bytes.max(BLOCK_BYTES_MIN).next_power_of_two() as u64
 }
 
 impl AnswerPayload {

@@ -19,7 +19,7 @@ impl RequestArena {
     /// The allocator of a half of `half_bytes`, all free.
     pub(super) fn new(half_bytes: usize) -> Self {
         let zeroed = Box::<[AtomicU8]>::new_zeroed_slice(map_bytes(half_bytes));
-        // SAFETY: zero is a valid `AtomicU8`.
+        // SAFETY: an `AtomicU8` has the layout of a `u8`, so zero, as just allocated, is a valid one.
         Self { map: unsafe { zeroed.assume_init() }, spare: None }
     }
 

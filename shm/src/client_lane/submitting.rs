@@ -8,6 +8,9 @@ impl ClientLane {
     ///
     /// # Errors
     /// [`SubmitError`]; nothing ran, and a loan is given back.
+    ///
+    /// # Panics
+    /// On a loan that another lane lent.
     #[inline]
     pub fn submit(
         &self,
@@ -17,6 +20,20 @@ impl ClientLane {
         root: u128,
     ) -> Result<Ticket, SubmitError> {
         let copied = matches!(payload, Payload::Bytes(_));
+        let submitted =
+            self.publish_payload(function, payload, deadline_ns, root).and_then(|ticket| self.after_publish(ticket));
+        if copied { submitted.map_err(|error| self.without_loan(error)) } else { submitted }
+    }
+
+    /// Publishes a request and summons nobody. Panics on a loan of another lane.
+    #[inline]
+    pub(super) fn publish_payload(
+        &self,
+        function: FunctionId,
+        payload: Payload<'_>,
+        deadline_ns: u64,
+        root: u128,
+    ) -> Result<Ticket, SubmitError> {
         let (inline, block) = match payload {
             Payload::Bytes(bytes) if bytes.len() <= REQUEST_INLINE_BYTES => (bytes, None),
             Payload::Bytes(bytes) => {
@@ -24,15 +41,16 @@ impl ClientLane {
                 self.loan_write(&mut loan, 0, bytes);
                 (&[][..], Some(loan))
             }
-            Payload::Loan(loan) => (&[][..], Some(loan)),
+            Payload::Loan(loan) => {
+                self.ensure_own(&loan);
+                (&[][..], Some(loan))
+            }
         };
-        let published = self.publish(inline, block, |entry| {
+        self.publish(inline, block, |entry| {
             entry.function.store(function.0, Ordering::Relaxed);
             entry.deadline_ns.store(deadline_ns, Ordering::Relaxed);
             store_root(&entry.root, root);
-        });
-        let submitted = published.and_then(|ticket| self.after_publish(ticket));
-        if copied { submitted.map_err(|error| self.without_loan(error)) } else { submitted }
+        })
     }
 
     /// Takes the block out of an error whose caller gave none.
@@ -67,7 +85,7 @@ impl ClientLane {
         };
         let generation = submission.generations[cell as usize].wrapping_add(1).max(1);
         let descriptor = match &block {
-            Some(loan) => halves(u32::try_from(loan.bytes).unwrap_or(u32::MAX), loan.block.offset),
+            Some(loan) => halves(loan.bytes, loan.block.offset),
             None => halves(u32::try_from(inline.len()).unwrap_or(u32::MAX), INLINE),
         };
         let cpu = u64::from(self.cpu_hint(&mut submission));

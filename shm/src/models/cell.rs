@@ -163,6 +163,49 @@ fn a_reactor_that_sleeps_on_a_doorbell_sees_every_answer_and_is_woken_once_a_sle
     });
 }
 
+/// A worker that answers two calls, and holds the ring for the first back if the reactor seemed to sleep.
+#[test]
+fn a_reactor_hears_of_an_answer_whose_ring_was_held_back_for_the_next() {
+    check(4, || {
+        let replies = Arc::new([Reply::expected(), Reply::expected()]);
+        replies.iter().for_each(|reply| reply.cell.arm_as(1, FirstWait::Bell));
+        let word = Arc::new(AtomicU32::new(0));
+        let pipe = Arc::new((Mutex::new(0_u32), Condvar::new()));
+        let worker = {
+            let (replies, word, pipe) = (Arc::clone(&replies), Arc::clone(&word), Arc::clone(&pipe));
+            thread::spawn(move || {
+                let ring = || {
+                    if Bell(&word).ring() {
+                        *pipe.0.lock().unwrap() += 1;
+                        pipe.1.notify_one();
+                    }
+                };
+                assert_eq!(replies[0].answer(1, 0), Ok(Wake::Bell));
+                if !Bell(&word).is_asleep() {
+                    ring();
+                }
+                assert_eq!(replies[1].answer(1, 1), Ok(Wake::Bell));
+                ring();
+            })
+        };
+        loop {
+            let seen = Bell(&word).begin_look();
+            if replies.iter().all(|reply| reply.cell.is_done(1)) {
+                break;
+            }
+            if Bell(&word).arm(seen) {
+                let mut written = pipe.0.lock().unwrap();
+                while *written == 0 {
+                    written = pipe.1.wait(written).unwrap();
+                }
+                *written = 0;
+            }
+        }
+        replies.iter().enumerate().for_each(|(index, reply)| reply.assert_holds(index as u64));
+        worker.join().unwrap();
+    });
+}
+
 /// A worker answered and died before the end of its claim. While the server settles that claim, the client reads the
 /// answer, uses the cell for its next call, and another worker answers that.
 #[test]

@@ -29,11 +29,24 @@ pub struct AsideCall<'w> {
     needs_help: bool,
 }
 
+/// When a call was claimed, to be compared with other calls of this worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClaimedAt(u64);
+
+impl ClaimedAt {
+    /// Nanoseconds from an earlier claim to this one.
+    #[must_use]
+    pub fn ns_since(self, earlier: Self) -> u64 {
+        ticks::between_ns(earlier.0, self.0)
+    }
+}
+
 impl WorkerEnd {
     /// Claims a call that came beside the lanes, from a caller that was last seen on this CPU (`u32::MAX` if unknown), with so
     /// much time remaining (0: no deadline). `None` while the process takes none.
     #[inline]
     pub fn claim_aside(&mut self, caller_cpu: u32, deadline_ns: u64, root: u128) -> Option<AsideCall<'_>> {
+        self.ring_held();
         if !self.may_claim() || Phase::from_word(self.phase_seen) != Some(Phase::Active) {
             return None;
         }
@@ -84,10 +97,10 @@ impl<'w> AsideCall<'w> {
         (self.deadline_ns != 0).then(|| Duration::from_nanos(left()))
     }
 
-    /// How long it has been running, in nanoseconds.
+    /// When it was claimed.
     #[must_use]
-    pub fn elapsed_ns(&self) -> u64 {
-        ticks::elapsed_ns(self.claimed_at_ticks)
+    pub fn claimed_at(&self) -> ClaimedAt {
+        ClaimedAt(self.claimed_at_ticks)
     }
 
     /// The call has ended, and its answer is on its way or about to be.

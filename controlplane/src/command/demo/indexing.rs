@@ -11,7 +11,7 @@ use rkyv::util::AlignedVec;
 use serde::Serialize;
 
 use super::interruption::Interruption;
-use crate::demo::application::{ADD, SUMMARY};
+use crate::demo::application::{ADD, PUBLISH};
 use crate::demo::corpus::{CorpusLimits, Listing, Skipped};
 use crate::demo::messages::{AddBatch, IndexSummary};
 use crate::demo::queries::WordCensus;
@@ -29,7 +29,7 @@ pub(super) struct Indexed {
     pub(super) terms: u32,
     /// Calls that carried them.
     pub(super) batches: u64,
-    /// From the first file opened to the last answer.
+    /// From the first file opened to the answer that the index is published.
     pub(super) took_ms: f64,
     /// What was left out.
     pub(super) skipped: Vec<SkippedFigure>,
@@ -66,9 +66,9 @@ pub(super) fn index(
         bar.set_position(batches.files_read() as u64);
     }
     pipeline.finish()?;
+    let summary = process.invoke_typed::<_, IndexSummary>(PUBLISH, &())?.to_value()?;
     bar.finish_and_clear();
     let took = start.elapsed();
-    let summary = process.invoke_typed::<_, IndexSummary>(SUMMARY, &())?.to_value()?;
     Ok(indexed(summary, pipeline.sent, took, batches.skipped()))
 }
 

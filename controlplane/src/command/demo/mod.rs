@@ -8,6 +8,7 @@
 
 mod indexing;
 mod interruption;
+mod killing;
 mod measuring;
 mod own_server;
 mod searching;
@@ -29,6 +30,7 @@ use crate::limits::{DEMO_CALL_MAX, DEMO_QUERIES_MEASURED, DEMO_START_MAX};
 
 use indexing::Indexed;
 use interruption::Interruption;
+use killing::Killed;
 use measuring::LatencyTable;
 use own_server::OwnServer;
 use searching::Searched;
@@ -40,8 +42,8 @@ const PROCESS: &str = "library";
 /// What its help begins with.
 pub(crate) const LONG_ABOUT: &str = "\
 Shows what praas does on real input, and how fast. It starts a server for itself alone, creates a process, fills it with a \
-full-text index over the text files below PATH with one function, searches it with another, and measures both calls beside \
-what this machine can do at best. It leaves nothing behind.";
+full-text index over the text files below PATH with one function, searches it with another, kills the worker to show that \
+nothing is lost, and measures calls beside what this machine can do at best. It leaves nothing behind.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -64,6 +66,7 @@ struct Report {
     process_created_ms: f64,
     indexed: Indexed,
     searches: Vec<Searched>,
+    killed: Option<Killed>,
     #[serde(flatten)]
     latency: LatencyTable,
     left_behind: Vec<String>,
@@ -102,13 +105,15 @@ fn tell(story: &Story, interruption: &Interruption, path: PathBuf) -> Result<Rep
     let queries = census.queries(DEMO_QUERIES_MEASURED);
     let searches = searching::show(&process, &queries, interruption)?;
     story.searched(&searches)?;
+    let killed = killing::kill_and_search(&server, &process, searches.first(), interruption)?;
+    story.killed(killed.as_ref())?;
     let remote = remote_process(&server, process.id());
     let latency = measuring::measure(&process, &remote, &queries, interruption)?;
     story.latency(&latency)?;
     drop(process);
     server.stop()?;
     story.note_leftovers(server.leftovers());
-    Ok(Report { path, process_created_ms, indexed, searches, latency, left_behind: Vec::new() })
+    Ok(Report { path, process_created_ms, indexed, searches, killed, latency, left_behind: Vec::new() })
 }
 
 fn create_process(server: &OwnServer) -> Result<(Process, f64), Failure> {

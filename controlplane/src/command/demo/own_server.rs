@@ -22,6 +22,7 @@ use tempfile::TempDir;
 use super::interruption::Interruption;
 use crate::command::MANIFEST_FILE;
 use crate::demo::application::{APPLICATION, FUNCTIONS};
+use crate::demo::limits::STATE_MIB_MAX;
 use crate::failure::Failure;
 use crate::limits::{DEMO_LOG_BYTES_MAX, DEMO_START_MAX, DEMO_STOP_MAX};
 
@@ -182,7 +183,8 @@ fn manifest_text() -> Result<String, Failure> {
     let functions = serde_json::json!(FUNCTIONS);
     Ok(format!(
         "[application]\nname = \"{APPLICATION}\"\nbinary = {program}\narguments = [\"demo-worker\"]\n\
-         functions = {functions}\n\n[limits]\npayload_bytes_max = \"{PAYLOAD_MIB_MAX}MiB\"\n"
+         functions = {functions}\n\n[limits]\npayload_bytes_max = \"{PAYLOAD_MIB_MAX}MiB\"\n\
+         state_bytes_max = \"{STATE_MIB_MAX}MiB\"\n"
     ))
 }
 

@@ -43,7 +43,8 @@ pub(super) fn show(
     queries.iter().take(DEMO_QUERIES_SHOWN).map(|query| search(process, query, interruption)).collect()
 }
 
-fn search(process: &Process, text: &str, interruption: &Interruption) -> Result<Searched, Failure> {
+/// One search.
+pub(super) fn search(process: &Process, text: &str, interruption: &Interruption) -> Result<Searched, Failure> {
     interruption.check()?;
     let query = SearchQuery { text: text.to_owned(), limit: DEMO_HITS_SHOWN };
     let start = Instant::now();

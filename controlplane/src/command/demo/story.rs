@@ -6,6 +6,7 @@ use std::path::Path;
 use praas_client::ProcessId;
 
 use super::indexing::{Indexed, SkippedFigure};
+use super::killing::Killed;
 use super::measuring::LatencyTable;
 use super::own_server::OwnServer;
 use super::searching::Searched;
@@ -80,8 +81,20 @@ impl Story {
         self.output.line("")
     }
 
+    pub(super) fn killed(&self, killed: Option<&Killed>) -> Result<(), Failure> {
+        let Some(killed) = killed else { return Ok(()) };
+        self.output.line(format_args!(
+            "5. The program that ran those functions (operating-system process {}) is killed, and “{}” searched again:\n   \
+             {} files, as before, answered after {} by another program. The index is state of the process, not of a program.\n",
+            killed.pid,
+            killed.query,
+            killed.documents_after,
+            readable_ns(killed.answered_after_ms * 1e6),
+        ))
+    }
+
     pub(super) fn latency(&self, table: &LatencyTable) -> Result<(), Failure> {
-        self.output.line("5. How long calls take, and what this machine can do at best, measured in turns:\n")?;
+        self.output.line("6. How long calls take, and what this machine can do at best, measured in turns:\n")?;
         let mut columns = Columns::new(&[&[""][..], &LatencyFigures::HEADINGS].concat());
         for floor in [false, true] {
             let heading = if floor {
@@ -173,7 +186,6 @@ fn shortened(line: &str) -> String {
     line.chars().take(CHARACTERS_MAX).chain(['…']).collect()
 }
 
-#[allow(clippy::cast_precision_loss, reason = "shown with two digits")]
 fn readable_bytes(bytes: u64) -> String {
     match bytes {
         0..1_000 => format!("{bytes} bytes"),

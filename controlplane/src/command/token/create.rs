@@ -58,6 +58,8 @@ pub enum Right {
     Manage,
     /// On the same host, share memory with functions without copies: only for programs you trust as the application
     Trusted,
+    /// Read and write the state of processes from outside, past their functions
+    State,
 }
 
 impl From<Right> for Rights {
@@ -66,6 +68,7 @@ impl From<Right> for Rights {
             Right::Invoke => Self::INVOKE,
             Right::Manage => Self::MANAGE,
             Right::Trusted => Self::TRUSTED,
+            Right::State => Self::STATE,
         }
     }
 }

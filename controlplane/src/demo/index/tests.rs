@@ -63,6 +63,8 @@ fn lines_are_counted_from_one() {
     let mut index = Index::new();
     let added = archive_and_add(&mut index, &batch_of(&[("a", "one\n\nthree\n"), ("b", "")]));
     assert!(added.is_ok());
+    let archive = rkyv::to_bytes::<Error>(&index).unwrap();
+    let index = rkyv::access::<ArchivedIndex, Error>(&archive).unwrap();
     let lines: Vec<u32> = (0..=11).map(|offset| index.document(0).line_at(offset).0).collect();
     assert_eq!(lines, [1, 1, 1, 1, 2, 3, 3, 3, 3, 3, 3, 4]);
     assert_eq!(index.document(1).line_at(0), (1, 0));

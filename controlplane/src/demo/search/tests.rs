@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use proptest::prelude::*;
 
 use super::*;
+use crate::demo::index::Index;
 use crate::demo::messages::AddBatch;
 use crate::demo::testing::{archive_and_add, archive_and_search, batch_of};
 
@@ -163,12 +164,16 @@ proptest! {
         numbers in prop::collection::btree_set(0..200_u32, 0..60),
         document in 0..210_u32,
     ) {
-        let postings: Vec<Posting> = numbers
+        let postings: Vec<ArchivedPosting> = numbers
             .iter()
-            .map(|&document| Posting { document, frequency: 1, offset_bytes: 0 })
+            .map(|&document| ArchivedPosting {
+                document: document.into(),
+                frequency: 1.into(),
+                offset_bytes: 0.into(),
+            })
             .collect();
         let expected: Vec<u32> = numbers.range(document..).copied().collect();
-        let found: Vec<u32> = from_document(&postings, document).iter().map(|posting| posting.document).collect();
+        let found: Vec<u32> = from_document(&postings, document).iter().map(|posting| posting.document.to_native()).collect();
         prop_assert_eq!(found, expected);
     }
 }

@@ -62,8 +62,6 @@ pub(crate) enum Settlement {
     NeverSent,
     /// The connection ended without an answer.
     Lost,
-    /// The worker that read the connection died.
-    WorkerLost,
 }
 
 #[derive(Debug)]

@@ -32,6 +32,7 @@ mod waiting;
 mod writing;
 
 pub(crate) use dialing::Greeting;
+pub(crate) use link::Link;
 pub(crate) use pending::RemotePending;
 pub(crate) use process::RemoteProcess;
 pub(crate) use reply_bytes::{Inline, ReplyBytes};

@@ -256,7 +256,6 @@ impl<'a> RemotePending<'a> {
                 Err(Setback::Way(never_ran))
             }
             Some(Settlement::Lost) => Err(Setback::End(CallError::ConnectionLost { may_have_run: true })),
-            Some(Settlement::WorkerLost) => Err(Setback::End(CallError::WorkerLost)),
             Some(Settlement::Answer(_)) => {
                 Err(Setback::End(CallError::MalformedReply { what: "a call was answered as a question" }))
             }

@@ -19,7 +19,7 @@ use crate::deadline::Deadline;
 use crate::error::{LaneVerdict, RequestError, lane_verdict};
 use crate::function::Function;
 use crate::limits::{BACKOFF_REFUSED_MAX, FUTURES_WAITING_MAX, MOVED_HOPS_MAX, REQUEST_DEADLINE};
-use crate::payload::{Given, Payload};
+use crate::payload::Payload;
 use crate::remote::binding::Binding;
 use crate::remote::calls::Settlement;
 use crate::remote::dialing::{DialError, Wish};
@@ -105,10 +105,7 @@ impl RemoteProcess {
     }
 
     pub(crate) fn deadline(&self, own: Option<Duration>) -> Deadline {
-        match own {
-            Some(limit) => Deadline::from_now(limit),
-            None => Deadline::unread(self.client.settings().call_deadline),
-        }
+        self.client.settings().deadline(own)
     }
 
     /// Calls and waits: the direct path, which leaves for [`RemotePending`] at the first thing out of the ordinary.
@@ -120,10 +117,8 @@ impl RemoteProcess {
         own_deadline: Option<Duration>,
     ) -> Result<Reply, CallError> {
         let mut deadline = self.deadline(own_deadline);
-        let bytes = match &payload.0 {
-            Given::Borrowed(bytes) => *bytes,
-            Given::Owned(bytes) => bytes.as_slice(),
-            Given::Loan(_) => return RemotePending::borrowing(self, function, payload, deadline).finish(),
+        let Some(bytes) = payload.bytes() else {
+            return RemotePending::borrowing(self, function, payload, deadline).finish();
         };
         let binding = self.binding.load();
         if bytes.len() > binding.payload_bytes_max() as usize || !binding.is_usable() {

@@ -2,11 +2,11 @@
 //!
 //! They are asked and answered in the words of the control socket, so that everything above knows one language.
 
-use praas_protocol::Name;
-use praas_protocol::control::{ClientRequest, ServerMessage};
+use praas_protocol::control::{ClientRequest, ProcessStats, ServerMessage};
 use praas_protocol::wire::{
-    Action, Frame, List, ListApplications, Open, Opened, Order, Output, Ping, Pong, Refusal, WireError,
+    Action, Frame, List, ListApplications, Open, Opened, Order, Output, Ping, Pong, Refusal, Stats, WireError,
 };
+use praas_protocol::{Name, ProcessId};
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -17,6 +17,8 @@ pub(crate) enum Question {
     Control(ClientRequest),
     /// A page of the applications' names, after this one.
     Applications { after: Option<Name> },
+    /// For the counts of a process, with a page of its functions after this one.
+    Counts { process: ProcessId, after: Option<Name> },
     /// For the server's clock.
     Ping,
 }
@@ -30,6 +32,8 @@ pub(crate) enum QuestionAnswer {
     Message(ServerMessage),
     /// A page of names, and whether more follow.
     Applications { names: Vec<Name>, more: bool },
+    /// Counts of a process with a page of its functions, and whether more follow.
+    Counts { stats: ProcessStats, more: bool },
     /// The server's clock.
     Pong(Pong),
     /// It was refused.
@@ -43,6 +47,9 @@ impl Question {
         match *self {
             Self::Open(open) => Open { request_id, ..open }.encode(out),
             Self::Applications { after } => ListApplications { request_id, after }.encode(out),
+            Self::Counts { process, ref after } => {
+                Stats { request_id, process, after: after.as_ref().map_or("", Name::as_str) }.encode(out);
+            }
             Self::Ping => Ping { opaque: request_id }.encode(out),
             Self::Control(ref request) => match *request {
                 ClientRequest::ProcessCreate { process } => order(Action::Create, process, out),
@@ -74,6 +81,7 @@ impl QuestionAnswer {
             Frame::Applications(page) => {
                 (page.request_id, Self::Applications { names: page.names().collect(), more: page.more })
             }
+            Frame::Counts(page) => (page.request_id, Self::Counts { stats: page.to_stats(), more: page.more }),
             Frame::OutputChunk(chunk) => {
                 let message = ServerMessage::Output {
                     request: chunk.request_id,

@@ -1,18 +1,16 @@
 //! The servers that a client of the network knows: each with one shared connection, made again when it is lost.
 //!
-//! At most one thread dials a server at a time, and the attempts of all threads share one back-off with jitter, so that a
-//! hundred threads in trouble do not multiply the server's. The first server is the one that the options name; others
-//! were named by a server when a process had moved.
+//! The first server is the one that the options name; others were named by a server when a process had moved.
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use praas_protocol::control::{ClientRequest, ServerMessage};
+use praas_protocol::ProcessId;
+use praas_protocol::control::{ClientRequest, FunctionStats, ProcessStats, ServerMessage};
 use praas_protocol::wire::{Pong, Refusal};
 
-use crate::backoff::Backoff;
 use crate::deadline::Deadline;
 use crate::error::{ConnectError, RequestError};
 use crate::limits::{BACKOFF_CONNECT_MAX, LIST_PAGES_MAX, REQUEST_DEADLINE, SERVERS_KNOWN_MAX};
@@ -24,6 +22,7 @@ use crate::remote::questions::{Question, QuestionAnswer};
 use crate::remote::state::Full;
 use crate::remote::writing::SendError;
 use crate::session::lock;
+use crate::shared_connection::{Connection, SharedConnection};
 
 /// A client of servers on the network.
 pub(crate) struct RemoteClient {
@@ -35,28 +34,17 @@ pub(crate) struct RemoteClient {
 /// One server.
 pub(crate) struct Server {
     addresses: Vec<String>,
-    slot: Mutex<Slot>,
-    connected: Condvar,
-}
-
-struct Slot {
-    current: Option<Arc<Link>>,
-    connecting: bool,
-    next_attempt: Option<Instant>,
-    backoff: Backoff,
+    link: SharedConnection<Link>,
 }
 
 impl Server {
     pub(crate) fn new(addresses: Vec<String>, current: Option<Arc<Link>>) -> Arc<Self> {
-        let backoff = Backoff::new(BACKOFF_CONNECT_MAX);
-        let slot = Slot { current, connecting: false, next_attempt: None, backoff };
-        Arc::new(Self { addresses, slot: Mutex::new(slot), connected: Condvar::new() })
+        Arc::new(Self { addresses, link: SharedConnection::new(current) })
     }
 
     /// The connection, after a look whether the server has ended it.
     fn current(&self) -> Option<Arc<Link>> {
-        let current = lock(&self.slot).current.clone();
-        current.filter(|link| link.is_usable_now())
+        self.link.current().filter(|link| link.is_usable_now())
     }
 
     /// The shared connection, made again if it was lost. At least one attempt is made, however close `end` is.
@@ -64,76 +52,20 @@ impl Server {
         if let Some(link) = self.current() {
             return Ok(link);
         }
-        loop {
-            if let Some(link) = self.link_or_turn(end) {
-                return Ok(link);
-            }
-            let turn = DialTurn { server: self };
-            match turn.finish(dial_shared(&self.addresses, settings, end)) {
-                Ok(link) => return Ok(link),
-                Err(error) if error.is_final() || Instant::now() >= end => return Err(error),
-                Err(_) => {}
-            }
-        }
-    }
-
-    /// A usable connection; or `None` when it is the caller's turn to dial, which it must then end by a [`DialTurn`].
-    fn link_or_turn(&self, end: Instant) -> Option<Arc<Link>> {
-        let mut slot = lock(&self.slot);
-        loop {
-            if let Some(link) = slot.current.take() {
-                if link.is_usable() {
-                    slot.current = Some(Arc::clone(&link));
-                    return Some(link);
-                }
-                if let Some((_, false)) = link.farewell() {
-                    // It asked not to be called again at once.
-                    slot.next_attempt = Some(Instant::now() + BACKOFF_CONNECT_MAX);
-                }
-            }
-            let now = Instant::now();
-            let pause = match slot.next_attempt {
-                _ if slot.connecting => REQUEST_DEADLINE,
-                Some(next) if next.min(end) > now => next.min(end) - now,
-                _ => {
-                    slot.connecting = true;
-                    return None;
-                }
-            };
-            // The one who dials is bounded by the deadlines of its attempts; past `end` the caller still gets its turn.
-            slot = self.connected.wait_timeout(slot, pause).unwrap_or_else(PoisonError::into_inner).0;
-        }
+        self.link.until(end, || dial_shared(&self.addresses, settings, end))
     }
 }
 
-/// The right to dial, given back whatever happens.
-struct DialTurn<'a> {
-    server: &'a Server,
-}
-
-impl DialTurn<'_> {
-    fn finish(self, attempt: Result<Arc<Link>, ConnectError>) -> Result<Arc<Link>, ConnectError> {
-        let mut slot = lock(&self.server.slot);
-        match &attempt {
-            Ok(link) => {
-                slot.current = Some(Arc::clone(link));
-                slot.backoff.restart();
-                slot.next_attempt = None;
-            }
-            Err(_) => {
-                let pause = slot.backoff.pause();
-                slot.next_attempt = Some(Instant::now() + pause);
-            }
-        }
-        drop(slot);
-        attempt
+impl Connection for Link {
+    fn is_usable(&self) -> bool {
+        self.is_usable()
     }
-}
 
-impl Drop for DialTurn<'_> {
-    fn drop(&mut self) {
-        lock(&self.server.slot).connecting = false;
-        self.server.connected.notify_all();
+    fn asked_pause(&self) -> Option<Duration> {
+        match self.farewell() {
+            Some((_, false)) => Some(BACKOFF_CONNECT_MAX),
+            _ => None,
+        }
     }
 }
 
@@ -207,7 +139,7 @@ impl RemoteClient {
     pub(crate) fn ask(&self, request: ClientRequest, limit: Duration) -> Result<ServerMessage, RequestError> {
         match request {
             ClientRequest::ApplicationList => return self.applications(limit),
-            ClientRequest::ProcessStats { .. } => return Err(RequestError::LocalOnly { what: "counts of calls" }),
+            ClientRequest::ProcessStats { process } => return self.stats(process, limit),
             _ => {}
         }
         match self.ask_question(&Question::Control(request), limit)? {
@@ -231,6 +163,23 @@ impl RemoteClient {
             }
         }
         Err(RequestError::Unexpected { what: "more pages of applications than a server can have" })
+    }
+
+    fn stats(&self, process: ProcessId, limit: Duration) -> Result<ServerMessage, RequestError> {
+        let mut functions: Vec<FunctionStats> = Vec::new();
+        for _ in 0..LIST_PAGES_MAX {
+            let after = functions.last().map(|last| last.function);
+            let answer = self.ask_question(&Question::Counts { process, after }, limit)?;
+            let QuestionAnswer::Counts { stats, more } = answer else {
+                return Err(RequestError::Unexpected { what: "something else than counts" });
+            };
+            let ended = !more || stats.functions.is_empty();
+            functions.extend(stats.functions);
+            if ended {
+                return Ok(ServerMessage::Stats { request: 0, stats: ProcessStats { functions, ..stats } });
+            }
+        }
+        Err(RequestError::Unexpected { what: "more pages of functions than a process can have" })
     }
 
     /// The server's clock as it answers a ping, and how long that took once there was a connection.
@@ -312,9 +261,7 @@ impl OpenQuestion {
                 answer => Ok(Some(answer)),
             },
             Settlement::Response(..) => Err(RequestError::Unexpected { what: "a question as if it were a call" }),
-            Settlement::NotTaken | Settlement::NeverSent | Settlement::Lost | Settlement::WorkerLost => {
-                Err(RequestError::ConnectionLost)
-            }
+            Settlement::NotTaken | Settlement::NeverSent | Settlement::Lost => Err(RequestError::ConnectionLost),
         }
     }
 }
@@ -345,7 +292,7 @@ impl fmt::Debug for RemoteClient {
         formatter
             .debug_struct("RemoteClient")
             .field("addresses", &self.settings.addresses)
-            .field("link", &lock(&self.home.slot).current)
+            .field("link", &self.home.link.current())
             .finish_non_exhaustive()
     }
 }

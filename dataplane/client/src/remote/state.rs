@@ -295,12 +295,7 @@ impl State {
             return;
         }
         self.end = Some(reason);
-        let worker_lost = matches!(self.farewell, Some(Farewell { reason: GoawayReason::WorkerLost, .. }));
-        let end_of = |fully_sent| match fully_sent {
-            true if worker_lost => Settlement::WorkerLost,
-            true => Settlement::Lost,
-            false => Settlement::NeverSent,
-        };
+        let end_of = |fully_sent| if fully_sent { Settlement::Lost } else { Settlement::NeverSent };
         self.calls.settle_after(0, end_of, wakes);
         wakes.extend(self.room.take_all());
         self.sender.outbox.clear();

@@ -3,7 +3,6 @@
 //! The script decides what the server of a whole installation would: which requests are answered, when a process drains,
 //! and when the server dies. Nothing of the client or the lane is imitated.
 #![forbid(unsafe_code)]
-#![allow(clippy::result_large_err, reason = "errors name the process inline; they are made off the hot path")]
 
 mod calls;
 mod connection;

@@ -14,17 +14,17 @@ use std::time::Instant;
 
 use praas_protocol::Phase;
 use praas_protocol::control::ConnectionId;
-use praas_protocol::wire::{Decoder, GoawayReason, Item, Side, WireError};
+use praas_protocol::wire::{Decoder, GoawayReason, Item, PlainCall, Side, WireError};
 use praas_shm::claim::Condemned;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::connection_call::Cancels;
 use super::input::{Partial, Room};
-use super::talk::{DRAINS, Stop, Talk};
+use super::talk::{DRAINS, Stop, Talk, Wanted};
 use super::{Given, Host};
 use crate::error::saturated;
-use crate::limits::{CONNECTION_CALLS_TURN_MAX, REPLIES_HELD_NS_MAX};
+use crate::limits::CONNECTION_CALLS_TURN_MAX;
 use crate::waiting::Interest;
 
 /// Pieces of a leaving client's stream that one turn drops.
@@ -106,10 +106,18 @@ impl Connection {
 
     /// When something has to have happened.
     pub(crate) fn deadline(&self) -> Option<Instant> {
-        match (self.talk.leaves_until, self.talk.output.deadline()) {
-            (Some(leaves), Some(stalls)) => Some(leaves.min(stalls)),
-            (leaves, stalls) => leaves.or(stalls),
+        self.talk.leaves_until.or(self.talk.output.deadline())
+    }
+
+    /// Its deadline has passed: whether it is given a while to hear why. Once it is, its next deadline is the last.
+    pub(crate) fn is_granted_a_last_word(&mut self) -> bool {
+        let is_first = self.talk.leaves_until.is_none();
+        if is_first {
+            // It stands behind the answers that the client does not read.
+            self.talk.say_farewell(GoawayReason::SlowReader, false, "its answers are not read");
+            self.forget_input();
         }
+        is_first
     }
 
     /// What it waits for now.
@@ -235,8 +243,24 @@ impl Connection {
     fn run_frames(&mut self, bytes: &[u8], room: &mut Room, host: &mut Host<'_>) -> Result<usize, Stop> {
         let Self { decoder, talk, partial, .. } = self;
         let cancels = if decoder.is_between_frames() { Cancels::behind_first(bytes) } else { Cancels::default() };
-        let (mut at, mut calls, mut ran_ns) = (0, 0, 0);
+        let (mut at, mut calls) = (0, 0);
+        talk.forget_held();
         while calls < CONNECTION_CALLS_TURN_MAX && !talk.output.is_blocked() {
+            if let Some(PlainCall { header, handle, function, time_remaining_ns, payload, rest }) =
+                decoder.plain_call(&bytes[at..])
+            {
+                talk.admit(&header, handle)?;
+                at = bytes.len() - rest.len();
+                let is_last = rest.is_empty();
+                let wanted =
+                    Wanted { request_id: header.request_id, function, time_remaining_ns, root: 0, principal: None };
+                talk.run(&wanted, payload, cancels.contains(header.request_id), is_last, host)?;
+                calls += 1;
+                if is_last {
+                    return Ok(at);
+                }
+                continue;
+            }
             let step = match decoder.step(&bytes[at..]) {
                 Ok(step) => step,
                 Err(error) => return Err(talk.refuse(reason_of(&error), &error.to_string())),
@@ -245,7 +269,7 @@ impl Connection {
             match step.item {
                 None => return Ok(at),
                 Some(Item::Request { header, request, payload, missing_bytes }) => {
-                    talk.admit(&header, &request)?;
+                    talk.admit(&header, request.handle)?;
                     if missing_bytes > 0 {
                         let payload_bytes = payload.len() + missing_bytes as usize;
                         *partial = Some(room.begin_payload(request, payload, payload_bytes));
@@ -253,12 +277,8 @@ impl Connection {
                     }
                     let is_last = at == bytes.len();
                     let cancelled = cancels.contains(request.request_id);
-                    ran_ns += talk.run(&request, payload, cancelled, is_last, host)?;
+                    talk.run(&Wanted::of(&request), payload, cancelled, is_last, host)?;
                     calls += 1;
-                    if ran_ns > REPLIES_HELD_NS_MAX {
-                        ran_ns = 0;
-                        talk.output.flush(&talk.socket)?;
-                    }
                 }
                 Some(Item::Payload { bytes, .. }) => {
                     let Some(coming) = partial else { continue };

@@ -50,10 +50,6 @@ impl<'w> ConnectionCall<'w> {
         self.time_remaining() == Some(Duration::ZERO) || self.caller.has_cancelled(self.request_id)
     }
 
-    pub(crate) fn elapsed_ns(&self) -> u64 {
-        self.call.elapsed_ns()
-    }
-
     pub(crate) fn release(self) -> Result<(), Condemned> {
         self.call.release()
     }
@@ -110,11 +106,16 @@ impl Cancels {
     /// Those among the frames that begin with `bytes`. What breaks the protocol ends the search: the decoder will say so.
     pub(crate) fn in_frames(bytes: &[u8]) -> Self {
         let (mut found, mut rest) = (Vec::new(), bytes);
-        while let Some(Ok(header)) = rest.first_chunk().map(Header::parse) {
-            if header.kind == Some(Kind::Cancel) && found.len() < CANCELS_NOTED_MAX {
+        while let Some(header) = rest.first_chunk::<HEADER_BYTES>() {
+            let [l0, l1, l2, l3, code, ..] = *header;
+            // Most frames are calls, of which only the length is of interest.
+            if code == Kind::Cancel.code()
+                && found.len() < CANCELS_NOTED_MAX
+                && let Ok(header) = Header::parse(header)
+            {
                 found.push(header.request_id);
             }
-            let frame_bytes = HEADER_BYTES + header.body_bytes as usize;
+            let frame_bytes = HEADER_BYTES + u32::from_le_bytes([l0, l1, l2, l3]) as usize;
             match rest.get(frame_bytes..) {
                 Some(after) if !after.is_empty() => rest = after,
                 _ => break,

@@ -179,8 +179,9 @@ impl Connections {
     fn end_overdue(&mut self, waiting: &Waiting, mail: &Mail) -> Result<(), WorkerError> {
         let now = Instant::now();
         for slot in 0..self.slots.len() {
-            let deadline = self.slots[slot].as_ref().and_then(Connection::deadline);
-            if deadline.is_some_and(|deadline| deadline <= now) {
+            let Some(connection) = &mut self.slots[slot] else { continue };
+            let is_overdue = connection.deadline().is_some_and(|deadline| deadline <= now);
+            if is_overdue && !connection.is_granted_a_last_word() {
                 self.end(slot, waiting, mail)?;
             }
         }

@@ -8,8 +8,9 @@ use praas_protocol::wire::{
     Frame, Goaway, GoawayReason, HandedOver, Header, Kind, Ping, Pong, Request, Response, RuleError, Session, Side,
     Verdict, WindowLimits,
 };
-use praas_protocol::{Outcome, Phase};
+use praas_protocol::{FunctionId, Name, Outcome, Phase};
 use praas_shm::claim::Condemned;
+use praas_shm::worker_end::ClaimedAt;
 use rustix::net::{Shutdown, shutdown, sockopt};
 use rustix::time::ClockId;
 
@@ -19,7 +20,7 @@ use super::output::{Gone, Output};
 use super::{Given, Host};
 use crate::context::CallerIdentity;
 use crate::error::saturated;
-use crate::limits::CONNECTION_LINGER_MAX;
+use crate::limits::{CONNECTION_LINGER_MAX, REPLIES_HELD_NS_MAX};
 
 /// Calls between two looks at the CPU that the client's packets come to.
 const CALLS_PER_CPU_LOOK: u32 = 64;
@@ -42,6 +43,26 @@ pub(super) struct Talk {
     /// Set once a farewell was said: when the connection ends at the latest.
     pub(super) leaves_until: Option<Instant>,
     has_ended_stream: bool,
+    /// When the first of the answers that are gathered was claimed.
+    held_since: Option<ClaimedAt>,
+}
+
+/// What is of interest in a REQUEST beside its handle and payload.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) request_id: u64,
+    pub(super) function: FunctionId,
+    pub(super) time_remaining_ns: u64,
+    /// 0 is none.
+    pub(super) root: u128,
+    pub(super) principal: Option<Name>,
+}
+
+impl Wanted {
+    pub(super) fn of(request: &Request) -> Self {
+        let Request { request_id, function, time_remaining_ns, root, principal, .. } = *request;
+        Self { request_id, function, time_remaining_ns, root: root.map_or(0, u128::from_le_bytes), principal }
+    }
 }
 
 /// Why a turn stops.
@@ -90,16 +111,17 @@ impl Talk {
             caller_cpu: u32::MAX,
             leaves_until: None,
             has_ended_stream: false,
+            held_since: None,
         }
     }
 
     /// Whether a call may come now.
     #[inline]
-    pub(super) fn admit(&mut self, header: &Header, request: &Request) -> Result<(), Stop> {
+    pub(super) fn admit(&mut self, header: &Header, handle: u32) -> Result<(), Stop> {
         if let Err(error) = self.session.show(Side::Client, header) {
             return Err(self.refuse_rule(&error));
         }
-        if request.handle != 0 {
+        if handle != 0 {
             return Err(self.refuse(GoawayReason::Protocol, "a dedicated connection has no handles but 0"));
         }
         Ok(())
@@ -107,61 +129,74 @@ impl Talk {
 
     pub(super) fn run_partial(&mut self, partial: Partial, room: &mut Room, host: &mut Host<'_>) -> Result<(), Stop> {
         let ran = match partial.payload() {
-            Some(payload) => self.run(&partial.request, payload, false, true, host).map(drop),
+            Some(payload) => self.run(&Wanted::of(&partial.request), payload, false, true, host),
             None => Ok(()),
         };
         room.end_payload(partial);
         ran
     }
 
-    /// Claims a call, runs it and answers; how long it ran, unless it was the last that came.
+    /// No answer is held now.
+    pub(super) fn forget_held(&mut self) {
+        self.held_since = None;
+    }
+
+    /// Claims a call, runs it and answers. Answers that have been held for a while are sent first.
     #[inline]
     pub(super) fn run(
         &mut self,
-        request: &Request,
+        wanted: &Wanted,
         payload: &[u8],
         cancelled: bool,
         is_last: bool,
         host: &mut Host<'_>,
-    ) -> Result<u64, Stop> {
+    ) -> Result<(), Stop> {
         self.look_at_cpu();
-        let root = request.root.map_or(0, u128::from_le_bytes);
-        let Some(call) = host.end.claim_aside(self.caller_cpu, request.time_remaining_ns, root) else {
+        let &Wanted { request_id, function, time_remaining_ns, root, ref principal } = wanted;
+        let Some(call) = host.end.claim_aside(self.caller_cpu, time_remaining_ns, root) else {
             self.say_farewell(GoawayReason::Draining, true, DRAINS);
             return Err(Stop::Leaves);
         };
-        self.last_taken_id = request.request_id;
+        self.last_taken_id = request_id;
         if call.needs_help() {
             host.mail.hint(&WorkerMessage::Ring);
         }
-        let Self { socket, output, limits, caller, .. } = self;
+        let Self { socket, output, limits, caller, held_since, .. } = self;
+        let claimed_at = call.claimed_at();
+        if claimed_at.ns_since(*held_since.get_or_insert(claimed_at)) > REPLIES_HELD_NS_MAX {
+            *held_since = Some(claimed_at);
+            if output.flush(&*socket).is_err() {
+                // Nobody waits for this call any more.
+                call.release()?;
+                return Err(Stop::Gone);
+            }
+        }
         let payload_bytes_max = limits.payload_bytes_max as usize;
         let call = ConnectionCall {
             call,
-            request_id: request.request_id,
-            function: request.function,
+            request_id,
+            function,
             root,
             payload_bytes_max,
             caller: CallerWatch::new(cancelled, is_last.then(|| socket.as_fd())),
         };
         let mut sent = Ok(());
         let mut reply = |outcome: Outcome, detail, more, payload: &[u8]| {
-            let response = Response { request_id: request.request_id, outcome_code: outcome as u32, detail, more };
+            let response = Response { request_id, outcome_code: outcome as u32, detail, more };
             sent = output.answer(&*socket, &response.encode_head(saturated(payload.len())), payload);
         };
-        if request.principal.is_some_and(|principal| principal != caller.principal) {
+        if principal.is_some_and(|principal| principal != caller.principal) {
             // No token allows to speak for others yet.
             reply(Outcome::Unauthorized, 0, 0, &[]);
         } else {
             host.runner.run_beside(&call, caller, payload, reply);
         }
-        let ran_ns = if is_last { 0 } else { call.elapsed_ns() };
         call.release()?;
         sent?;
         if self.session.answered(saturated(payload.len())).is_err() {
             return Err(self.refuse(GoawayReason::Protocol, "the window does not add up"));
         }
-        Ok(ran_ns)
+        Ok(())
     }
 
     /// A frame that is no call.

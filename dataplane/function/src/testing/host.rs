@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 use praas_protocol::codec;
 use praas_protocol::control::{LaneId, WorkerCommand, WorkerMessage};
 use praas_protocol::limits::{CELLS_DEFAULT, CONTROL_MESSAGE_BYTES_MAX, LANES_PER_PROCESS_MAX, WORKERS_MAX};
+use praas_protocol::token::Rights;
 use praas_protocol::{NameError, Phase, ProcessId};
 use praas_shm::client_lane::{ClientLane, ClientLaneParts};
 use praas_shm::control_page::ControlPage;
 use praas_shm::layout;
+use praas_shm::objects::{Objects, ObjectsLayout};
 use praas_shm::segment::AttachError;
 use praas_shm::server_lane::{CreateLaneError, ServerLane};
 use praas_shm::worker_page::ServerWorkerPage;
@@ -30,6 +32,9 @@ use crate::worker::{Ended, Worker, WorkerError};
 
 /// Time that a worker gets to end when its harness is dropped; a function may still be running.
 const END_MAX: Duration = Duration::from_secs(10);
+
+/// Bytes that the state of the process may grow to.
+const STATE_BYTES: u64 = praas_protocol::limits::STATE_BYTES_MAX_DEFAULT;
 
 /// How often the end of a worker is looked for meanwhile.
 const END_POLL: Duration = Duration::from_millis(1);
@@ -88,6 +93,8 @@ struct HostedWorker {
 pub(super) struct Host {
     options: HarnessOptions,
     page: Arc<ControlPage>,
+    /// The state of the process, shared by its workers.
+    objects: Objects,
     workers: Vec<HostedWorker>,
     lanes: Vec<HostedLane>,
     lane_last: u32,
@@ -104,7 +111,9 @@ impl Host {
             return Err(HarnessError::Workers { workers: options.workers });
         }
         let page = Arc::new(ControlPage::create(1, 1)?);
-        let mut host = Self { options, page, workers: Vec::new(), lanes: Vec::new(), lane_last: 0 };
+        let layout = ObjectsLayout::for_limit(STATE_BYTES).expect("the default lies within the limits");
+        let objects = Objects::create(layout)?;
+        let mut host = Self { options, page, objects, workers: Vec::new(), lanes: Vec::new(), lane_last: 0 };
         for index in 0..options.workers {
             host.start_worker(index, Arc::clone(application))?;
         }
@@ -126,8 +135,9 @@ impl Host {
             wait_mode: self.options.wait_mode,
             payload_bytes_max: self.options.payload_bytes_max,
             workers_max: self.options.workers.into(),
+            state_bytes: STATE_BYTES,
         };
-        worker.greet(&start, self.page.fd()).map_err(|error| worker.own_words().unwrap_or(error))?;
+        worker.greet(&start, self.page.fd(), self.objects.fd()).map_err(|error| worker.own_words().unwrap_or(error))?;
         self.workers.push(worker);
         Ok(())
     }
@@ -138,7 +148,8 @@ impl Host {
         let geometry = layout::geometry_for(self.options.payload_bytes_max, CELLS_DEFAULT);
         let server_lane = ServerLane::create(lane, geometry)?;
         let bell = Doorbell::new().map_err(io::Error::from)?;
-        let command = WorkerCommand::LaneAdd { lane, geometry, trusted, in_place: trusted, principal };
+        let rights = if trusted { Rights::ALL } else { Rights::INVOKE };
+        let command = WorkerCommand::LaneAdd { lane, geometry, rights, in_place: trusted, principal };
         for worker in &self.workers {
             worker.tell(
                 &command,
@@ -201,9 +212,14 @@ impl Host {
 
 impl HostedWorker {
     /// The server's part of a worker's start.
-    fn greet(&self, start: &WorkerCommand, control_page: BorrowedFd<'_>) -> Result<(), HarnessError> {
+    fn greet(
+        &self,
+        start: &WorkerCommand,
+        control_page: BorrowedFd<'_>,
+        objects: BorrowedFd<'_>,
+    ) -> Result<(), HarnessError> {
         let WorkerMessage::Hello { .. } = self.hear()? else { return Err(unexpected("hello")) };
-        self.tell(start, &[control_page, self.page.fd()])?;
+        self.tell(start, &[control_page, self.page.fd(), objects])?;
         let WorkerMessage::Ready = self.hear()? else { return Err(unexpected("ready")) };
         Ok(())
     }
@@ -338,7 +354,8 @@ mod tests {
         let mut host = host();
         let geometry = layout::geometry_for(1 << 20, 8);
         let principal = "someone".parse().unwrap();
-        let command = WorkerCommand::LaneAdd { lane: LaneId(9), geometry, trusted: true, in_place: true, principal };
+        let command =
+            WorkerCommand::LaneAdd { lane: LaneId(9), geometry, rights: Rights::ALL, in_place: true, principal };
         let bell = Doorbell::new().unwrap();
         let wrong = host.page.fd().try_clone_to_owned().unwrap();
         let too_few = [wrong.as_fd()];

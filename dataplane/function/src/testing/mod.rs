@@ -26,8 +26,6 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-#![allow(clippy::result_large_err, reason = "a test gets the very error that a client gets")]
-
 mod answer;
 mod caller;
 mod host;

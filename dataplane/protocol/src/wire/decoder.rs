@@ -7,7 +7,8 @@
 //! A payload is never held: what of it lies in the given bytes is handed out with the head, and the receiver may direct
 //! the rest straight into other memory ([`Decoder::payload_received`]) or go on feeding bytes ([`Item::Payload`]).
 
-use crate::limits::WIRE_HELD_BYTES_KEPT;
+use crate::FunctionId;
+use crate::limits::{WIRE_HELD_BYTES_KEPT, WIRE_REQUEST_HEAD_BYTES};
 use crate::wire::kind::KINDS;
 use crate::wire::{Frame, HEADER_BYTES, Header, Kind, Request, Response, Side, WireError};
 
@@ -79,6 +80,23 @@ pub enum Item<'a> {
         /// Bytes of the payload still to come.
         missing_bytes: u32,
     },
+}
+
+/// A whole call without optional fields: see [`Decoder::plain_call`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PlainCall<'a> {
+    /// Its header, for the rules.
+    pub header: Header,
+    /// As in [`Request`].
+    pub handle: u32,
+    /// As in [`Request`].
+    pub function: FunctionId,
+    /// As in [`Request`].
+    pub time_remaining_ns: u64,
+    /// All of its payload.
+    pub payload: &'a [u8],
+    /// What follows it in the input.
+    pub rest: &'a [u8],
 }
 
 impl Decoder {
@@ -173,6 +191,32 @@ impl Decoder {
             Ok(request) => Ok(Step { consumed, item: Some(Item::Request { header, request, payload, missing_bytes }) }),
             Err(error) => Err(self.give_up(error)),
         }
+    }
+
+    /// The call at the front of `input`, where nothing else is under way, all of it is there and it has no optional fields:
+    /// what nearly every step of a server finds, in a few words. `None` says nothing about the input: [`Decoder::step`] does.
+    #[inline]
+    #[must_use]
+    pub fn plain_call<'a>(&self, input: &'a [u8]) -> Option<PlainCall<'a>> {
+        if self.broken.is_some() || self.spent || !self.held.is_empty() || self.expect != Expect::Frame {
+            return None;
+        }
+        let (head, after) = input.split_first_chunk::<WIRE_REQUEST_HEAD_BYTES>()?;
+        let word = |at: usize| head[at..].first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        let half = |at: usize| head[at..].first_chunk().map_or(0, |bytes| u32::from_le_bytes(*bytes));
+        // The kind, no flags, and the reserved bytes.
+        if self.sender != Side::Client || half(4) != u32::from(Kind::Request.code()) {
+            return None;
+        }
+        let (body_bytes, request_id) = (half(0), word(8));
+        let payload_bytes = body_bytes.checked_sub(PLAIN_BODY_BYTES)?;
+        if request_id == 0 || payload_bytes > self.payload_bytes_max {
+            return None;
+        }
+        let (payload, rest) = after.split_at_checked(payload_bytes as usize)?;
+        let header = Header { body_bytes, kind: Some(Kind::Request), flags: 0, request_id };
+        let (function, time_remaining_ns, handle) = (FunctionId(word(16)), word(24), half(32));
+        Some(PlainCall { header, handle, function, time_remaining_ns, payload, rest })
     }
 
     fn slow_step<'a>(&'a mut self, input: &'a [u8]) -> Result<Step<'a>, WireError> {
@@ -301,6 +345,10 @@ impl Decoder {
         self.broken.insert(error).clone()
     }
 }
+
+/// Bytes of a REQUEST between header and payload, without optional fields.
+#[allow(clippy::cast_possible_truncation, reason = "a few bytes")]
+const PLAIN_BODY_BYTES: u32 = (WIRE_REQUEST_HEAD_BYTES - HEADER_BYTES) as u32;
 
 /// What the front of some bytes is.
 enum Found<'a> {

@@ -78,6 +78,15 @@ impl<'a> Fields<'a> {
         text.parse().map_err(|reason| WireError::NotAName { field, reason })
     }
 
+    /// A name, or nothing.
+    pub(crate) fn optional_name(&mut self, field: &'static str) -> Result<&'a str, WireError> {
+        let text = self.text(field, crate::limits::NAME_BYTES_MAX)?;
+        match text.parse::<Name>() {
+            Err(reason) if !text.is_empty() => Err(WireError::NotAName { field, reason }),
+            _ => Ok(text),
+        }
+    }
+
     /// Everything that is left.
     pub(crate) fn rest(&mut self) -> &'a [u8] {
         std::mem::take(&mut self.rest)

@@ -1,9 +1,9 @@
 //! Any frame of which every byte is at hand.
 
 use crate::wire::{
-    Action, Applications, Cancel, Close, Dedicate, Done, Goaway, HandedOver, Header, Hello, Kind, List,
+    Action, Applications, Cancel, Close, Counts, Dedicate, Done, Goaway, HandedOver, Header, Hello, Kind, List,
     ListApplications, Open, Opened, Order, Output, OutputChunk, Ping, Pong, Processes, Refused, Request, Response,
-    Welcome, WireError,
+    Stats, Welcome, WireError,
 };
 
 /// A whole frame. Texts, rows and payloads lie where they were received.
@@ -32,6 +32,8 @@ pub enum Frame<'a> {
     Applications(Applications<'a>),
     Output(Output),
     OutputChunk(OutputChunk<'a>),
+    Stats(Stats<'a>),
+    Counts(Counts<'a>),
     /// A frame of a later version that may be skipped.
     Skipped(&'a [u8]),
 }
@@ -68,6 +70,8 @@ impl<'a> Frame<'a> {
             Kind::Applications => Self::Applications(Applications::parse(header, body)?),
             Kind::Output => Self::Output(Output::parse(header, body)?),
             Kind::OutputChunk => Self::OutputChunk(OutputChunk::parse(header, body)?),
+            Kind::Stats => Self::Stats(Stats::parse(header, body)?),
+            Kind::Counts => Self::Counts(Counts::parse(header, body)?),
         })
     }
 }

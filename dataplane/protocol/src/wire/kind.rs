@@ -148,6 +148,10 @@ kinds! {
     Output = 0x38, "OUTPUT", Client, New, 1, 8 + PROCESS_MIN, 8 + PROCESS;
     /// Captured output.
     OutputChunk = 0x39, "OUTPUT_CHUNK", Server, Earlier, 1, 8, 8 + bytes(OUTPUT_CHUNK_BYTES);
+    /// Asks for what is counted of a process.
+    Stats = 0x3a, "STATS", Client, New, 0, PROCESS_MIN + TEXT, PROCESS + TEXT + bytes(NAME_BYTES_MAX);
+    /// What is counted of it.
+    Counts = 0x3b, "COUNTS", Server, Earlier, 1, 34, WIRE_CONTROL_BODY_BYTES_MAX;
 }
 
 /// First kind that a receiver skips when it does not know it.

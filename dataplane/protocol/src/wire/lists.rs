@@ -5,8 +5,7 @@
 
 use crate::control::{ProcessState, ProcessStatus};
 use crate::limits::{
-    LIST_PAGE_PROCESSES, NAME_BYTES_MAX, PROCESS_ID_BYTES_MAX, WIRE_CONTROL_BODY_BYTES_MAX, WIRE_LAST_EXIT_BYTES_MAX,
-    WORKERS_MAX,
+    LIST_PAGE_PROCESSES, PROCESS_ID_BYTES_MAX, WIRE_CONTROL_BODY_BYTES_MAX, WIRE_LAST_EXIT_BYTES_MAX, WORKERS_MAX,
 };
 use crate::wire::fields::{Fields, frame, put_cut_text, put_process, put_text};
 use crate::wire::refusal::{state, state_code};
@@ -194,11 +193,7 @@ impl ListApplications {
     /// The field that is wrong.
     pub fn parse(header: &Header, body: &[u8]) -> Result<Self, WireError> {
         let mut fields = Fields::of(Kind::ListApplications, body);
-        let text = fields.text("the application", NAME_BYTES_MAX)?;
-        let after = match text {
-            "" => None,
-            text => Some(text.parse().map_err(|reason| WireError::NotAName { field: "the application", reason })?),
-        };
+        let after = fields.optional_name("the application")?.parse().ok();
         fields.end(Self { request_id: header.request_id, after })
     }
 
@@ -267,22 +262,33 @@ impl<'o> ApplicationPage<'o> {
     }
 }
 
-/// A frame of a count and as many rows as fit.
+/// A frame of a count, perhaps other fields, and as many rows as fit.
 #[derive(Debug)]
-struct Page<'o> {
+pub(super) struct Page<'o> {
     out: &'o mut Vec<u8>,
     start: usize,
     count: u16,
 }
 
 impl<'o> Page<'o> {
-    fn begin(kind: Kind, request_id: u64, out: &'o mut Vec<u8>) -> Self {
+    pub(super) fn begin(kind: Kind, request_id: u64, out: &'o mut Vec<u8>) -> Self {
         let start = out.len();
         frame(out, kind, 0, request_id, |out| out.extend_from_slice(&[0; 2]));
         Self { out, start, count: 0 }
     }
 
-    fn push(&mut self, row: impl FnOnce(&mut Vec<u8>)) -> bool {
+    /// Adds a field that stands before the rows.
+    pub(super) fn put(&mut self, field: &[u8]) {
+        self.out.extend_from_slice(field);
+    }
+
+    /// Rows so far.
+    pub(super) fn count(&self) -> u16 {
+        self.count
+    }
+
+    /// Adds a row, unless the frame is full.
+    pub(super) fn push(&mut self, row: impl FnOnce(&mut Vec<u8>)) -> bool {
         let before = self.out.len();
         row(self.out);
         if self.out.len() - self.start - HEADER_BYTES > WIRE_CONTROL_BODY_BYTES_MAX as usize {
@@ -293,7 +299,7 @@ impl<'o> Page<'o> {
         true
     }
 
-    fn end(self, more: bool) {
+    pub(super) fn end(self, more: bool) {
         let body_bytes = u32::try_from(self.out.len() - self.start - HEADER_BYTES).expect("each row was checked");
         let frame = &mut self.out[self.start..];
         frame[..4].copy_from_slice(&body_bytes.to_le_bytes());

@@ -76,10 +76,8 @@ pub enum GoawayReason {
     TokenEnded,
     /// The client did not read its replies in time.
     SlowReader,
-    /// Nothing happened on the connection for too long.
+    /// The payload of a call did not come in time.
     Idle,
-    /// The worker of this dedicated connection is gone.
-    WorkerLost,
     /// A reason of a later version.
     Other(u16),
 }
@@ -96,7 +94,6 @@ impl GoawayReason {
             Self::TokenEnded => 5,
             Self::SlowReader => 6,
             Self::Idle => 7,
-            Self::WorkerLost => 8,
             Self::Other(code) => code,
         }
     }
@@ -112,7 +109,6 @@ impl GoawayReason {
             5 => Self::TokenEnded,
             6 => Self::SlowReader,
             7 => Self::Idle,
-            8 => Self::WorkerLost,
             other => Self::Other(other),
         }
     }

@@ -8,7 +8,7 @@
 //! |---|---|
 //! | [`kind`] | the table of kinds: who sends them, ids, flags, lengths |
 //! | [`header`] | the 16 bytes before every frame |
-//! | [`hello`], [`open`], [`request`], [`response`], [`liveness`], [`manage`], [`lists`], [`refusal`] | the frames |
+//! | [`hello`], [`open`], [`request`], [`response`], [`liveness`], [`manage`], [`lists`], [`counts`], [`refusal`] | the frames |
 //! | [`frame`] | any frame, whole |
 //! | [`decoder`] | from a stream of bytes to frames |
 //! | [`rules`], [`window`] | which frame may come when, and how much may be in flight |
@@ -16,6 +16,7 @@
 //! Invariants: what is parsed is checked whole; every length is checked before memory is used for it; nothing that a peer
 //! sends makes this module panic or hold more than [`Decoder::held_bytes_max`].
 
+pub mod counts;
 pub mod decoder;
 pub mod error;
 mod fields;
@@ -34,7 +35,8 @@ pub mod response;
 pub mod rules;
 pub mod window;
 
-pub use decoder::{Decoder, Item, Step};
+pub use counts::{Counts, CountsPage, Stats};
+pub use decoder::{Decoder, Item, PlainCall, Step};
 pub use error::WireError;
 pub use frame::Frame;
 pub use header::{HEADER_BYTES, Header};

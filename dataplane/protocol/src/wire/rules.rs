@@ -353,7 +353,8 @@ impl Session {
 }
 
 fn answers_question(kind: Kind) -> bool {
-    matches!(kind, Kind::Refused | Kind::Opened | Kind::Done | Kind::Processes | Kind::Applications | Kind::OutputChunk)
+    use Kind::{Applications, Counts, Done, Opened, OutputChunk, Processes, Refused};
+    matches!(kind, Refused | Opened | Done | Processes | Applications | OutputChunk | Counts)
 }
 
 fn one_more(count: u32, limit: u32) -> Option<u32> {

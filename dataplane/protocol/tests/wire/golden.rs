@@ -1,11 +1,11 @@
 //! Golden frames: the bytes, beside what they mean. The same frames stand in `WIRE.md`, and a test compares the two.
 
-use praas_protocol::control::{ProcessState, ProcessStatus};
+use praas_protocol::control::{FunctionStats, ProcessState, ProcessStats, ProcessStatus};
 use praas_protocol::wire::kind::{IdRule, KINDS};
 use praas_protocol::wire::{
-    Action, Cancel, Close, Dedicate, Done, Durability, Frame, Goaway, GoawayReason, HandedOver, Header, Hello, Kind,
-    List, ListApplications, Open, Opened, Order, Output, OutputChunk, Ping, Pong, Refusal, Refused, Request, Response,
-    Side, Welcome,
+    Action, Cancel, Close, CountsPage, Dedicate, Done, Durability, Frame, Goaway, GoawayReason, HandedOver, Header,
+    Hello, Kind, List, ListApplications, Open, Opened, Order, Output, OutputChunk, Ping, Pong, Refusal, Refused,
+    Request, Response, Side, Stats, Welcome,
 };
 use praas_protocol::{FunctionId, Outcome, Phase};
 
@@ -240,12 +240,26 @@ fn golden() -> Vec<(&'static str, &'static str, Frame<'static>)> {
             "0c00000039010000100000000000000064000000000000006279650a",
             Frame::OutputChunk(OutputChunk { request_id: 16, position: 100, bytes: b"bye\n", ended: true }),
         ),
+        (
+            "stats",
+            "0f0000003a00000011000000000000000b0068656c6c6f2f616c6963650000",
+            Frame::Stats(Stats { request_id: 17, process: alice(), after: "" }),
+        ),
+        (
+            "stats-after",
+            "130000003a00000012000000000000000b0068656c6c6f2f616c69636504006563686f",
+            Frame::Stats(Stats { request_id: 18, process: alice(), after: "echo" }),
+        ),
     ]
 }
 
 const PROCESSES: &str = "\
     3b000000350100000d0000000000000001000b0068656c6c6f2f616c6963650202020000000300000001000000000000\
     00f401000000000000a10f0000a20f000008007369676e616c2039";
+const COUNTS: &str = "\
+    680000003b010000110000000000000001000200000000000000010000000000000003000000000000000100000000000000\
+    04006563686fe80300000000000003000000000000000f0000000000000084030000000000002003000000000000d0070000\
+    0000000088130000000000002823000000000000";
 const APPLICATIONS: &str = "\
     0f000000370000000f00000000000000020006007365617263680300776562";
 
@@ -292,6 +306,49 @@ fn a_page_of_applications_reads_and_writes_as_documented() {
     assert_eq!(bytes_of(&Frame::Applications(page)), bytes);
 }
 
+#[test]
+fn the_counts_of_a_process_read_and_write_as_documented() {
+    let echo = FunctionStats {
+        function: name("echo"),
+        calls: 1000,
+        failed: 3,
+        timed: 15,
+        mean_ns: 900,
+        p50_ns: 800,
+        p99_ns: 2000,
+        p999_ns: 5000,
+        max_ns: 9000,
+    };
+    let bytes = from_hex(COUNTS);
+    let Frame::Counts(page) = parse(&bytes) else { panic!("another kind") };
+    assert!(page.more && page.request_id == 17);
+    let stats = ProcessStats { functions: vec![echo], queued: 2, running: 1, lanes: 3, worker_restarts: 1 };
+    assert_eq!(page.to_stats(), stats);
+    assert_eq!(bytes_of(&Frame::Counts(page)), bytes);
+}
+
+#[test]
+fn a_page_of_functions_takes_as_many_as_fit_the_frame() {
+    let row = FunctionStats {
+        function: name(&"f".repeat(63)),
+        calls: u64::MAX,
+        failed: u64::MAX,
+        timed: u64::MAX,
+        mean_ns: u64::MAX,
+        p50_ns: u64::MAX,
+        p99_ns: u64::MAX,
+        p999_ns: u64::MAX,
+        max_ns: u64::MAX,
+    };
+    let mut bytes = Vec::new();
+    let mut page = CountsPage::begin(5, &ProcessStats::default(), &mut bytes);
+    let taken = (0..).take_while(|_| page.push(&row)).count();
+    page.end(true);
+    let Frame::Counts(page) = parse(&bytes) else { panic!("another kind") };
+    assert!(taken > 500 && page.more && page.functions().all(|read| read == row));
+    assert_eq!(page.functions().count(), taken);
+}
+
 /// The hexadecimal of the document's blocks: a line is bytes, then `#` and words.
 fn documented() -> Vec<(String, String)> {
     let mut blocks = Vec::new();
@@ -312,6 +369,7 @@ fn the_document_shows_exactly_the_golden_frames() {
         golden().iter().map(|(name, hex, _)| (name.to_string(), hex.to_string())).collect();
     expected.push(("processes".to_owned(), PROCESSES.to_owned()));
     expected.push(("applications".to_owned(), APPLICATIONS.to_owned()));
+    expected.push(("counts".to_owned(), COUNTS.to_owned()));
     let mut found = documented();
     expected.sort();
     found.sort();

@@ -275,6 +275,7 @@ impl Talk {
             Kind::List => (Kind::Processes, asked.request_id),
             Kind::ListApplications => (Kind::Applications, asked.request_id),
             Kind::Output => (Kind::OutputChunk, asked.request_id),
+            Kind::Stats => (Kind::Counts, asked.request_id),
             _ => (Kind::Done, asked.request_id),
         };
         let answer = header(kind, id);

@@ -1,10 +1,10 @@
 //! Random frames and streams, and the bytes of any frame.
 
-use praas_protocol::control::{ProcessState, ProcessStatus};
+use praas_protocol::control::{FunctionStats, ProcessState, ProcessStats, ProcessStatus};
 use praas_protocol::wire::{
-    Action, ApplicationPage, Cancel, Close, Dedicate, Done, Durability, Frame, Goaway, GoawayReason, HandedOver, Hello,
-    List, ListApplications, Open, Opened, Order, Output, OutputChunk, Ping, Pong, ProcessPage, Refused, Request,
-    Response, Side, Welcome,
+    Action, ApplicationPage, Cancel, Close, CountsPage, Dedicate, Done, Durability, Frame, Goaway, GoawayReason,
+    HandedOver, Hello, List, ListApplications, Open, Opened, Order, Output, OutputChunk, Ping, Pong, ProcessPage,
+    Refused, Request, Response, Side, Stats, Welcome,
 };
 use praas_protocol::{FunctionId, Name, Phase, ProcessId};
 use proptest::prelude::*;
@@ -69,6 +69,13 @@ pub(crate) fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
         }
         Frame::Output(frame) => frame.encode(&mut out),
         Frame::OutputChunk(frame) => frame.encode(&mut out),
+        Frame::Stats(frame) => frame.encode(&mut out),
+        Frame::Counts(frame) => {
+            let stats = frame.to_stats();
+            let mut page = CountsPage::begin(frame.request_id, &stats, &mut out);
+            assert!(stats.functions.iter().all(|row| page.push(row)));
+            page.end(frame.more);
+        }
         Frame::Skipped(_) => unreachable!("nobody writes frames of later versions"),
     }
     out
@@ -131,6 +138,31 @@ fn statuses() -> impl Strategy<Value = ProcessStatus> {
     )
 }
 
+fn counts() -> impl Strategy<Value = ProcessStats> {
+    let function = (names(), any::<[u64; 8]>()).prop_map(
+        |(function, [calls, failed, timed, mean_ns, p50_ns, p99_ns, p999_ns, max_ns])| FunctionStats {
+            function,
+            calls,
+            failed,
+            timed,
+            mean_ns,
+            p50_ns,
+            p99_ns,
+            p999_ns,
+            max_ns,
+        },
+    );
+    (prop::collection::vec(function, 0..20), any::<[u64; 4]>()).prop_map(
+        |(functions, [queued, running, lanes, worker_restarts])| ProcessStats {
+            functions,
+            queued,
+            running,
+            lanes,
+            worker_restarts,
+        },
+    )
+}
+
 /// Bytes of a random frame that the client sends.
 pub(crate) fn client_frames() -> impl Strategy<Value = Vec<u8>> {
     let id = 1_u64..;
@@ -160,6 +192,11 @@ pub(crate) fn client_frames() -> impl Strategy<Value = Vec<u8>> {
             .prop_map(|(request_id, after)| bytes_of(&Frame::List(List { request_id, after }))),
         1 => (id.clone(), prop::option::of(names()))
             .prop_map(|(request_id, after)| bytes_of(&Frame::ListApplications(ListApplications { request_id, after }))),
+        1 => (id.clone(), processes(), prop::option::of(names()))
+            .prop_map(|(request_id, process, after)| {
+                let after = after.as_ref().map_or("", Name::as_str);
+                bytes_of(&Frame::Stats(Stats { request_id, process, after }))
+            }),
         1 => (id, processes(), any::<u64>(), any::<bool>()).prop_map(|(request_id, process, from, follow)| {
             bytes_of(&Frame::Output(Output { request_id, process, from, follow }))
         }),
@@ -234,6 +271,13 @@ pub(crate) fn server_frames() -> impl Strategy<Value = Vec<u8>> {
             let mut out = Vec::new();
             let mut page = ApplicationPage::begin(id, &mut out);
             assert!(rows.iter().all(|row| page.push(row)));
+            page.end(more);
+            out
+        }),
+        1 => (id.clone(), counts(), any::<bool>()).prop_map(|(id, stats, more)| {
+            let mut out = Vec::new();
+            let mut page = CountsPage::begin(id, &stats, &mut out);
+            assert!(stats.functions.iter().all(|row| page.push(row)));
             page.end(more);
             out
         }),

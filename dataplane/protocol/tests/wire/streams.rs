@@ -1,6 +1,6 @@
 //! The same stream gives the same frames however it is cut, and never more is held than allowed.
 
-use praas_protocol::wire::{Decoder, Frame, HEADER_BYTES, Header, Item, Side, WireError};
+use praas_protocol::wire::{Decoder, Frame, HEADER_BYTES, Header, Item, Request, Side, WireError};
 use proptest::prelude::*;
 
 use crate::samples::{PAYLOAD_BYTES_MAX, bytes_of, frames_of};
@@ -8,7 +8,8 @@ use crate::samples::{PAYLOAD_BYTES_MAX, bytes_of, frames_of};
 /// A frame as text, and its payload.
 type Seen = (String, Vec<u8>);
 
-/// What a decoder makes of a stream that comes in these pieces. Every other payload is received past the decoder.
+/// What a decoder makes of a stream that comes in these pieces. Every other payload is received past the decoder, and every
+/// other call that is plain is taken as such.
 fn decoded<'a>(sender: Side, pieces: impl Iterator<Item = &'a [u8]>) -> Result<Vec<Seen>, WireError> {
     let mut decoder = Decoder::new(sender, PAYLOAD_BYTES_MAX);
     let mut seen: Vec<Seen> = Vec::new();
@@ -23,6 +24,15 @@ fn decoded<'a>(sender: Side, pieces: impl Iterator<Item = &'a [u8]>) -> Result<V
             }
         }
         loop {
+            if seen.len().is_multiple_of(2)
+                && let Some(call) = decoder.plain_call(rest)
+            {
+                let request = Request::new(call.header.request_id, call.handle, call.function, call.time_remaining_ns);
+                assert_eq!(call.header.payload_bytes() as usize, call.payload.len());
+                seen.push((format!("{request:?}"), call.payload.to_vec()));
+                rest = call.rest;
+                continue;
+            }
             let step = decoder.step(rest)?;
             let consumed = step.consumed;
             match step.item {

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::ops::Bound;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -71,8 +72,14 @@ fn socket_path(listener: &OwnedFd) -> Result<PathBuf, KeeperError> {
 
 struct Connection {
     peer: Peer,
-    /// A take that waits for the last workers to end.
-    take: Option<u64>,
+    /// A take that waits for the last workers to end, or for room in the socket.
+    take: Option<Take>,
+}
+
+struct Take {
+    request: u64,
+    /// Handed over up to here.
+    last_name: Option<String>,
 }
 
 struct Keeper {
@@ -294,15 +301,15 @@ impl Keeper {
         fds: Vec<OwnedFd>,
     ) -> Result<(), PeerError> {
         let done = match body {
-            KeeperRequest::Put { name } => self.put(name, fds),
-            KeeperRequest::Drop { name } => {
-                self.held.remove(&name);
+            KeeperRequest::Put { names } => self.put(names, fds),
+            KeeperRequest::Drop { names } => {
+                names.iter().for_each(|name| drop(self.held.remove(name)));
                 Ok(())
             }
             KeeperRequest::WorkerAdd { cgroup } => self.add_ward(token, cgroup, fds),
             KeeperRequest::Take => {
                 if let Some(connection) = self.connections.get_mut(&token) {
-                    connection.take = Some(request);
+                    connection.take = Some(Take { request, last_name: None });
                 }
                 return Ok(());
             }
@@ -317,17 +324,18 @@ impl Keeper {
         }
     }
 
-    fn put(&mut self, name: String, fds: Vec<OwnedFd>) -> Result<(), String> {
-        let Ok([fd]) = <[OwnedFd; 1]>::try_from(fds) else {
-            return Err("exactly one descriptor belongs to a name".into());
-        };
-        if name.is_empty() || name.len() > KEEPER_NAME_BYTES_MAX {
-            return Err(format!("the name has {} bytes, allowed is 1 to {KEEPER_NAME_BYTES_MAX}", name.len()));
+    fn put(&mut self, names: Vec<String>, fds: Vec<OwnedFd>) -> Result<(), String> {
+        if names.is_empty() || names.len() != fds.len() {
+            return Err(format!("{} descriptors came with {} names", fds.len(), names.len()));
         }
-        if self.held.len() >= KEEPER_FDS_MAX && !self.held.contains_key(&name) {
-            return Err(format!("{KEEPER_FDS_MAX} descriptors are held already"));
+        if let Some(name) = names.iter().find(|name| name.is_empty() || name.len() > KEEPER_NAME_BYTES_MAX) {
+            return Err(format!("a name has {} bytes, allowed is 1 to {KEEPER_NAME_BYTES_MAX}", name.len()));
         }
-        self.held.insert(name, fd);
+        let new = names.iter().filter(|name| !self.held.contains_key(*name)).count();
+        if self.held.len() + new > KEEPER_FDS_MAX {
+            return Err(format!("{} of {KEEPER_FDS_MAX} descriptors are held already", self.held.len()));
+        }
+        self.held.extend(names.into_iter().zip(fds));
         Ok(())
     }
 
@@ -347,27 +355,27 @@ impl Keeper {
         Ok(())
     }
 
+    /// Hands held descriptors over, as many as the server's socket takes now: no more of them are under way at a time than
+    /// the kernel lets a process send.
     fn answer_takes(&mut self) {
         let Some(token) = self.server else { return };
         if self.orphans().next().is_some() {
             return;
         }
         let Some(connection) = self.connections.get_mut(&token) else { return };
-        let Some(request) = connection.take.take() else { return };
-        let all: Vec<(&String, &OwnedFd)> = self.held.iter().collect();
-        let mut pieces = all.chunks(CONTROL_MESSAGE_FDS_MAX).peekable();
-        let mut sent = Ok(());
-        if pieces.peek().is_none() {
-            sent = connection.peer.send(&FromKeeper::Held { request, names: Vec::new(), more: false }, &[]);
-        }
-        while let Some(piece) = pieces.next() {
-            let names = piece.iter().map(|(name, _)| (*name).clone()).collect();
+        while let Some(take) = connection.take.take_if(|_| !connection.peer.has_queued()) {
+            let from = take.last_name.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+            let mut left = self.held.range::<String, _>((from, Bound::Unbounded));
+            let piece: Vec<_> = left.by_ref().take(CONTROL_MESSAGE_FDS_MAX).collect();
+            let more = left.next().is_some();
+            let names: Vec<String> = piece.iter().map(|(name, _)| (*name).clone()).collect();
             let fds: Vec<_> = piece.iter().map(|(_, fd)| fd.as_fd()).collect();
-            let held = FromKeeper::Held { request, names, more: pieces.peek().is_some() };
-            sent = sent.and_then(|()| connection.peer.send(&held, &fds));
-        }
-        if sent.is_err() {
-            self.disconnect(token);
+            let last_name = names.last().cloned();
+            let held = FromKeeper::Held { request: take.request, names, more };
+            if connection.peer.send(&held, &fds).is_err() {
+                return self.disconnect(token);
+            }
+            connection.take = more.then_some(Take { request: take.request, last_name });
         }
     }
 }

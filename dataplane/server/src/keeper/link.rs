@@ -133,20 +133,28 @@ impl KeeperLink {
         self.peer.socket().as_fd()
     }
 
-    /// Asks the keeper to hold `fd` under `name`. The answer repeats the returned number.
+    /// Asks the keeper to hold descriptors, each under its name; at most as many as fit one message. The answer repeats the
+    /// returned number.
     ///
     /// # Errors
     /// [`KeeperError::Closed`] when the keeper is gone.
-    pub fn put(&mut self, name: &str, fd: BorrowedFd<'_>) -> Result<u64, KeeperError> {
-        self.request(KeeperRequest::Put { name: name.to_owned() }, &[fd])
+    pub fn put(&mut self, parts: &[(String, BorrowedFd<'_>)]) -> Result<u64, KeeperError> {
+        let (names, fds): (Vec<_>, Vec<_>) = parts.iter().cloned().unzip();
+        self.request(KeeperRequest::Put { names }, &fds)
     }
 
-    /// Asks the keeper to forget `name`.
+    /// Asks the keeper to forget what it holds under these names.
     ///
     /// # Errors
     /// [`KeeperError::Closed`] when the keeper is gone.
-    pub fn forget(&mut self, name: &str) -> Result<u64, KeeperError> {
-        self.request(KeeperRequest::Drop { name: name.to_owned() }, &[])
+    pub fn forget(&mut self, names: Vec<String>) -> Result<u64, KeeperError> {
+        self.request(KeeperRequest::Drop { names }, &[])
+    }
+
+    /// Whether messages wait for room in the socket. They are sent when it is next looked at.
+    #[must_use]
+    pub fn has_queued(&self) -> bool {
+        self.peer.has_queued()
     }
 
     /// Asks the keeper to watch a worker: `pipe` is the read end of the pipe that the worker holds.

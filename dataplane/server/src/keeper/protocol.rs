@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages.
-pub(crate) const KEEPER_VERSION: u32 = 1;
+pub(crate) const KEEPER_VERSION: u32 = 2;
 
 /// Server → keeper. Every request is answered, in order.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -32,15 +32,15 @@ pub(crate) enum ToKeeper {
 /// What a server asks of its keeper.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) enum KeeperRequest {
-    /// Hold the attached descriptor under this name, instead of an earlier one. Answered by `Done`.
+    /// Hold the attached descriptors, one under each name, instead of earlier ones: all of them, or none. Answered by `Done`.
     Put {
-        /// 1 to [`crate::limits::KEEPER_NAME_BYTES_MAX`] bytes.
-        name: String,
+        /// Each 1 to [`crate::limits::KEEPER_NAME_BYTES_MAX`] bytes.
+        names: Vec<String>,
     },
-    /// Forget a name. Answered by `Done`, also when there was none.
+    /// Forget names. Answered by `Done`, also for those that there were not.
     Drop {
-        /// The name.
-        name: String,
+        /// The names.
+        names: Vec<String>,
     },
     /// Every held descriptor. Answered by `Held` messages once all workers of earlier servers have ended.
     Take,

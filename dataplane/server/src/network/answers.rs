@@ -7,13 +7,50 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use praas_protocol::control::ClientMessage;
+use praas_shm::client_lane::ClientLane;
 
 use super::lanes::{Flight, LaneKey, LaneRoom, LaneState};
 use super::shard::NetworkShard;
 use super::timers::Timer;
 use crate::limits::{ANSWERS_PER_LOOK, LANES_LOOK_PERIOD};
 
+/// Whom a summons is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Workers {
+    /// Those on another core, as far as is known: they begin while this thread goes on.
+    Elsewhere,
+    /// All: one on this core begins when this thread has nothing more to do, or when the kernel thinks so.
+    All,
+}
+
 impl NetworkShard {
+    /// Summons workers for what was submitted in this turn; whether anything was.
+    pub(super) fn announce_calls(&mut self, whom: Workers) -> bool {
+        if self.unannounced_lanes.is_empty() {
+            return false;
+        }
+        let mut lanes = std::mem::take(&mut self.unannounced_lanes);
+        lanes.retain(|key| self.announce_lane(*key, whom));
+        self.unannounced_lanes = lanes;
+        true
+    }
+
+    /// True if it is still to be done.
+    fn announce_lane(&mut self, key: LaneKey, whom: Workers) -> bool {
+        let Some(room) = self.lanes.get_mut(key) else { return false };
+        let LaneState::Open(open) = &room.state else { return false };
+        if whom == Workers::Elsewhere && open.lane.shares_core() {
+            return true;
+        }
+        room.is_unannounced = false;
+        open.lane.announce();
+        if open.rings_server.swap(false, Ordering::Relaxed) {
+            let (lane, session, process) = (open.id, room.session, room.process);
+            self.tell_session(session, &ClientMessage::Ring { lane, process });
+        }
+        false
+    }
+
     /// Looks for answers in every lane that may have some; how many there were.
     pub(super) fn look_at_lanes(&mut self) -> usize {
         let mut found = 0;
@@ -50,26 +87,45 @@ impl NetworkShard {
         }
         let lane = Arc::clone(&open.lane);
         open.seen = None;
-        let (mut at, mut found) = (0, Vec::new());
-        while at < flights.len() && found.len() < ANSWERS_PER_LOOK {
-            if lane.is_answered(&flights[at].ticket) {
-                found.extend(flights.remove(at));
-            } else {
+        // Out of the table for as long as answers are delivered, which ends and abandons no call.
+        let mut flights = std::mem::take(flights);
+        let (mut at, mut count) = (0, 0);
+        while at < flights.len() && count < ANSWERS_PER_LOOK {
+            if !lane.is_answered(&flights[at].ticket) {
                 at += 1;
+                continue;
             }
+            let answered = if at == 0 { flights.pop_front() } else { flights.remove(at) };
+            let Some(flight) = answered else { break };
+            self.take_answer(key, &lane, flight);
+            count += 1;
         }
-        if at == flights.len() {
-            open.seen = Some(bell);
-        }
-        let count = found.len();
-        for Flight { ticket, connection, request_id, .. } in found {
-            let answer = lane.take(ticket);
-            if let Some(LaneState::Open(open)) = self.lanes.get_mut(key).map(|room| &mut room.state) {
-                open.replies.learn(&answer);
+        self.counters.flights_ended(count);
+        if let Some(room) = self.lanes.get_mut(key) {
+            if let LaneState::Open(open) = &mut room.state
+                && at == flights.len()
+            {
+                open.seen = Some(bell);
             }
-            self.deliver(connection, request_id, answer);
+            room.flights = flights;
         }
         count
+    }
+
+    fn take_answer(&mut self, key: LaneKey, lane: &Arc<ClientLane>, flight: Flight) {
+        let Flight { ticket, connection, request_id, function, reply_bytes, .. } = flight;
+        let taken = lane.take_small(ticket).map_err(|ticket| lane.take(ticket));
+        if let Some(LaneState::Open(open)) = self.lanes.get_mut(key).map(|room| &mut room.state) {
+            match &taken {
+                Ok(_) => open.replies.learn_small(function),
+                Err(answer) => open.replies.learn(function, answer),
+            }
+            open.replies.give_back(reply_bytes);
+        }
+        match taken {
+            Ok(answer) => self.deliver_small(connection, request_id, &answer),
+            Err(answer) => self.deliver(connection, request_id, answer),
+        }
     }
 
     /// Whether some lane's bell has counted an answer since it was looked at.
@@ -100,9 +156,12 @@ impl NetworkShard {
         }
     }
 
-    /// Timer: a worker may have died with what would have rung.
+    /// Timer: a worker may have died with what would have rung, and abandoned calls end without a word.
     pub(super) fn lanes_due(&mut self) {
-        self.lanes_watched = !self.busy_lanes.is_empty();
+        let lanes = self.lanes.keys().into_iter().filter_map(|key| self.lanes.get(key));
+        let quarantined = lanes.map(LaneRoom::quarantined).sum();
+        self.counters.quarantined(quarantined);
+        self.lanes_watched = quarantined > 0 || !self.busy_lanes.is_empty();
         if !self.lanes_watched {
             return;
         }

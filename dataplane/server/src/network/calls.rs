@@ -4,24 +4,44 @@
 //! 1. Every call that the rules accepted is in one place: on its way in ([`super::connection::Incoming`]), waiting for room
 //!    ([`super::waiting`]), in flight (here and in its lane), or answered. Answering gives back its credit, once.
 //! 2. A ticket is taken or abandoned exactly once.
+//! 3. What was submitted in a turn is announced to its lane's workers before the turn ends, once for all of it.
 
 use std::time::{Duration, Instant};
 
 use praas_protocol::control::WaitMode;
 use praas_protocol::wire::{Header, Request, Response, Side, Verdict};
-use praas_protocol::{FunctionId, Outcome, Phase};
-use praas_shm::client_lane::{Answer, Bounded, LoanBlock, Payload, SubmitError};
+use praas_protocol::{FunctionId, Name, Outcome, Phase};
+use praas_shm::client_lane::{Answer, Bounded, LoanBlock, Payload, SmallAnswer, SubmitError};
 use praas_shm::io_buffer::{IoBuffer, LoanBuffer};
 
-use super::connection::{ConnectionKey, Incoming};
+use super::connection::{Connection, ConnectionKey, Incoming};
 use super::lanes::{Flight, LaneKey, LaneState};
 use super::receiving::{Flow, unknown_handle};
 use super::shard::NetworkShard;
+use super::table::Table;
 use super::timers::Timer;
 use crate::limits::LANES_LOOK_PERIOD;
 
 /// Code of an answer that cannot be read, or that only a server may give: clients take it for a malformed one.
 const UNREADABLE: u32 = u32::MAX;
+
+/// What is of interest in a REQUEST beside its header and payload.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wanted {
+    pub(super) handle: u32,
+    pub(super) function: FunctionId,
+    pub(super) time_remaining_ns: u64,
+    /// 0 is none.
+    pub(super) root: u128,
+    pub(super) principal: Option<Name>,
+}
+
+impl Wanted {
+    pub(super) fn of(request: &Request) -> Self {
+        let Request { handle, function, time_remaining_ns, root, principal, .. } = *request;
+        Self { handle, function, time_remaining_ns, root: root.map_or(0, u128::from_le_bytes), principal }
+    }
+}
 
 /// What a client asks for with a call.
 #[derive(Debug, Clone, Copy)]
@@ -66,6 +86,8 @@ pub(super) struct Call {
     pub(super) flight: u64,
     handle: u32,
     payload_bytes: u32,
+    /// Set aside for its reply.
+    reply_bytes: u64,
 }
 
 /// How a call that nobody ran is answered.
@@ -109,13 +131,36 @@ impl Begun {
     }
 }
 
+impl Connection {
+    fn give_credit_back(&mut self, handle: u32, payload_bytes: u32) {
+        let given = self.rules.answered(payload_bytes);
+        debug_assert!(given.is_ok(), "a call is answered once: {given:?}");
+        if let Some(handle) = self.handle_mut(handle) {
+            handle.in_flight -= 1;
+        }
+    }
+
+    /// Takes a call off the list; most often it is the first.
+    fn take_call(&mut self, request_id: u64) -> Option<Call> {
+        if self.calls.front().is_some_and(|call| call.request_id == request_id) {
+            let call = self.calls.pop_front()?;
+            self.expected_bytes -= call.reply_bytes;
+            return Some(call);
+        }
+        let place = self.calls.binary_search_by_key(&request_id, |call| call.request_id).ok()?;
+        let call = self.calls.remove(place)?;
+        self.expected_bytes -= call.reply_bytes;
+        Some(call)
+    }
+}
+
 impl NetworkShard {
     /// A call came, with the beginning of its payload; `rest` follows it.
     pub(super) fn request_came(
         &mut self,
         key: ConnectionKey,
         header: &Header,
-        request: &Request,
+        wanted: &Wanted,
         payload: &[u8],
         rest: &[u8],
     ) -> Flow {
@@ -125,12 +170,13 @@ impl NetworkShard {
             Ok(Verdict::Ignore) => return Flow::GoOn,
             Err(error) => return self.break_off(key, &error),
         }
-        let principal = connection.identity.as_ref().map(|identity| identity.principal);
-        let Some(handle) = connection.handle_mut(request.handle) else {
-            return self.break_off_for(key, &unknown_handle(request.handle));
+        let speaks_for_other = wanted.principal.is_some()
+            && wanted.principal != connection.identity.as_ref().map(|identity| identity.principal);
+        let Some(handle) = connection.handle_mut(wanted.handle) else {
+            return self.break_off_for(key, &unknown_handle(wanted.handle));
         };
         let payload_bytes = header.payload_bytes();
-        let refused = if request.principal.is_some() && request.principal != principal {
+        let refused = if speaks_for_other {
             Some(NotRun::new(Outcome::Unauthorized, 0, 0))
         } else if payload_bytes > handle.payload_bytes_max {
             Some(NotRun::new(Outcome::PayloadTooLarge, handle.payload_bytes_max.into(), payload_bytes.into()))
@@ -141,13 +187,13 @@ impl NetworkShard {
         };
         handle.in_flight += 1;
         let asked = Asked {
-            request_id: request.request_id,
-            handle: request.handle,
+            request_id: header.request_id,
+            handle: wanted.handle,
             lane: handle.lane,
-            function: request.function,
+            function: wanted.function,
             payload_bytes,
-            time_remaining_ns: request.time_remaining_ns,
-            root: request.root.map_or(0, u128::from_le_bytes),
+            time_remaining_ns: wanted.time_remaining_ns,
+            root: wanted.root,
             came: self.now,
         };
         if let Some(refused) = refused {
@@ -211,23 +257,37 @@ impl NetworkShard {
         };
         let Some(room) = self.lanes.get_mut(asked.lane) else { return Begun::Yes };
         let polls = self.plan.wait != WaitMode::Park;
+        let reply_bytes;
         let lane = match &mut room.state {
-            LaneState::Open(open) if open.takes_reply(room.flights.len()) => {
+            LaneState::Open(open) => {
+                reply_bytes = open.replies.expected_of(asked.function);
+                let owed_bytes =
+                    |connections: &Table<Connection>| connections.get(key).map_or(0, Connection::owed_bytes);
+                if reply_bytes > 0 && !open.takes_reply(reply_bytes, owed_bytes(&self.connections)) {
+                    return Begun::no_room(payload);
+                }
                 // Who polls for the answer spares the worker the ringing.
                 open.armed &= !polls;
                 &open.lane
             }
-            LaneState::Open(_) => return Begun::no_room(payload),
             LaneState::Opening(_) => return Begun::no_room(payload),
             LaneState::Closed => return self.answered_unrun(key, asked, NotRun::unavailable(Phase::Closed)),
         };
-        let ticket = match lane.submit(asked.function, payload, left_ns, asked.root) {
+        let ticket = match lane.submit_quietly(asked.function, payload, left_ns, asked.root) {
             Ok(ticket) => ticket,
             Err(error) => return self.not_submitted(key, asked, error),
         };
+        if !std::mem::replace(&mut room.is_unannounced, true) {
+            self.unannounced_lanes.push(asked.lane);
+        }
         let flight = room.next_flight;
         room.next_flight += 1;
-        room.flights.push_back(Flight { number: flight, ticket, connection: key, request_id: asked.request_id });
+        let (request_id, function) = (asked.request_id, asked.function);
+        self.counters.flight_began();
+        room.flights.push_back(Flight { number: flight, ticket, connection: key, request_id, function, reply_bytes });
+        if let LaneState::Open(open) = &mut room.state {
+            open.replies.set_aside(reply_bytes);
+        }
         if !std::mem::replace(&mut room.is_busy, true) {
             self.busy_lanes.push(asked.lane);
             if !std::mem::replace(&mut self.lanes_watched, true) {
@@ -236,7 +296,8 @@ impl NetworkShard {
         }
         if let Some(connection) = self.connections.get_mut(key) {
             let Asked { request_id, lane, handle, payload_bytes, .. } = *asked;
-            connection.calls.push_back(Call { request_id, lane, flight, handle, payload_bytes });
+            connection.calls.push_back(Call { request_id, lane, flight, handle, payload_bytes, reply_bytes });
+            connection.expected_bytes += reply_bytes;
         }
         Begun::Yes
     }
@@ -281,19 +342,27 @@ impl NetworkShard {
     }
 
     fn give_credit_back(&mut self, key: ConnectionKey, handle: u32, payload_bytes: u32) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
-        let given = connection.rules.answered(payload_bytes);
-        debug_assert!(given.is_ok(), "a call is answered once: {given:?}");
-        if let Some(handle) = connection.handle_mut(handle) {
-            handle.in_flight -= 1;
+        if let Some(connection) = self.connections.get_mut(key) {
+            connection.give_credit_back(handle, payload_bytes);
         }
     }
 
     /// Takes a call off its connection's list.
     fn take_call(&mut self, key: ConnectionKey, request_id: u64) -> Option<Call> {
-        let calls = &mut self.connections.get_mut(key)?.calls;
-        let place = calls.binary_search_by_key(&request_id, |call| call.request_id).ok()?;
-        calls.remove(place)
+        self.connections.get_mut(key)?.take_call(request_id)
+    }
+
+    /// As [`NetworkShard::deliver`], for an answer that is small.
+    pub(super) fn deliver_small(&mut self, key: ConnectionKey, request_id: u64, answer: &SmallAnswer) {
+        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(call) = connection.take_call(request_id) else { return };
+        connection.give_credit_back(call.handle, call.payload_bytes);
+        let SmallAnswer { detail, more, .. } = *answer;
+        let payload = answer.as_slice();
+        let response = Response { request_id, outcome_code: Outcome::Ok as u32, detail, more };
+        let head = response.encode_head(u32::try_from(payload.len()).unwrap_or(u32::MAX));
+        self.gather(key, |message| message.push_pieces([&head, payload]));
+        self.counters.answered();
     }
 
     /// Hands an answer to its client.
@@ -335,7 +404,9 @@ impl NetworkShard {
         let Some(room) = self.lanes.get_mut(call.lane) else { return };
         let Ok(place) = room.flights.binary_search_by_key(&call.flight, |flight| flight.number) else { return };
         let Some(flight) = room.flights.remove(place) else { return };
-        if let LaneState::Open(open) = &room.state {
+        self.counters.flights_ended(1);
+        if let LaneState::Open(open) = &mut room.state {
+            open.replies.give_back(flight.reply_bytes);
             open.lane.abandon(flight.ticket);
         }
     }

@@ -98,6 +98,8 @@ pub(super) struct Connection {
     pub(super) last_handle: u32,
     /// In the order of their request ids.
     pub(super) calls: VecDeque<Call>,
+    /// Of the replies that are expected of them.
+    pub(super) expected_bytes: u64,
     pub(super) incoming: Option<Box<Incoming>>,
     pub(super) waiting: Option<Box<Waiting>>,
     /// What goes with the next send.
@@ -127,6 +129,7 @@ impl Connection {
             handles: Vec::new(),
             last_handle: 0,
             calls: VecDeque::new(),
+            expected_bytes: 0,
             incoming: None,
             waiting: None,
             outgoing: None,
@@ -143,6 +146,11 @@ impl Connection {
     /// Bytes that the client has not read as far as we know.
     pub(super) fn unread_bytes(&self) -> usize {
         self.outgoing.as_ref().map_or(0, Outgoing::len) + self.sending_bytes.unwrap_or(0)
+    }
+
+    /// Bytes of replies that are expected, or on their way to the client.
+    pub(super) fn owed_bytes(&self) -> u64 {
+        self.expected_bytes + self.unread_bytes() as u64
     }
 
     /// Whether nothing more is to be sent now.
@@ -297,6 +305,7 @@ impl NetworkShard {
     pub(super) fn abandon_all(&mut self, key: ConnectionKey) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         let calls = std::mem::take(&mut connection.calls);
+        connection.expected_bytes = 0;
         let waiting = connection.waiting.take();
         // A loan that the driver fills comes back with its completion.
         connection.incoming = None;

@@ -189,9 +189,8 @@ impl NetworkShard {
             | ServerMessage::Processes { request, .. }
             | ServerMessage::Applications { request, .. }
             | ServerMessage::Output { request, .. }
+            | ServerMessage::Stats { request, .. }
             | ServerMessage::LaneOpened { request, .. } => *request,
-            // Nothing else is asked for.
-            _ => return,
         };
         let question = self.sessions.get_mut(key).and_then(|session| session.asked.remove(&number));
         match question {

@@ -24,7 +24,7 @@ impl NetworkShard {
             Ok(claims) => self.welcome(key, hello, &claims),
             Err(error) => {
                 self.log().info(format_args!("a network connection is refused: {error}"));
-                self.counters.cut();
+                self.counters.hello_refused();
                 self.refuse_hello(key, &error);
                 self.say_no_more(key);
             }

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use praas_protocol::control::{ClientMessage, ClientRequest, ControlError, LaneGeometry, LaneId};
-use praas_protocol::{Outcome, Phase, ProcessId};
+use praas_protocol::{FunctionId, Outcome, Phase, ProcessId};
 use praas_shm::client_lane::{ClientLane, ClientLaneParts, Retracted, Ticket};
 use praas_sys::driver::SourceId;
 
@@ -39,6 +39,9 @@ pub(super) struct Flight {
     pub(super) ticket: Ticket,
     pub(super) connection: ConnectionKey,
     pub(super) request_id: u64,
+    pub(super) function: FunctionId,
+    /// Set aside for its reply.
+    pub(super) reply_bytes: u64,
 }
 
 /// How far a lane has come.
@@ -69,9 +72,10 @@ pub(super) struct OpenLane {
 }
 
 impl OpenLane {
-    /// Whether one more call may be in flight.
-    pub(super) fn takes_reply(&self, in_flight: usize) -> bool {
-        self.replies.takes(in_flight)
+    /// Whether the reply of one more call will find room, with so many bytes owed to its connection already.
+    #[cold]
+    pub(super) fn takes_reply(&self, bytes: u64, owed_bytes: u64) -> bool {
+        self.replies.shares(bytes, owed_bytes) && self.replies.takes(bytes, self.lane.kept_reply_bytes())
     }
 }
 
@@ -85,6 +89,8 @@ pub(super) struct LaneRoom {
     pub(super) flights: VecDeque<Flight>,
     pub(super) next_flight: u64,
     pub(super) is_busy: bool,
+    /// Whether calls were submitted that no worker was summoned for yet.
+    pub(super) is_unannounced: bool,
     /// Connections whose call, payload and all, waits to be published, in order. They go first: their payloads take the
     /// room that the others wait for.
     pub(super) loaded: VecDeque<ConnectionKey>,
@@ -103,6 +109,14 @@ impl LaneRoom {
         match &self.state {
             LaneState::Open(open) => (open.lane.in_flight() as u64, open.cells.into()),
             _ => (0, 0),
+        }
+    }
+
+    /// Abandoned calls that are not answered yet; what the others held is free from here on.
+    pub(super) fn quarantined(&self) -> usize {
+        match &self.state {
+            LaneState::Open(open) => open.lane.quarantined(),
+            _ => 0,
         }
     }
 
@@ -144,6 +158,7 @@ impl NetworkShard {
             flights: VecDeque::new(),
             next_flight: 0,
             is_busy: false,
+            is_unannounced: false,
             loaded: VecDeque::new(),
             queue: VecDeque::new(),
             is_pressed: false,
@@ -287,6 +302,7 @@ impl NetworkShard {
     fn lose_lane(&mut self, key: LaneKey) {
         let Some(room) = self.lanes.get_mut(key) else { return };
         let flights = std::mem::take(&mut room.flights);
+        self.counters.flights_ended(flights.len());
         let index = (room.session, room.process);
         if self.by_process.get(&index) == Some(&key) {
             self.by_process.remove(&index);

@@ -1,10 +1,12 @@
 //! Whether to poll for answers before sleeping, in adaptive mode.
 //!
 //! An answer that comes while the shard polls spares a worker the wake-up and the shard a sleep. Polls that find nothing
-//! cost the core that somebody else may need, so they are tried less and less often while they do.
+//! cost the core that somebody else may need, so they are tried less and less often while they do, and not at all where that
+//! somebody is the worker.
 
 use std::time::Instant;
 
+use super::lanes::LaneState;
 use super::shard::NetworkShard;
 use crate::limits::{POLL_BUDGET, POLL_SKIPS_MAX};
 
@@ -34,9 +36,17 @@ impl PollHistory {
 }
 
 impl NetworkShard {
+    /// Whether every worker that an answer is expected of was last seen on this core, which it waits for.
+    fn workers_share_core(&self) -> bool {
+        self.busy_lanes.iter().all(|key| match self.lanes.get(*key).map(|room| &room.state) {
+            Some(LaneState::Open(open)) => open.lane.shares_core(),
+            _ => true,
+        })
+    }
+
     /// Polls the bells for a bounded time, if that seems to pay; true if there is an answer.
     pub(super) fn poll_for_a_while(&mut self) -> bool {
-        if !self.history.should_poll() {
+        if self.workers_share_core() || !self.history.should_poll() {
             return false;
         }
         let end = Instant::now() + POLL_BUDGET;

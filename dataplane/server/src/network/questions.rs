@@ -1,11 +1,12 @@
 //! Questions: everything but calls that a client wants an answer to. The server's loop answers most of them; here they are
 //! put into its words, and its answers into frames.
 
-use praas_protocol::Name;
-use praas_protocol::control::{ClientRequest, ControlError, ServerMessage};
+use praas_protocol::control::{ClientRequest, ControlError, FunctionStats, ServerMessage};
 use praas_protocol::wire::{
-    ApplicationPage, Done, List, ListApplications, Open, Opened, Output, OutputChunk, ProcessPage, encode_control_error,
+    ApplicationPage, CountsPage, Done, List, ListApplications, Open, Opened, Output, OutputChunk, ProcessPage,
+    encode_control_error,
 };
+use praas_protocol::{Name, ProcessId};
 
 use super::connection::{ConnectionKey, Handle};
 use super::control_session::{Question, SessionKey};
@@ -18,7 +19,7 @@ use crate::limits::{HANDLES_MAX, IN_FLIGHT_MAX};
 pub(super) struct Asker {
     pub(super) connection: ConnectionKey,
     pub(super) request_id: u64,
-    /// Of a list of applications: the last name that the client has.
+    /// Of a list of names: the last one that the client has.
     after: Option<Name>,
 }
 
@@ -127,6 +128,18 @@ impl NetworkShard {
         self.pass_on(session, asker, ClientRequest::ApplicationList);
     }
 
+    pub(super) fn ask_for_stats(
+        &mut self,
+        key: ConnectionKey,
+        request_id: u64,
+        process: ProcessId,
+        after: Option<Name>,
+    ) {
+        let asker = Asker { connection: key, request_id, after };
+        let session = self.session_for(key);
+        self.pass_on(session, asker, ClientRequest::ProcessStats { process });
+    }
+
     /// Output that is followed may come at any time or never: such questions have a session of their connection's own, whose
     /// end takes them back.
     pub(super) fn ask_for_output(&mut self, key: ConnectionKey, output: &Output) {
@@ -164,6 +177,12 @@ impl NetworkShard {
                 let mut page = ApplicationPage::begin(request_id, out);
                 let mut wanted = applications.iter().filter(|name| after.is_none_or(|after| **name > after));
                 let all = wanted.all(|name| page.push(name));
+                page.end(!all);
+            }),
+            ServerMessage::Stats { stats, .. } => self.push(key, |out| {
+                let mut page = CountsPage::begin(request_id, &stats, out);
+                let is_wanted = |row: &&FunctionStats| after.is_none_or(|after| row.function > after);
+                let all = stats.functions.iter().filter(is_wanted).all(|row| page.push(row));
                 page.end(!all);
             }),
             ServerMessage::Output { position, bytes, ended, .. } => {

@@ -5,11 +5,13 @@
 
 use praas_protocol::wire::{
     Action, Close, Dedicate, Frame, GoawayReason, Header, Item, List, ListApplications, Open, Order, Output, Ping,
-    Pong, RuleError, Side, Verdict,
+    PlainCall, Pong, RuleError, Side, Verdict,
 };
+use praas_protocol::{Name, ProcessId};
 use praas_shm::io_buffer::{IoBuffer, LaneBuffer};
 use praas_sys::driver::End;
 
+use super::calls::Wanted;
 use super::connection::{Connection, ConnectionKey, Stage};
 use super::shard::NetworkShard;
 use super::timers::Timer;
@@ -34,6 +36,7 @@ enum Word {
     List(List),
     ListApplications(ListApplications),
     Output(Output),
+    Stats(u64, ProcessId, Option<Name>),
 }
 
 impl Word {
@@ -48,6 +51,7 @@ impl Word {
             Frame::List(list) => Self::List(list),
             Frame::ListApplications(list) => Self::ListApplications(list),
             Frame::Output(output) => Self::Output(output),
+            Frame::Stats(stats) => Self::Stats(stats.request_id, stats.process, stats.after.parse().ok()),
             _ => return None,
         })
     }
@@ -70,6 +74,15 @@ impl NetworkShard {
             let Some(connection) = self.connections.get_mut(key).filter(|connection| connection.listens()) else {
                 return;
             };
+            if let Some(call) = connection.decoder.plain_call(input) {
+                let PlainCall { header, handle, function, time_remaining_ns, payload, rest } = call;
+                let wanted = Wanted { handle, function, time_remaining_ns, root: 0, principal: None };
+                if self.request_came(key, &header, &wanted, payload, rest) == Flow::Stop || rest.is_empty() {
+                    return;
+                }
+                input = rest;
+                continue;
+            }
             let step = match connection.decoder.step(input) {
                 Ok(step) => step,
                 Err(error) => return self.send_away(key, GoawayReason::Protocol, &error.to_string()),
@@ -80,7 +93,7 @@ impl NetworkShard {
                 Some(Item::Request { header, request, payload, .. }) => {
                     // Payloads lie in the input, not in the decoder.
                     let payload = &used[used.len() - payload.len()..];
-                    self.request_came(key, &header, &request, payload, rest)
+                    self.request_came(key, &header, &Wanted::of(&request), payload, rest)
                 }
                 Some(Item::Payload { bytes, .. }) => {
                     let payload = &used[used.len() - bytes.len()..];
@@ -134,6 +147,7 @@ impl NetworkShard {
             Word::List(list) => self.ask_for_processes(key, &list),
             Word::ListApplications(list) => self.ask_for_applications(key, &list),
             Word::Output(output) => self.ask_for_output(key, &output),
+            Word::Stats(request_id, process, after) => self.ask_for_stats(key, request_id, process, after),
         }
         Flow::GoOn
     }
@@ -208,9 +222,7 @@ impl NetworkShard {
         let Some(connection) = self.connections.get(key) else { return };
         let is_late = connection.incoming.as_ref().is_some_and(|incoming| incoming.asked.request_id == request_id);
         if is_late {
-            self.log().info(format_args!("network connection {} is ended: a payload does not come", connection.id));
-            self.counters.cut();
-            self.close(key);
+            self.send_away(key, GoawayReason::Idle, "the payload of a request did not come in time");
         }
     }
 

@@ -1,13 +1,13 @@
 //! What a connection is sent: gathered while its turn lasts, or its last send, then sent in one piece.
 //!
 //! Frames and inline payloads are copied into the message's head; replies that lie in a lane are sent from there, and
-//! belong to the send until its completion. A client that does not read is not read either, and cut off when a send does
-//! not end in the time that even a slow line takes.
+//! belong to the send until its completion. A client that does not read is not read either, and sent away when a send does
+//! not end in the time that even a slow line takes: if it reads on soon, it learns why.
 
 use std::time::Duration;
 
 use praas_protocol::limits::REPLY_INLINE_BYTES;
-use praas_protocol::wire::{HEADER_BYTES, Header, Response, Side};
+use praas_protocol::wire::{GoawayReason, HEADER_BYTES, Header, Response, Side};
 use praas_shm::client_lane::AnswerPayload;
 use praas_shm::io_buffer::{LaneBuffer, ReplyBuffer};
 use praas_sys::driver::{End, Outgoing};
@@ -70,7 +70,8 @@ impl NetworkShard {
     }
 
     /// Adds to the message that goes next on a connection.
-    fn gather(&mut self, key: ConnectionKey, add: impl FnOnce(&mut Outgoing<LaneBuffer>)) {
+    #[inline]
+    pub(super) fn gather(&mut self, key: ConnectionKey, add: impl FnOnce(&mut Outgoing<LaneBuffer>)) {
         let Some(connection) = self.connections.get_mut(key) else { return };
         add(connection.outgoing.get_or_insert_with(|| self.spare_messages.pop().unwrap_or_default()));
         if !std::mem::replace(&mut connection.is_unsent, true) {
@@ -122,6 +123,9 @@ impl NetworkShard {
     /// A send has ended.
     pub(super) fn sent(&mut self, key: ConnectionKey, mut message: Outgoing<LaneBuffer>, end: End) {
         let kept_bytes = message.len();
+        if end == End::Done {
+            self.counters.sent(kept_bytes);
+        }
         // Replies go back to their lanes here.
         message.clear();
         if self.spare_messages.len() < SPARE_MESSAGES_MAX && kept_bytes <= SPARE_MESSAGE_BYTES_MAX {
@@ -149,10 +153,14 @@ impl NetworkShard {
         if end > self.now {
             return self.timers.at(end, Timer::Output(key));
         }
-        let id = connection.id;
-        self.log().info(format_args!("network connection {id} is ended: it does not read its answers"));
-        self.counters.cut();
-        self.close(key);
+        if !connection.listens() {
+            return self.close(key);
+        }
+        // Nobody will read what was gathered behind the send that stands still. Our last word goes there: in the middle of that
+        // send it would be taken for a part of it.
+        connection.outgoing = None;
+        self.counters.slow_reader_closed();
+        self.send_away(key, GoawayReason::SlowReader, "its answers are not read");
     }
 }
 

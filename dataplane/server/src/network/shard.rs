@@ -2,7 +2,8 @@
 //! with the others but the listening sockets.
 //!
 //! A turn: collect completions; act on each; timers; answers of lanes; calls that waited for room; then one send for each
-//! connection that something was gathered for. It sleeps in the driver, with the bells of its lanes armed.
+//! connection that something was gathered for, and one summons for each lane that calls were submitted to. It sleeps in the
+//! driver, with the bells of its lanes armed.
 //!
 //! Invariants:
 //! 1. Everything that a turn does is bounded: completions by the driver, answers and packets by their limits, timers by
@@ -19,6 +20,7 @@ use praas_protocol::control::WaitMode;
 use praas_shm::io_buffer::LaneBuffer;
 use praas_sys::driver::{Completion, Driver, Outgoing, SourceId, Turn, WaitError};
 
+use super::answers::Workers;
 use super::connection::{Connection, ConnectionKey};
 use super::control_session::{ControlSession, SessionKey};
 use super::counters::Counters;
@@ -29,7 +31,7 @@ use super::relay::{Mail, Relay};
 use super::sources::Source;
 use super::table::Table;
 use super::timers::{Timer, Timers};
-use crate::limits::TIMERS_TURN_MAX;
+use crate::limits::{LOOKS_PER_TURN, TIMERS_TURN_MAX};
 use crate::log::Log;
 
 /// Whether new connections and calls are taken.
@@ -72,6 +74,8 @@ pub(super) struct NetworkShard {
     pub(super) by_process: HashMap<(SessionKey, ProcessId), LaneKey>,
     pub(super) busy_lanes: Vec<LaneKey>,
     pub(super) lanes_watched: bool,
+    /// Lanes with calls that were submitted in this turn.
+    pub(super) unannounced_lanes: Vec<LaneKey>,
     /// Lanes that calls wait for.
     pub(super) pressed_lanes: Vec<LaneKey>,
     pub(super) rooms_watched: bool,
@@ -121,6 +125,7 @@ impl NetworkShard {
             by_process: HashMap::new(),
             busy_lanes: Vec::new(),
             lanes_watched: false,
+            unannounced_lanes: Vec::new(),
             pressed_lanes: Vec::new(),
             rooms_watched: false,
             unsent: Vec::new(),
@@ -152,12 +157,24 @@ impl NetworkShard {
                 self.session_stirred(session);
             }
             self.fire_timers();
-            self.look_at_lanes();
-            self.serve_waiting();
-            self.forget_lost_sessions();
-            self.send_gathered();
+            for _ in 0..LOOKS_PER_TURN {
+                if !self.answer_and_announce() || !self.has_answers() {
+                    break;
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Takes the answers that are there, sends what there is, and summons workers for what was submitted; whether anything
+    /// was. A worker on this core may take it over at once and give it back with answers.
+    fn answer_and_announce(&mut self) -> bool {
+        self.look_at_lanes();
+        self.serve_waiting();
+        self.forget_lost_sessions();
+        self.announce_calls(Workers::Elsewhere);
+        self.send_gathered();
+        self.announce_calls(Workers::All)
     }
 
     /// Sleeps until there is something to do, unless there is.
@@ -188,6 +205,7 @@ impl NetworkShard {
             Completion::Accepted { socket, .. } => self.connection_came(socket),
             Completion::AcceptFailed { errno, .. } => self.accepting_failed(errno),
             Completion::Received { token, bytes } => {
+                self.counters.received(bytes.len());
                 if let Some(Source::Connection(key)) = Source::of(token) {
                     self.bytes_came(key, &bytes);
                 }
@@ -198,6 +216,7 @@ impl NetworkShard {
                 }
             }
             Completion::Filled { token, buffer, bytes, end } => {
+                self.counters.received(bytes);
                 if let Some(Source::Connection(key)) = Source::of(token) {
                     self.block_filled(key, buffer, bytes, end);
                 }

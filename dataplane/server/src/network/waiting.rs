@@ -2,7 +2,7 @@
 //!
 //! What came with the call and behind it is kept, at most what the driver hands over in two turns. Calls wait in the order
 //! in which they came, whatever their connection, and no later one passes them; but those whose payload lies in the lane already
-//! go before those that want room for theirs. One for which there is no room until its
+//! go before those that want room for theirs, and one that waits for its own connection to read lets others pass. One for which there is no room until its
 //! caller's deadline is refused.
 
 use std::collections::VecDeque;
@@ -52,6 +52,7 @@ impl NetworkShard {
         payload: &[u8],
         rest: &[u8],
     ) -> Flow {
+        self.counters.wait_began();
         let end = asked.end(ROOM_WAIT_MAX);
         let (lane, request_id) = (asked.lane, asked.request_id);
         let (bytes, is_loaded) = ([payload, rest].concat(), loan.is_some());
@@ -96,14 +97,28 @@ impl NetworkShard {
         let waits = self.lanes.get_mut(lane).map_or(0, |room| queue(room).len());
         for _ in 0..waits {
             let Some(key) = self.lanes.get_mut(lane).and_then(|room| queue(room).pop_front()) else { return true };
-            if !self.try_again(key, lane) {
-                if let Some(room) = self.lanes.get_mut(lane) {
-                    queue(room).push_front(key);
-                }
+            if self.try_again(key, lane) {
+                continue;
+            }
+            let waits_for_itself = self.waits_for_itself(key, lane);
+            if let Some(room) = self.lanes.get_mut(lane) {
+                if waits_for_itself { queue(room).push_back(key) } else { queue(room).push_front(key) }
+            }
+            if !waits_for_itself {
                 return false;
             }
         }
         true
+    }
+
+    /// Whether what keeps a connection's call from its lane is replies of its own, which others need not wait for.
+    fn waits_for_itself(&self, key: ConnectionKey, lane: LaneKey) -> bool {
+        let Some(connection) = self.connections.get(key) else { return false };
+        let Some(LaneState::Open(open)) = self.lanes.get(lane).map(|room| &room.state) else { return false };
+        connection.waiting.as_ref().is_some_and(|waiting| {
+            let bytes = open.replies.expected_of(waiting.asked.function);
+            bytes > 0 && !open.replies.shares(bytes, connection.owed_bytes())
+        })
     }
 
     /// False if there is still no room.
@@ -119,6 +134,7 @@ impl NetworkShard {
         };
         match begun {
             Begun::Yes => {
+                self.counters.wait_ended();
                 self.read(key, rest);
                 self.adjust_receiving(key);
                 true
@@ -149,6 +165,7 @@ impl NetworkShard {
 
     /// Takes a call out of the queue that it waits in.
     pub(super) fn stop_waiting(&mut self, key: ConnectionKey, waiting: Waiting) {
+        self.counters.wait_ended();
         let Some(room) = self.lanes.get_mut(waiting.asked.lane) else { return };
         room.loaded.retain(|waits| *waits != key);
         room.queue.retain(|waits| *waits != key);
@@ -160,6 +177,11 @@ impl NetworkShard {
     /// Timer: cells of abandoned calls come back without a word.
     pub(super) fn rooms_due(&mut self) {
         self.rooms_watched = !self.pressed_lanes.is_empty();
+        for lane in &self.pressed_lanes {
+            if let Some(LaneState::Open(open)) = self.lanes.get(*lane).map(|room| &room.state) {
+                open.lane.sweep_abandoned();
+            }
+        }
         if self.rooms_watched {
             self.timers.at(self.now + ROOM_LOOK_PERIOD, Timer::Rooms);
         }

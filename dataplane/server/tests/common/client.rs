@@ -1,7 +1,5 @@
 //! A client of the tests: the control messages and a lane, by hand.
 
-#![allow(dead_code, clippy::result_large_err, reason = "each test binary uses a part; refusals are few")]
-
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;

@@ -3,8 +3,6 @@
 //! Some misuse whatever a worker can reach: its control socket (a copy that its test left as descriptor
 //! [`SOCKET_COPY`]), the segments it maps, the pipes it shares.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
@@ -17,7 +15,7 @@ use praas_protocol::control::{LaneId, WorkerMessage};
 use praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX;
 use praas_sys::MessageSocket;
 
-use crate::random::Random;
+use crate::common::random::Random;
 
 /// Where a worker finds a copy of its control socket, if its test made one.
 pub(crate) const SOCKET_COPY: i32 = 9;

@@ -4,6 +4,15 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod client;
+pub(crate) mod functions;
+pub(crate) mod network;
+pub(crate) mod random;
+pub(crate) mod remote;
+pub(crate) mod stage;
+pub(crate) mod sums;
+pub(crate) mod wire_peer;
+
 use std::ffi::OsString;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};

@@ -1,7 +1,5 @@
 //! Numbers that look random and follow from a seed, so that a failure can be repeated.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 /// A generator (xorshift64*).
 #[derive(Debug, Clone)]
 pub(crate) struct Random(u64);

@@ -1,7 +1,5 @@
 //! A remote client of the tests: frames on a TCP connection, by hand.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -12,11 +10,10 @@ use praas_protocol::wire::{
     WIRE_VERSION,
 };
 use praas_protocol::{FunctionId, Outcome};
-use praas_server::{DriverChoice, ServerOptions};
-use praas_sys::driver;
 
 use crate::common::PATIENCE;
-use crate::stage::Stage;
+use crate::common::network::{address, token};
+use crate::common::stage::Stage;
 
 /// A frame that came.
 #[derive(Debug, Clone)]
@@ -77,8 +74,7 @@ impl Remote {
     }
 
     pub(crate) fn greeted(stage: &Stage) -> (Self, Welcomed) {
-        let token = std::fs::read_to_string(stage.path().join("token")).unwrap();
-        Self::with_token(address(stage), &token)
+        Self::with_token(address(stage), &token(stage))
     }
 
     pub(crate) fn with_token(address: SocketAddr, token: &str) -> (Self, Welcomed) {
@@ -214,27 +210,4 @@ impl Remote {
 
 pub(crate) fn hello(token: &str) -> Hello<'_> {
     Hello { version_min: WIRE_VERSION, version_max: WIRE_VERSION, features: 0, reply_window_bytes: 0, token }
-}
-
-/// Where the server of `stage` listens.
-pub(crate) fn address(stage: &Stage) -> SocketAddr {
-    stage.server().network().expect("it listens").addresses()[0]
-}
-
-/// Has a server listen on loopback.
-pub(crate) fn listening(driver: DriverChoice) -> impl Fn(&mut ServerOptions) {
-    move |options| {
-        options.listen = vec!["127.0.0.1:0".parse().unwrap()];
-        options.network_driver = driver;
-        options.network_shards = 2;
-    }
-}
-
-/// Runs a test with each driver that this host grants.
-pub(crate) fn with_each_driver(test: impl Fn(DriverChoice)) {
-    test(DriverChoice::Epoll);
-    match driver::probe() {
-        Ok(_) => test(DriverChoice::IoUring),
-        Err(refusal) => println!("skipped with io_uring: {refusal}"),
-    }
 }

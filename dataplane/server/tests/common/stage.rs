@@ -4,8 +4,6 @@
 //! Servers run inside the test, where their descriptors can be counted, or as an OS process of their own, where they can be
 //! killed. Clients too.
 
-#![allow(dead_code, clippy::result_large_err, reason = "each test binary uses a part; errors are few")]
-
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,10 +15,10 @@ use praas_protocol::control::WaitMode;
 use praas_server::{Application, Level, Server, ServerHandle, ServerOptions};
 use tempfile::TempDir;
 
+use crate::common::functions::{self, own_segments};
 use crate::common::{
     ROLE, children_with, eventually, is_keeper_socket, open_descriptors, own_command, private_directory,
 };
-use crate::functions::{self, own_segments};
 
 /// Data directory of a role.
 pub(crate) const DIRECTORY: &str = "TEST_DIRECTORY";

@@ -1,7 +1,5 @@
 //! The client's end of a TCP connection of the network protocol, by hand.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 

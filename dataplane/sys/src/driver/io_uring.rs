@@ -514,7 +514,7 @@ impl<B: IoBuffer> Drop for IoUringDriver<B> {
         }
         if self.in_flight == 0 {
             self.buffers.unregister(&self.ring);
-            // SAFETY: made by leaking a box, and no operation is left that could write it.
+            // SAFETY: made by leaking a box in `new`, and no operation is left that could write it, as just counted.
             drop(unsafe { Box::from_raw(self.drain.as_ptr()) });
             return;
         }

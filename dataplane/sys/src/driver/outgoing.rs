@@ -38,10 +38,21 @@ impl<B: IoBuffer> Outgoing<B> {
     }
 
     /// Appends a copy of `bytes`: heads, and payloads so short that copying is cheaper than one more part.
+    #[inline]
     pub fn push_bytes(&mut self, bytes: &[u8]) {
+        self.push_pieces([bytes]);
+    }
+
+    /// The same for several pieces that follow each other.
+    #[inline]
+    pub fn push_pieces<const N: usize>(&mut self, pieces: [&[u8]; N]) {
         let start = self.inline.len();
-        self.inline.extend_from_slice(bytes);
-        self.bytes += bytes.len();
+        let bytes = pieces.iter().map(|piece| piece.len()).sum();
+        self.inline.reserve(bytes);
+        for piece in pieces {
+            self.inline.extend_from_slice(piece);
+        }
+        self.bytes += bytes;
         let end = self.inline.len();
         match self.parts.last_mut() {
             Some(Part::Inline(last)) => last.end = end,

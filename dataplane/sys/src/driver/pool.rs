@@ -44,7 +44,7 @@ impl ReceivePool {
     pub(super) fn buffer(&self, index: u16) -> NonNull<u8> {
         let offset = usize::from(index) * self.buffer_bytes;
         assert!(offset < self.memory_bytes, "a buffer of this pool");
-        // SAFETY: inside the allocation.
+        // SAFETY: inside the allocation, as just asserted.
         unsafe { self.memory.add(offset) }
     }
 
@@ -71,8 +71,8 @@ impl ReceivePool {
 impl Drop for ReceivePool {
     fn drop(&mut self) {
         let memory = std::ptr::slice_from_raw_parts_mut(self.memory.as_ptr(), self.memory_bytes);
-        // SAFETY: made by `Box::into_raw` with this length; nothing lent is left, or it would keep the pool, and the
-        // driver keeps it until the kernel is done.
+        // SAFETY: made by `Box::into_raw` with this length in `new`; nothing lent is left, or it would keep the pool, and
+        // the driver keeps it until the kernel is done (its drop leaks it otherwise).
         drop(unsafe { Box::from_raw(memory) });
     }
 }
@@ -104,7 +104,8 @@ impl Deref for ReceivedBytes {
 
     #[inline]
     fn deref(&self) -> &[u8] {
-        // SAFETY: inside the buffer (`lend` checks; `skip` only shrinks), initialised, and in this value's hands.
+        // SAFETY: inside the buffer (`lend` checks; `skip` only shrinks), initialised (zeroed in `new`), and in this
+        // value's hands alone until its drop gives the buffer back (`lend` demands it).
         unsafe {
             std::slice::from_raw_parts(self.pool.buffer(self.index).add(self.start).as_ptr(), self.end - self.start)
         }

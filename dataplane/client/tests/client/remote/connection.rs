@@ -266,17 +266,17 @@ fn where_no_worker_takes_it_calls_go_the_ordinary_way() {
 }
 
 #[test]
-fn a_dedicated_connection_whose_worker_died_says_so_and_is_replaced() {
+fn a_dedicated_connection_whose_worker_died_ends_its_calls_and_is_replaced() {
     let script = Script {
         react: Arc::new(|shared, request, payload| match request.function == FunctionId::of("die") {
-            true => Reaction::Goaway(u64::MAX, GoawayReason::WorkerLost),
+            true => Reaction::Reset,
             false => react(shared, request, payload),
         }),
         ..Script::default()
     };
     let server = WireServer::start(script);
     let process = server.client().dedicated_process(alice()).unwrap();
-    assert_eq!(process.invoke("die", b"").unwrap_err(), CallError::WorkerLost);
+    assert_eq!(process.invoke("die", b"").unwrap_err(), CallError::ConnectionLost { may_have_run: true });
     assert_eq!(process.invoke("echo", b"x").unwrap().as_slice(), b"x");
     assert_eq!(process.route(), Route::Dedicated);
 }

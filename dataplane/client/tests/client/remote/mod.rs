@@ -2,6 +2,8 @@
 
 mod calls;
 mod connection;
+mod fallback;
 mod hostile;
 mod interleaving;
+mod state;
 mod wire_server;

@@ -12,11 +12,11 @@ use std::time::{Duration, Instant};
 
 use crate::scripted::{PATIENCE, alice};
 use praas_client::{Client, ConnectOptions, ControlError, Phase, Process, ProcessId, Transport};
-use praas_protocol::control::{ProcessState, ProcessStatus};
+use praas_protocol::control::{FunctionStats, ProcessState, ProcessStats, ProcessStatus};
 use praas_protocol::wire::{
-    ApplicationPage, Decoder, Done, Frame, Goaway, GoawayReason, HandedOver, Header, Item, Opened, OutputChunk, Pong,
-    ProcessPage, RESPONSE_HEAD_BYTES, Refusal, Request, Response, Session, Side, State, Verdict, Welcome, WindowLimits,
-    encode_control_error,
+    ApplicationPage, CountsPage, Decoder, Done, Frame, Goaway, GoawayReason, HandedOver, Header, Item, Opened,
+    OutputChunk, Pong, ProcessPage, RESPONSE_HEAD_BYTES, Refusal, Request, Response, Session, Side, State, Verdict,
+    Welcome, WindowLimits, encode_control_error,
 };
 use praas_protocol::{FunctionId, Outcome};
 
@@ -537,6 +537,13 @@ impl<'s> Connection<'s> {
                 assert!(page.push(&name.parse().unwrap()));
                 page.end(list.after.is_none());
             }
+            Frame::Stats(asked) => {
+                let stats = ProcessStats { queued: 5, ..ProcessStats::default() };
+                let mut page = CountsPage::begin(asked.request_id, &stats, &mut out);
+                let first = asked.after.is_empty();
+                assert!(page.push(&if first { counted("echo", 3) } else { counted("search", 4) }));
+                page.end(first);
+            }
             Frame::Output(output) => {
                 let (request_id, position) = (output.request_id, output.from);
                 OutputChunk { request_id, position, bytes: b"output", ended: position > 0 }.encode(&mut out);
@@ -605,6 +612,11 @@ fn status(process: ProcessId) -> ProcessStatus {
         last_exit: None,
         calls_reported: 5,
     }
+}
+
+fn counted(function: &str, calls: u64) -> FunctionStats {
+    let function = function.parse().unwrap();
+    FunctionStats { function, calls, failed: 0, timed: 0, mean_ns: 0, p50_ns: 0, p99_ns: 0, p999_ns: 0, max_ns: 0 }
 }
 
 /// A RESPONSE frame.

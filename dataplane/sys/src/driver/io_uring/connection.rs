@@ -310,11 +310,13 @@ impl MessageHead {
 
     /// Describes what is to be sent next.
     fn describe<B: IoBuffer>(&mut self, sending: &Sending<B>) -> *const libc::msghdr {
-        // SAFETY: a leaked box that is this value's; the kernel has no send of this connection now.
+        // SAFETY: leaked in `new` and this value's alone; the kernel has no send of this connection now, as the caller has
+        // exclusive access and starts the next one only when the last has completed (`next_send`).
         let parts = unsafe { self.0.as_mut() };
         parts.header.msg_iovlen = sending.describe(&mut parts.vectors);
         let place = self.0.as_ptr();
-        // SAFETY: as above; only the addresses of fields are taken.
+        // SAFETY: as above. The address of the vectors is written and that of the header handed out without a reference
+        // between, so that both stay good until the next exclusive access, which is after the completion of the send.
         unsafe {
             (*place).header.msg_iov = (&raw mut (*place).vectors).cast();
             &raw const (*place).header
@@ -324,7 +326,8 @@ impl MessageHead {
 
 impl Drop for MessageHead {
     fn drop(&mut self) {
-        // SAFETY: a leaked box that is this value's, which lives until the completion of its send.
+        // SAFETY: leaked in `new` and this value's alone. A connection keeps it until the completion of its send, and the
+        // driver keeps the connection until then; where it cannot, it leaks its table.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }

@@ -1,0 +1,151 @@
+//! What a running function does with the state of its process.
+
+use praas_protocol::Key;
+use praas_protocol::state::{Condition, ListPage, ListQuestion};
+
+use super::error::StateError;
+use super::view::{State, StateBytes, StateLoan};
+use super::{StateObject, StateValue};
+use crate::context::Context;
+
+/// State: see [`crate::state`]. Keys are 1–255 bytes of UTF-8 without control characters.
+impl<'call> Context<'call> {
+    /// The object called `key`, in view until it is dropped; `None` if there is no such object. It makes no system call, reads no
+    /// clock, takes no lock and copies nothing. A worker holds at most
+    /// [`PINS_PER_WORKER`](praas_shm::objects::PINS_PER_WORKER) objects in view.
+    ///
+    /// ```
+    /// use praas_function::{Application, Call, Context, FunctionResult, StateType};
+    ///
+    /// #[derive(rkyv::Archive, rkyv::Serialize, rkyv::Deserialize, Default)]
+    /// struct Visits {
+    ///     count: u64,
+    /// }
+    ///
+    /// impl StateType for Visits {
+    ///     const NAME: &'static str = "visits";
+    /// }
+    ///
+    /// fn visit(call: &mut Call) -> FunctionResult<String> {
+    ///     let context = call.context();
+    ///     context.update("visits", |visits: Option<Visits>| {
+    ///         let mut visits = visits.unwrap_or_default();
+    ///         visits.count += 1;
+    ///         visits
+    ///     })?;
+    ///     let visits = context.state::<Visits>("visits")?.expect("it was just put");
+    ///     Ok(visits.count.to_string())
+    /// }
+    ///
+    /// # use praas_function::testing::Harness;
+    /// let harness = Harness::new(|| Application::new().function("visit", visit))?;
+    /// assert_eq!(harness.invoke("visit", b"")?, b"1");
+    /// assert_eq!(harness.invoke("visit", b"")?, b"2");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`StateError::WrongType`] or [`StateError::WrongSchema`] for an object of another type or schema,
+    /// [`StateError::Undecodable`], [`StateError::Key`], [`StateError::Memory`] with `TooManyGuards`.
+    #[inline]
+    pub fn state<T: StateObject>(&self, key: &str) -> Result<Option<State<'call, T>>, StateError> {
+        self.state_room().get(Key::new(key)?)
+    }
+
+    /// The bytes of the object called `key`, whatever its type, in view until they are dropped; `None` if there is no such
+    /// object, which is another thing than an object of no bytes.
+    ///
+    /// # Errors
+    /// [`StateError::Key`], [`StateError::Memory`] with `TooManyGuards`.
+    #[inline]
+    pub fn state_bytes(&self, key: &str) -> Result<Option<StateBytes<'call>>, StateError> {
+        self.state_room().get_bytes(Key::new(key)?)
+    }
+
+    /// Makes `value` the object called `key`, whatever was there. Returns its version; once it does, the object survives this
+    /// worker and the server program.
+    ///
+    /// # Errors
+    /// [`StateError::Memory`] with `Full` and its figures, or `Busy`; [`StateError::Key`]; [`StateError::Unencodable`].
+    pub fn put<T: StateValue>(&self, key: &str, value: &T) -> Result<u64, StateError> {
+        self.put_if(key, value, Condition::Any)
+    }
+
+    /// [`Context::put`], if the condition holds at that instant.
+    ///
+    /// # Errors
+    /// As there, and [`StateError::Memory`] with `Conflict` when it does not hold: see [`StateError::as_conflict`].
+    pub fn put_if<T: StateValue>(&self, key: &str, value: &T, condition: Condition) -> Result<u64, StateError> {
+        self.state_room().put(Key::new(key)?, value, condition)
+    }
+
+    /// Makes `bytes` the object called `key`, whatever was there. Returns its version.
+    ///
+    /// # Errors
+    /// As [`Context::put`].
+    pub fn put_bytes(&self, key: &str, bytes: &[u8]) -> Result<u64, StateError> {
+        self.put_bytes_if(key, bytes, Condition::Any)
+    }
+
+    /// [`Context::put_bytes`], if the condition holds at that instant.
+    ///
+    /// # Errors
+    /// As [`Context::put_if`].
+    pub fn put_bytes_if(&self, key: &str, bytes: &[u8], condition: Condition) -> Result<u64, StateError> {
+        self.state_room().put_bytes(Key::new(key)?, bytes, condition)
+    }
+
+    /// A place of `bytes` bytes for the value of `key`, to be filled where it will lie and then
+    /// [published](StateLoan::publish). What it contains at first means nothing. A worker holds at most
+    /// [`LOANS_PER_WORKER`](praas_shm::objects::LOANS_PER_WORKER) of them.
+    ///
+    /// # Errors
+    /// As [`Context::put`], and [`StateError::Memory`] with `TooManyLoans` or `TooLarge`.
+    pub fn loan_state<'key>(&self, key: &'key str, bytes: usize) -> Result<StateLoan<'call, 'key>, StateError> {
+        self.state_room().loan(Key::new(key)?, bytes)
+    }
+
+    /// Changes the object called `key`: `change` is given its value, or `None` if there is no such object, and returns the new
+    /// one. It is called again with the newest value whenever another worker came between, so that no change is lost.
+    /// Returns the new version.
+    ///
+    /// # Errors
+    /// As [`Context::state`] and [`Context::put`], and [`StateError::Contended`] when others come between too often.
+    pub fn update<T: StateObject + StateValue>(
+        &self,
+        key: &str,
+        change: impl FnMut(Option<T>) -> T,
+    ) -> Result<u64, StateError> {
+        self.state_room().update(Key::new(key)?, change)
+    }
+
+    /// Removes the object called `key`. Whether there was one.
+    ///
+    /// # Errors
+    /// [`StateError::Key`], [`StateError::Memory`] with `Busy`.
+    pub fn delete(&self, key: &str) -> Result<bool, StateError> {
+        self.delete_if(key, Condition::Any)
+    }
+
+    /// [`Context::delete`], if the condition holds at that instant.
+    ///
+    /// # Errors
+    /// As there, and [`StateError::Memory`] with `Conflict` when it does not hold.
+    pub fn delete_if(&self, key: &str, condition: Condition) -> Result<bool, StateError> {
+        Ok(self.state_room().delete(Key::new(key)?, condition)?.is_some())
+    }
+
+    /// The first objects whose keys begin with `prefix` and come after `after`, in order of the keys' bytes: at most
+    /// [`STATE_LIST_PAGE_KEYS`](praas_protocol::limits::STATE_LIST_PAGE_KEYS). Keys that are there all the while are in it;
+    /// those put or deleted meanwhile may be. It looks at every object of the process, so it takes time in proportion to
+    /// their number.
+    ///
+    /// # Errors
+    /// [`StateError::Key`] when `after` is not a key or `prefix` is longer than one.
+    pub fn list(&self, prefix: &str, after: Option<&str>) -> Result<ListPage, StateError> {
+        if !prefix.is_empty() {
+            Key::new(prefix)?;
+        }
+        self.state_room().list(&ListQuestion { prefix, after: after.map(Key::new).transpose()? })
+    }
+}

@@ -1,0 +1,120 @@
+//! Bringing back the processes of a server that did not end cleanly.
+//!
+//! 1. It happens before the loop serves the first client, so nobody finds a process missing that is there.
+//! 2. The keeper handed the memory over only when every worker of the last server had ended: nobody else writes to it.
+//! 3. Nothing is destroyed but the memory of a process whose ledger says that it was ended. What cannot be brought back is
+//!    named in one line with what to do. Where only its application is not served, its memory stays with the keeper until a
+//!    server that serves it, or until one ends cleanly. Where the memory itself is damaged, the process is listed as failed
+//!    until it is stopped.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use praas_protocol::{Name, ProcessId};
+use praas_shm::control_page::ControlPage;
+
+use crate::application::Application;
+use crate::process_ledger::ProcessLedger;
+use crate::process_memory::{ProcessMemory, memory_names, parse_memory_name};
+use crate::processes::Process;
+use crate::shard::Shard;
+
+/// What an earlier server left of a process.
+enum Left {
+    /// It was ended just before.
+    Ended,
+    /// All that is needed.
+    Memory(Box<ProcessMemory>),
+    /// Something that no process can be made of.
+    Damaged(String),
+}
+
+impl Shard {
+    /// Brings back every process whose memory the keeper handed over, as far as that is possible.
+    pub(crate) fn recover_processes(&mut self) {
+        let left: BTreeSet<_> = self.keeping.held_names().filter_map(parse_memory_name).collect();
+        let mut unserved: BTreeMap<Name, usize> = BTreeMap::new();
+        for (id, incarnation) in left {
+            match self.applications.get(&id.application).cloned() {
+                Some(application) => self.recover_process(id, incarnation, application),
+                None => *unserved.entry(id.application).or_default() += 1,
+            }
+        }
+        for (application, processes) in unserved {
+            self.log.warning(format_args!(
+                "the state of {processes} processes of {application} stays with the keeper, because that application is not \
+                 served now: serve it again to have them back; it is lost when this server ends cleanly"
+            ));
+        }
+    }
+
+    fn recover_process(&mut self, id: ProcessId, incarnation: u64, application: Arc<Application>) {
+        let names = memory_names(id, incarnation);
+        let control = match ControlPage::create(self.incarnation, 1) {
+            Ok(control) if !self.processes.by_id.contains_key(&id) => control,
+            Ok(_) => {
+                return self
+                    .log
+                    .error(format_args!("{id} was left twice: the memory {} stays with the keeper", names[0]));
+            }
+            Err(error) => {
+                let advice =
+                    "its memory stays with the keeper: make room on the host, kill the server and start it again";
+                return self.log.error(format_args!("{id} cannot be brought back for now: {error}; {advice}"));
+            }
+        };
+        let mut process = Process::new(id, application, control, names.clone());
+        match self.open_memory(id, incarnation, &names) {
+            Left::Ended => return self.forget_kept(names),
+            Left::Memory(memory) => {
+                let memory = process.memory.insert(*memory);
+                process.is_kept = true;
+                if self.gives_users {
+                    let user = memory.ledger.record().user;
+                    process.user = match user {
+                        Some(user) => self.processes.take_user_again(user),
+                        None => self.processes.take_user(),
+                    };
+                }
+                if let Err(error) = memory.ledger.set_user(process.user) {
+                    self.log.error(format_args!("the uid of {id} cannot be noted: {error}"));
+                }
+                names.iter().for_each(|name| drop(self.keeping.claim(name)));
+                self.metrics.processes_recovered += 1;
+                self.log.info(format_args!("process {id} is back"));
+            }
+            Left::Damaged(reason) => {
+                let advice = format!("its memory is kept as it is; `praas process stop {id}` gives it up");
+                self.log.error(format_args!("process {id} cannot be brought back: {reason}; {advice}"));
+                process.broken = Some(format!("its state cannot be used: {reason}; {advice}"));
+            }
+        }
+        let key = self.processes.enter(process);
+        self.measure_memory_later();
+        self.fill_workers(key);
+    }
+
+    /// What the keeper holds under these names, checked in every part.
+    fn open_memory(&self, id: ProcessId, incarnation: u64, [objects, ledger]: &[String; 2]) -> Left {
+        let copy = |name: &String, what: &str| -> Result<OwnedFd, String> {
+            let fd = self.keeping.held(name).ok_or_else(|| format!("its {what} is missing"))?;
+            fd.try_clone().map_err(|error| format!("its {what} cannot be duplicated: {error}"))
+        };
+        let open = || {
+            let ledger =
+                ProcessLedger::open(copy(ledger, "ledger")?).map_err(|error| format!("its ledger: {error}"))?;
+            let record = ledger.record();
+            if (record.id, record.incarnation) != (id, incarnation) {
+                return Err(format!("its ledger is that of {} {:016x}", record.id, record.incarnation));
+            }
+            if record.ended {
+                return Ok(Left::Ended);
+            }
+            let memory = ProcessMemory::recover(ledger, copy(objects, "state segment")?, &self.budget);
+            let memory = memory.map_err(|error| format!("its state segment: {error}"))?;
+            Ok(Left::Memory(Box::new(memory)))
+        };
+        open().unwrap_or_else(Left::Damaged)
+    }
+}

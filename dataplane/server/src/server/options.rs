@@ -1,0 +1,69 @@
+//! How a server is to run, as whoever starts it decides.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use praas_protocol::control::WaitMode;
+use praas_sys::driver::DriverChoice;
+
+use crate::application::Application;
+use crate::limits::{CLIENT_HELLO_DEFAULT, KEEPER_LINGER_DEFAULT, WORKER_IDLE_DEFAULT};
+use crate::log::Level;
+
+/// How a server is to run.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Directory of sockets, tokens and working directories; made if missing, owned by one server at a time.
+    pub data_directory: PathBuf,
+    /// What it serves.
+    pub applications: Vec<Application>,
+    /// Whether to refuse to run when the host cannot confine workers fully.
+    pub require_sandbox: bool,
+    /// Bytes that all segments together may grow to; `None` takes the host's memory.
+    pub memory_bytes_max: Option<u64>,
+    /// Program and arguments that run [`crate::keeper::run`].
+    pub keeper_command: Vec<OsString>,
+    /// How long the keeper outlives a server that crashed.
+    pub keeper_linger: Duration,
+    /// Time in which a connection must say hello.
+    pub client_hello: Duration,
+    /// How long a worker above `min` may have nothing to do before it is ended.
+    pub worker_idle: Duration,
+    /// Addresses that remote clients connect to; none, and there is no network. Nothing on it is encrypted.
+    pub listen: Vec<SocketAddr>,
+    /// Threads that serve the network.
+    pub network_shards: usize,
+    /// What drives their sockets.
+    pub network_driver: DriverChoice,
+    /// How they wait for answers of workers.
+    pub network_wait: WaitMode,
+    /// Whether processes restart when the binary of their application was rebuilt.
+    pub watch: bool,
+    /// Least important lines that are logged.
+    pub log_level: Level,
+}
+
+impl ServerOptions {
+    /// The defaults, with nothing served yet.
+    #[must_use]
+    pub fn new(data_directory: impl Into<PathBuf>, keeper_command: Vec<OsString>) -> Self {
+        Self {
+            data_directory: data_directory.into(),
+            applications: Vec::new(),
+            require_sandbox: false,
+            memory_bytes_max: None,
+            keeper_command,
+            keeper_linger: KEEPER_LINGER_DEFAULT,
+            client_hello: CLIENT_HELLO_DEFAULT,
+            worker_idle: WORKER_IDLE_DEFAULT,
+            listen: Vec::new(),
+            network_shards: std::thread::available_parallelism().map_or(1, usize::from),
+            network_driver: DriverChoice::default(),
+            network_wait: WaitMode::Adaptive,
+            watch: false,
+            log_level: Level::Info,
+        }
+    }
+}

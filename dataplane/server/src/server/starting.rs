@@ -1,0 +1,215 @@
+//! What may block and fail before a server runs: lock, keeper, hand-over, sandbox check, sockets.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use mio::{Interest, Poll, Waker};
+use praas_protocol::wire::host_id;
+use praas_sys::{CgroupRoot, FileLock, Listener, Spawner, StaleSocket};
+
+use super::{Order, SandboxLack, ServerOptions, StartError};
+use crate::application::Application;
+use crate::budget::{Budget, host_memory_bytes};
+use crate::data_directory::DataDirectory;
+use crate::hosting::{Hosting, HostingPlan, worker_plan};
+use crate::keeper::link::{KeeperLink, KeeperPlan};
+use crate::keeping::Keeping;
+use crate::limits::{
+    KEEPER_ANSWER_MAX, NETWORK_CONNECTIONS_MAX, NETWORK_DESCRIPTOR_PARTS, NETWORK_SHARDS_MAX, WORKER_UID_FIRST,
+};
+use crate::log::Log;
+use crate::metrics::Metrics;
+use crate::network::{self, NetworkThreads};
+use crate::shard::Shard;
+use crate::sources::Source;
+use crate::timers::{Timer, Timers};
+
+/// Raises the limit of open files as far as the host allows; returns it.
+pub(crate) fn raise_open_files() -> u64 {
+    match praas_sys::process_self::raise_open_files_limit() {
+        Ok(limit) => limit.now,
+        Err(_) => rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX),
+    }
+}
+
+/// A server that is ready to run.
+pub(super) struct Prepared {
+    pub(super) shard: Shard,
+    pub(super) waker: Arc<Waker>,
+    pub(super) sandbox_lacks: Vec<SandboxLack>,
+}
+
+pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Result<Prepared, StartError> {
+    let log = Log { most: options.log_level };
+    let applications = check_applications(&options.applications)?;
+    let open_files = raise_open_files();
+    praas_sys::process_self::set_non_dumpable()
+        .map_err(|error| StartError::host("making the server non-dumpable", &error))?;
+    let data = Arc::new(DataDirectory::open(&options.data_directory)?);
+    let secret = data.secret()?;
+    let gives_users = rustix::process::geteuid().is_root();
+    let cgroups = CgroupRoot::probe(&data.cgroup_prefix());
+    let sandbox_lacks = check_sandbox(options, &data, gives_users, &cgroups, log)?;
+    let keeper = KeeperPlan {
+        command: options.keeper_command.clone(),
+        socket: data.keeper_socket_path(),
+        log: data.keeper_log_path(),
+        cgroup_prefix: data.cgroup_prefix(),
+        linger: options.keeper_linger,
+    };
+    let (link, held) = take_over(&keeper, data.lock(), log)?;
+    if let Err(error) = cgroups.sweep(KEEPER_ANSWER_MAX) {
+        log.warning(format_args!("cgroups of the last server are left: {error}"));
+    }
+    data.sweep().map_err(|error| StartError::host("removing the last server's working directories", &error))?;
+
+    let host = |what: &'static str| move |error: std::io::Error| StartError::host(what, &error);
+    let poll = Poll::new().map_err(host("creating the poll"))?;
+    let waker = Waker::new(poll.registry(), Source::Mail.token()).map_err(host("creating the waker"))?;
+    let waker = Arc::new(waker);
+    let spawner = Spawner::start().map_err(|error| StartError::host("starting the spawner", &error))?;
+    let (results_in, results) = channel();
+    let plan = HostingPlan { data: Arc::clone(&data), spawner, cgroups, strict: options.require_sandbox, keeper, log };
+    let hosting = Hosting::start(plan, results_in, Arc::clone(&waker)).map_err(host("starting helper threads"))?;
+    let listener = Listener::bind(&data.socket_path(), StaleSocket::ReplaceHolding(data.lock()))
+        .map_err(|error| StartError::host("binding the server's socket", &error))?;
+    data.write_local_token(&secret)?;
+    let memory = options.memory_bytes_max.or_else(host_memory_bytes).unwrap_or(u64::MAX);
+    let mut incarnation = [0; 8];
+    praas_sys::process_self::random_bytes(&mut incarnation)
+        .map_err(|error| StartError::host("choosing an incarnation", &error))?;
+    let mut shard = Shard {
+        poll,
+        ready: Default::default(),
+        timers: Timers::default(),
+        log,
+        metrics: Metrics::default(),
+        data,
+        secret,
+        incarnation: u64::from_le_bytes(incarnation),
+        applications,
+        budget: Budget::new(memory),
+        listener,
+        spare: crate::shard::spare_descriptor(),
+        open_files,
+        network: None,
+        clients: Default::default(),
+        processes: Default::default(),
+        workers: BTreeMap::new(),
+        dedicated: crate::dedicated::Dedicated::default(),
+        next_worker: 0,
+        next_lane: 1,
+        gives_users,
+        hosting,
+        keeping: Keeping::new(link, held),
+        watched: Default::default(),
+        client_hello: options.client_hello,
+        claims_watched: false,
+        worker_idle: options.worker_idle,
+        idle_watched: false,
+        shutting_down: false,
+        orders,
+        results,
+        signals: None,
+        packet_buffer: Vec::new(),
+        output_buffer: Vec::new(),
+    };
+    shard.watch(shard.listener.as_fd(), Source::Listener, Interest::READABLE).map_err(host("watching the socket"))?;
+    shard.watch_keeper().map_err(host("watching the keeper"))?;
+    shard.recover_processes();
+    if options.watch {
+        shard.timers.after(Duration::ZERO, Timer::Watch);
+    }
+    shard.network = start_network(options, &shard)?;
+    Ok(Prepared { shard, waker, sandbox_lacks })
+}
+
+/// Starts the threads that serve remote clients, if the server is to listen.
+fn start_network(options: &ServerOptions, shard: &Shard) -> Result<Option<NetworkThreads>, StartError> {
+    if options.listen.is_empty() {
+        return Ok(None);
+    }
+    let shards = options.network_shards.clamp(1, NETWORK_SHARDS_MAX);
+    let share = shard.open_files / NETWORK_DESCRIPTOR_PARTS / shards as u64;
+    let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    let plan = network::Plan {
+        secret: shard.secret.clone(),
+        incarnation: shard.incarnation,
+        host_id: host_id(boot_id.trim(), shard.data.path()),
+        socket_path: shard.data.socket_path(),
+        payload_bytes_max: shard.applications.values().map(|found| found.limits.payload_bytes_max).max().unwrap_or(0),
+        client_hello: options.client_hello,
+        wait: options.network_wait,
+        connections_max: usize::try_from(share).unwrap_or(usize::MAX).clamp(1, NETWORK_CONNECTIONS_MAX),
+        log: shard.log,
+        connections: AtomicU64::new(0),
+    };
+    NetworkThreads::start(plan, &options.listen, shards, options.network_driver).map(Some)
+}
+
+fn check_applications(
+    applications: &[Application],
+) -> Result<BTreeMap<praas_protocol::Name, Arc<Application>>, StartError> {
+    let mut checked = BTreeMap::new();
+    for application in applications {
+        let name = application.name;
+        let application = application.clone().checked();
+        let application =
+            application.map_err(|error| StartError::BadApplication { application: name.to_string(), error })?;
+        if checked.insert(name, Arc::new(application)).is_some() {
+            return Err(StartError::SameName { application: name.to_string() });
+        }
+    }
+    Ok(checked)
+}
+
+/// Finds out what the host grants to confine workers, and reports what it lacks, once.
+fn check_sandbox(
+    options: &ServerOptions,
+    data: &DataDirectory,
+    gives_users: bool,
+    cgroups: &CgroupRoot,
+    log: Log,
+) -> Result<Vec<SandboxLack>, StartError> {
+    let user = gives_users.then_some(WORKER_UID_FIRST);
+    let program = options.applications.iter().find(|application| application.binary.exists());
+    let Some(application) = program else { return Ok(Vec::new()) };
+    let plan = worker_plan(application, data.path().to_owned(), user, options.require_sandbox);
+    match plan.prepare(Some(cgroups)) {
+        Ok(sandbox) => {
+            let lacks = sandbox.report().lacking().map(|(feature, why, advice)| SandboxLack {
+                feature: feature.to_string(),
+                why: why.to_owned(),
+                advice: advice.to_owned(),
+            });
+            let lacks: Vec<_> = lacks.collect();
+            for SandboxLack { feature, why, advice } in &lacks {
+                log.warning(format_args!("workers run without {feature}: {why}; {advice}"));
+            }
+            Ok(lacks)
+        }
+        Err(error) if options.require_sandbox => Err(StartError::Sandbox { reason: error.to_string() }),
+        Err(error) => {
+            log.warning(format_args!("the sandbox cannot be prepared: {error}"));
+            Ok(Vec::new())
+        }
+    }
+}
+
+/// Connects to the keeper of an earlier server and takes what it holds, or starts one.
+fn take_over(
+    plan: &KeeperPlan,
+    lock: &FileLock,
+    log: Log,
+) -> Result<(KeeperLink, BTreeMap<String, OwnedFd>), StartError> {
+    let Some(mut link) = KeeperLink::connect(plan, lock.as_fd())? else {
+        return Ok((KeeperLink::start(plan, lock.as_fd())?, BTreeMap::new()));
+    };
+    let held = link.take()?;
+    log.info(format_args!("the last server did not end cleanly; its keeper handed {} descriptors over", held.len()));
+    Ok((link, held.into_iter().map(|held| (held.name, held.fd)).collect()))
+}

@@ -1,0 +1,133 @@
+//! State objects: the named, immutable, versioned values of one process, in one segment of shared memory.
+//!
+//! ```text
+//! header │ rows: pins and loans │ undo log │ heads of free lists │ index buckets │ heap
+//! ```
+//!
+//! Server and workers map the segment; workers of a process are one trust domain, the server trusts none of it. Writers
+//! exclude each other by one lock and change everything through transactions that a death at any instruction leaves either
+//! undone or done. Readers take no lock: they pin an object, see that the index still names it, and use it in place.
+//!
+//! | room | what |
+//! |---|---|
+//! | `layout`, `words`, `granule` | where everything lies, and the only access to it |
+//! | `lock`, `transaction`, `recovery` | who writes; undo and commit; what the server does for the dead |
+//! | `block`, `size_class`, `heap` | the heap |
+//! | `entry`, `bucket`, `index`, `hash`, `key` | the index: linear hashing, a cache line a bucket |
+//! | `object`, `write`, `retire` | objects; the writers' operations; what waits for readers |
+//! | `pin`, `reader` | lookup without the lock |
+//! | `memory`, `store`, `guard`, `loan`, `list`, `usage`, `validated`, `trim` | what server and workers use |
+//! | `archived` | objects read as archives, in place |
+//! | `check` | whether everything adds up |
+//! | `steps` | the instants at which tests let a worker die |
+//!
+//! What every file relies on: a word read from the segment is a claim. It is range-checked and becomes a new type before it
+//! leads anywhere, every walk has an end, and what cannot be is [`StateError::Corrupt`], never a panic.
+//!
+//! ```
+//! use std::sync::Arc;
+//! use praas_shm::WorkerTag;
+//! use praas_shm::objects::{Condition, Key, Meta, Namespace, Objects, ObjectsLayout};
+//!
+//! let objects = Arc::new(Objects::create(ObjectsLayout::for_limit(1 << 20)?)?);
+//! let store = objects.worker_store(WorkerTag::new(0, 1))?;
+//! let key = Key::new(Namespace::USER, "greeting")?;
+//! let version = store.put(&key, b"hello", Meta::RAW, Condition::Absent)?;
+//! let guard = store.get(&key)?.expect("it was just put");
+//! assert_eq!((guard.version(), guard.in_place()), (version, Some(&b"hello"[..])));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#[cfg(not(loom))]
+mod archived;
+mod block;
+mod bucket;
+#[cfg(not(loom))]
+mod check;
+mod entry;
+mod error;
+mod granule;
+#[cfg(not(loom))]
+mod guard;
+mod hash;
+mod heap;
+mod index;
+mod key;
+mod layout;
+mod limits;
+#[cfg(not(loom))]
+mod list;
+#[cfg(not(loom))]
+mod loan;
+mod lock;
+#[cfg(not(loom))]
+mod memory;
+mod object;
+mod pin;
+mod reader;
+mod recovery;
+mod retire;
+mod size_class;
+#[cfg(feature = "fault-points")]
+pub mod steps;
+#[cfg(not(feature = "fault-points"))]
+mod steps;
+#[cfg(not(loom))]
+mod store;
+mod transaction;
+#[cfg(not(loom))]
+mod trim;
+#[cfg(not(loom))]
+mod usage;
+#[cfg(not(loom))]
+mod validated;
+mod words;
+mod write;
+
+pub use error::{LimitError, RecoverError, StateError};
+pub use key::{Key, Namespace};
+pub use layout::ObjectsLayout;
+pub use limits::{
+    LIST_ENTRIES_MAX, LOANS_PER_WORKER, PINS_PER_WORKER, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, VALUE_BYTES_MAX,
+};
+pub use lock::LockOwner;
+pub use object::{Encoding, Meta, ObjectHeader};
+pub use praas_protocol::KeyError;
+pub use praas_protocol::state::Condition;
+pub use recovery::Recovered;
+pub use transaction::Settled;
+
+#[cfg(not(loom))]
+pub use {
+    archived::{ArchivedGuard, ArchivedObject, NotAnArchive, StateValidator},
+    check::Checked,
+    error::RowTaken,
+    guard::Guard,
+    list::{Listed, Page},
+    loan::{Loan, Unpublished},
+    memory::Objects,
+    store::Store,
+    usage::Usage,
+};
+
+/// Why a segment was not attached as state.
+#[cfg(not(loom))]
+
+/// What the models use.
+#[cfg(all(test, loom))]
+pub(crate) mod model {
+    pub(crate) use super::granule::Granule;
+    pub(crate) use super::hash::of as hash_of;
+    pub(crate) use super::heap::format;
+    pub(crate) use super::index::split;
+    pub(crate) use super::layout::header;
+    pub(crate) use super::lock::{Locked, acquire};
+    pub(crate) use super::pin::Row;
+    pub(crate) use super::reader::find;
+    pub(crate) use super::recovery::recover_row as recover;
+    pub(crate) use super::retire::reclaim;
+    pub(crate) use super::words::{Space, Words};
+    pub(crate) use super::write::{Hashed, Publication};
+    pub(crate) use super::write::{delete, put};
+    pub(crate) use super::{Condition, Key, LockOwner, Meta, Namespace, ObjectsLayout, Settled};
+}

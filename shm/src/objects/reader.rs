@@ -1,0 +1,93 @@
+//! Lookup without the lock: find the entry, pin its block, see that the entry still names it, compare the key.
+//!
+//! Invariants:
+//! 1. Nothing of an object is read before its pin has been seen to hold (`pin`, invariant 2).
+//! 2. A miss counts only if the key's bucket is the same after the look as before it (`index`, invariant 3).
+//! 3. No store but to the own pin; no lock, no clock, no system call, no allocation; a bounded number of looks.
+
+use std::time::Duration;
+
+use super::bucket::Bucket;
+use super::entry::{Buckets, block_of, fingerprint, may_be};
+use super::error::StateError;
+use super::granule::Granule;
+use super::key::Key;
+use super::limits::READ_TRIES_MAX;
+use super::lock;
+use super::object::Placed;
+use super::pin::PinSlot;
+use super::words::Space;
+
+/// What one look at a chain found.
+enum Look {
+    /// The object, pinned.
+    Found(Placed),
+    /// No entry of the key.
+    Missed,
+    /// An entry changed in the look.
+    Changed,
+}
+
+/// The object of a key, pinned by `slot`; without one the slot is clear.
+#[inline]
+pub(crate) fn find(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64) -> Result<Option<Placed>, StateError> {
+    let found = find_pinned(space, slot, key, hash);
+    if !matches!(found, Ok(Some(_))) {
+        slot.clear(space);
+    }
+    found
+}
+
+#[inline]
+fn find_pinned(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64) -> Result<Option<Placed>, StateError> {
+    for _ in 0..READ_TRIES_MAX {
+        let number = Buckets::load(space)?.bucket_of(hash);
+        match look(space, slot, key, hash, Bucket::new(space, number))? {
+            Look::Found(object) => return Ok(Some(object)),
+            Look::Missed if Buckets::load(space)?.bucket_of(hash) == number => return Ok(None),
+            Look::Missed | Look::Changed => {}
+        }
+    }
+    Err(StateError::Busy { owner: lock::owner(space), waited: Duration::ZERO })
+}
+
+#[inline]
+fn look(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64, first: Bucket) -> Result<Look, StateError> {
+    let print = fingerprint(hash, space.layout);
+    let mut bucket = first;
+    loop {
+        for at in bucket.entries() {
+            let entry = space.words.load_acquire(at);
+            if !may_be(entry, print) {
+                continue;
+            }
+            let place = Granule::checked(block_of(entry), space.layout, "entry of the index", at)?;
+            if !slot.pin(space, place, at, entry) {
+                return Ok(Look::Changed);
+            }
+            let object = Placed::read(space, place)?;
+            if object.has_key(space, key) {
+                return Ok(Look::Found(object));
+            }
+        }
+        match bucket.next(space)? {
+            Some(next) => bucket = next,
+            None => return Ok(Look::Missed),
+        }
+    }
+}
+
+/// The object that the entry at `at` names now, pinned; `None` for an empty entry.
+pub(crate) fn pin_entry(space: Space<'_>, slot: PinSlot, at: usize) -> Result<Option<(u64, Placed)>, StateError> {
+    for _ in 0..READ_TRIES_MAX {
+        let entry = space.words.load_acquire(at);
+        if entry == 0 {
+            return Ok(None);
+        }
+        let place = Granule::checked(block_of(entry), space.layout, "entry of the index", at)?;
+        if slot.pin(space, place, at, entry) {
+            return Placed::read(space, place).map(|object| Some((entry, object)));
+        }
+    }
+    Err(StateError::Busy { owner: lock::owner(space), waited: Duration::ZERO })
+}

@@ -1,0 +1,258 @@
+//! The writers' operations, each under the lock: put, loan, publish, give back, delete.
+//!
+//! Invariants:
+//! 1. Each is one transaction; what readers see of it is the entry word stored last. Reclaiming and splitting are
+//!    transactions of their own before and after it.
+//! 2. A block's content is written before the block is published and never after.
+//! 3. A version is taken inside the transaction that publishes it: it is the mutation's position, and never repeats.
+
+use praas_protocol::state::Condition;
+
+use super::block::{Block, KIND_AND_LINK, Kind, kind_and_link};
+use super::entry::{self, Buckets};
+use super::error::StateError;
+use super::granule::Granule;
+use super::heap;
+use super::index::{self, Spot};
+use super::key::Key;
+use super::layout::header::{KEYS, POSITION};
+use super::limits::{KEYS_PER_BUCKET, RECLAIM_BATCH, RECLAIM_BATCH_WHEN_FULL, RECLAIM_BATCHES_MAX};
+use super::lock::Locked;
+use super::object::{self, Meta, ValuePlace};
+use super::pin::Row;
+use super::retire::{self, Retired};
+use super::transaction::Transaction;
+
+/// Whether a key's object, of version `current` if there is one, is as a mutation wants it.
+fn check(condition: Condition, current: Option<u64>) -> Result<(), StateError> {
+    let holds = match condition {
+        Condition::Any => true,
+        Condition::Version(version) => current == Some(version),
+        Condition::Absent => current.is_none(),
+    };
+    if holds { Ok(()) } else { Err(StateError::Conflict { current }) }
+}
+
+/// A key with its hash in this segment.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hashed<'k> {
+    pub(crate) key: Key<'k>,
+    pub(crate) hash: u64,
+}
+
+/// A block on loan: prepared for its key, named by a slot of the writer's row.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lent {
+    pub(crate) place: Granule,
+    pub(crate) value: ValuePlace,
+    pub(crate) slot_at: usize,
+}
+
+/// What is known of a publication beside its key.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Publication {
+    pub(crate) meta: Meta,
+    pub(crate) value_bytes: u32,
+    pub(crate) modified_unix_ms: u64,
+    pub(crate) condition: Condition,
+}
+
+/// The writer's private list of pins, kept so that reclaiming allocates nothing.
+pub(crate) type PinnedScratch = Vec<u64>;
+
+/// Publishes a new object whose value `fill` writes.
+pub(crate) fn put(
+    locked: &Locked<'_>,
+    pinned: &mut PinnedScratch,
+    key: &Hashed<'_>,
+    publication: &Publication,
+    mut fill: impl FnMut(Granule, ValuePlace),
+) -> Result<u64, StateError> {
+    let granules = object::granules_for(&key.key, publication.value_bytes);
+    let (version, is_new) = with_room(locked, pinned, || {
+        let mut transaction = Transaction::begin(locked)?;
+        let spot = index::find(locked.space(), &key.key, key.hash)?;
+        check(publication.condition, version_of(&spot))?;
+        let place = heap::allocate(&mut transaction, granules, Kind::Object)?;
+        let (space, meta) = (locked.space(), publication.meta);
+        let value = object::prepare(space, place, &key.key, key.hash, meta, publication.value_bytes);
+        fill(place, value);
+        replace(transaction, key, spot, place, publication.modified_unix_ms)
+    })?;
+    tidy(locked, pinned, is_new)?;
+    Ok(version)
+}
+
+/// Reserves a block for an object, named by the row's `slot`.
+pub(crate) fn lend(
+    locked: &Locked<'_>,
+    pinned: &mut PinnedScratch,
+    row: Row,
+    slot: usize,
+    key: &Hashed<'_>,
+    value_bytes: u32,
+) -> Result<Lent, StateError> {
+    let granules = object::granules_for(&key.key, value_bytes);
+    with_room(locked, pinned, || {
+        let place = lend_free(locked, row, slot, granules)?;
+        let slot_at = row.loan_at(slot);
+        let value = object::prepare(locked.space(), place, &key.key, key.hash, Meta::RAW, value_bytes);
+        Ok(Lent { place, value, slot_at })
+    })
+}
+
+/// Reserves a free block as it is, without reclaiming for it.
+pub(crate) fn lend_free(locked: &Locked<'_>, row: Row, slot: usize, granules: u32) -> Result<Granule, StateError> {
+    let mut transaction = Transaction::begin(locked)?;
+    let place = heap::allocate(&mut transaction, granules, Kind::Loan)?;
+    transaction.store(row.loan_at(slot), place.number())?;
+    transaction.commit();
+    Ok(place)
+}
+
+/// Publishes a block on loan as the object of its key.
+pub(crate) fn publish(
+    locked: &Locked<'_>,
+    pinned: &mut PinnedScratch,
+    lent: &Lent,
+    key: &Hashed<'_>,
+    publication: &Publication,
+) -> Result<u64, StateError> {
+    let (version, is_new) = with_room(locked, pinned, || {
+        let space = locked.space();
+        let mut transaction = Transaction::begin(locked)?;
+        let spot = index::find(space, &key.key, key.hash)?;
+        check(publication.condition, version_of(&spot))?;
+        if space.words.load(lent.slot_at) != lent.place.number() {
+            return Err(StateError::corrupt("loan", lent.slot_at));
+        }
+        let block = Block::of_kind(space, lent.place, Kind::Loan)?;
+        object::describe(space, lent.place, publication.meta, publication.value_bytes);
+        let used = object::granules_used(lent.place, lent.value, publication.value_bytes);
+        // What alignment did not need stays with the block, so that it can be reused for a value of the same length.
+        let granules = used.max(object::granules_for(&key.key, publication.value_bytes));
+        heap::shrink(&mut transaction, block, granules)?;
+        transaction.store(lent.slot_at, 0)?;
+        transaction.store(lent.place.at() + KIND_AND_LINK, kind_and_link(Kind::Object, 0))?;
+        replace(transaction, key, spot, lent.place, publication.modified_unix_ms)
+    })?;
+    tidy(locked, pinned, is_new)?;
+    Ok(version)
+}
+
+/// Frees the block that a loan slot names, if it names one.
+pub(crate) fn give_back(locked: &Locked<'_>, slot_at: usize) -> Result<bool, StateError> {
+    let space = locked.space();
+    let number = space.words.load(slot_at);
+    if number == 0 {
+        return Ok(false);
+    }
+    let place = Granule::checked(number, space.layout, "loan", slot_at)?;
+    let block = Block::of_kind(space, place, Kind::Loan)?;
+    let mut transaction = Transaction::begin(locked)?;
+    transaction.store(slot_at, 0)?;
+    heap::release(&mut transaction, block)?;
+    transaction.commit();
+    Ok(true)
+}
+
+/// Takes a key's object out of the index. Returns the mutation's position, or `None` if there was no object.
+pub(crate) fn delete(
+    locked: &Locked<'_>,
+    pinned: &mut PinnedScratch,
+    key: &Hashed<'_>,
+    condition: Condition,
+) -> Result<Option<u64>, StateError> {
+    let space = locked.space();
+    let spot = index::find(space, &key.key, key.hash)?;
+    check(condition, version_of(&spot))?;
+    let Spot::Held { at, object } = spot else { return Ok(None) };
+    let mut transaction = Transaction::begin(locked)?;
+    let position = next_position(&mut transaction)?;
+    let keys = transaction.load(KEYS).checked_sub(1).ok_or_else(|| StateError::corrupt("count of keys", KEYS))?;
+    transaction.store(KEYS, keys)?;
+    retire_object(&mut transaction, &object)?;
+    transaction.publish(at, 0)?;
+    tidy(locked, pinned, false)?;
+    Ok(Some(position))
+}
+
+fn version_of(spot: &Spot) -> Option<u64> {
+    match spot {
+        Spot::Held { object, .. } => Some(object.header.version),
+        Spot::Vacant { .. } | Spot::Behind { .. } => None,
+    }
+}
+
+/// The last part of each publication: the version, the end of the old object, the entry. Returns whether the key is new.
+fn replace(
+    mut transaction: Transaction<'_>,
+    key: &Hashed<'_>,
+    spot: Spot,
+    place: Granule,
+    modified_unix_ms: u64,
+) -> Result<(u64, bool), StateError> {
+    let space = transaction.space();
+    let version = next_position(&mut transaction)?;
+    object::stamp(space, place, version, modified_unix_ms);
+    let is_new = if let Spot::Held { object, .. } = &spot {
+        retire_object(&mut transaction, object)?;
+        false
+    } else {
+        let keys = transaction.load(KEYS).saturating_add(1);
+        transaction.store(KEYS, keys)?;
+        true
+    };
+    index::publish_at(transaction, spot, entry::entry(key.hash, place, space.layout))?;
+    Ok((version, is_new))
+}
+
+fn retire_object(transaction: &mut Transaction<'_>, object: &object::Placed) -> Result<(), StateError> {
+    let block = Block::of_kind(transaction.space(), object.place, Kind::Object)?;
+    retire::retire(transaction, block)
+}
+
+fn next_position(transaction: &mut Transaction<'_>) -> Result<u64, StateError> {
+    let next = transaction.load(POSITION).checked_add(1);
+    let next = next.ok_or_else(|| StateError::corrupt("position", POSITION))?;
+    transaction.store(POSITION, next)?;
+    Ok(next)
+}
+
+/// Does `attempt`, again after each time that reclaiming made room.
+fn with_room<T>(
+    locked: &Locked<'_>,
+    pinned: &mut PinnedScratch,
+    mut attempt: impl FnMut() -> Result<T, StateError>,
+) -> Result<T, StateError> {
+    // Ends: each time round, blocks have left the list of the retired.
+    loop {
+        match attempt() {
+            Err(StateError::Full { .. }) if has_reclaimed(locked, pinned)? => {}
+            done => return done,
+        }
+    }
+}
+
+/// Reclaims batch after batch until one has freed something, or all that there may be pinned was looked at.
+#[cold]
+fn has_reclaimed(locked: &Locked<'_>, pinned: &mut PinnedScratch) -> Result<bool, StateError> {
+    for _ in 0..RECLAIM_BATCHES_MAX {
+        if retire::reclaim(locked, RECLAIM_BATCH_WHEN_FULL, pinned)? > 0 {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// After a mutation: a split if a key came, a batch of what is retired if that is much.
+fn tidy(locked: &Locked<'_>, pinned: &mut PinnedScratch, is_new: bool) -> Result<(), StateError> {
+    let space = locked.space();
+    if is_new && space.words.load(KEYS) > (Buckets::load(space)?.count() * KEYS_PER_BUCKET) as u64 {
+        index::split(locked)?;
+    }
+    if Retired::load(space).is_much(space) {
+        retire::reclaim(locked, RECLAIM_BATCH, pinned)?;
+    }
+    Ok(())
+}
