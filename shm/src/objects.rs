@@ -110,9 +110,6 @@ pub use {
     usage::Usage,
 };
 
-/// Why a segment was not attached as state.
-#[cfg(not(loom))]
-
 /// What the models use.
 #[cfg(all(test, loom))]
 pub(crate) mod model {
