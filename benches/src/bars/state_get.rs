@@ -119,7 +119,6 @@ fn placements(placement: Placement) -> [String; 2] {
 }
 
 /// Nanoseconds from one replacement to the next, over all rounds.
-#[allow(clippy::cast_precision_loss)] // far below 2^53
 fn every_ns(times: &[Replacements]) -> f64 {
     let total = |figure: fn(&Replacements) -> u64| times.iter().map(figure).sum::<u64>() as f64;
     total(|times| times.span_ns) / total(|times| times.count).max(1.0)

@@ -47,7 +47,6 @@ fn run(settings: Settings) -> Result<Vec<Row>, BarError> {
 }
 
 /// Bytes that each object takes beyond key and value.
-#[allow(clippy::cast_precision_loss)] // far below 2^53
 fn beyond_bytes(memory_bytes: u64) -> f64 {
     memory_bytes as f64 / OBJECTS.count as f64 - (KEY_BYTES as u64 + OBJECTS.value_bytes) as f64
 }

@@ -52,7 +52,7 @@ impl PointerChase {
     ///
     /// # Errors
     /// [`FloorError::System`] if the thread cannot be pinned.
-    #[allow(clippy::cast_possible_truncation)] // the number of a line in memory
+    #[allow(clippy::cast_possible_truncation, reason = "the number of a line in memory")]
     pub fn round(&mut self, batch: Batch) -> Result<Samples, FloorError> {
         let _pin = Pinned::to(self.config.placement.caller_cpu())?;
         let mut at = self.at;
@@ -84,7 +84,7 @@ fn one_cycle(lines: usize) -> Vec<u64> {
         random ^= random << 13;
         random ^= random >> 7;
         random ^= random << 17;
-        #[allow(clippy::cast_possible_truncation)] // a remainder below a usize
+        #[allow(clippy::cast_possible_truncation, reason = "a remainder below a usize")]
         successors.swap(line, (random % line as u64) as usize);
     }
     successors

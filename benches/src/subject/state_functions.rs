@@ -87,7 +87,7 @@ impl Order {
     fn of(call: &Call<'_>) -> FunctionResult<(Self, Pinned)> {
         let order = Self::from_bytes(call.input()).ok_or_else(|| failed("the input is no order"))?;
         let cpu = order.cpu.map(usize::try_from).transpose()?;
-        Ok((order, Pinned::to(cpu).map_err(failed)?))
+        Ok((order, Pinned::to(cpu).map_err(|error| failed(&error))?))
     }
 
     fn batch(self) -> Batch {
@@ -263,8 +263,7 @@ fn missing() -> FunctionError {
 }
 
 #[cold]
-#[allow(clippy::needless_pass_by_value)] // `map_err` gives it away
-fn failed(reason: impl ToString) -> FunctionError {
+fn failed(reason: &(impl ToString + ?Sized)) -> FunctionError {
     FunctionError::new(FAILED_CODE, reason.to_string())
 }
 

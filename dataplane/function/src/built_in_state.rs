@@ -23,7 +23,7 @@ pub(crate) const FUNCTIONS: [(&str, BuiltIn); 4] =
 fn get(call: &mut Call<'_>) -> FunctionResult {
     ensure_allowed(call)?;
     let context = call.context();
-    let key = Key::from_bytes(call.input()).map_err(bad_request)?;
+    let key = Key::from_bytes(call.input()).map_err(|error| bad_request(&error))?;
     let found = context.state_room().get_bytes(key).map_err(StateError::into_answer)?;
     let Some(bytes) = found else { return call.output(0).map(|_| ()) };
     let head = attributes(bytes.guard().header()).encode();
@@ -37,7 +37,7 @@ fn get(call: &mut Call<'_>) -> FunctionResult {
 fn put(call: &mut Call<'_>) -> FunctionResult {
     ensure_allowed(call)?;
     let context = call.context();
-    let (head, key, value) = PutHead::decode(call.input()).map_err(bad_request)?;
+    let (head, key, value) = PutHead::decode(call.input()).map_err(|error| bad_request(&error))?;
     let kind = (head.type_id, head.schema_version);
     let written = context.state_room().put_as(key, value, kind, head.condition).map_err(StateError::into_answer)?;
     call.reply(&written.encode())
@@ -46,7 +46,7 @@ fn put(call: &mut Call<'_>) -> FunctionResult {
 fn delete(call: &mut Call<'_>) -> FunctionResult {
     ensure_allowed(call)?;
     let context = call.context();
-    let (condition, key) = decode_delete(call.input()).map_err(bad_request)?;
+    let (condition, key) = decode_delete(call.input()).map_err(|error| bad_request(&error))?;
     let written = settled(context.state_room().delete(key, condition)).map_err(StateError::into_answer)?;
     call.reply(&written.encode())
 }
@@ -54,7 +54,7 @@ fn delete(call: &mut Call<'_>) -> FunctionResult {
 fn list(call: &mut Call<'_>) -> FunctionResult {
     ensure_allowed(call)?;
     let context = call.context();
-    let question = ListQuestion::decode(call.input()).map_err(bad_request)?;
+    let question = ListQuestion::decode(call.input()).map_err(|error| bad_request(&error))?;
     let page = context.state_room().list(&question).map_err(StateError::into_answer)?;
     call.reply_owned(page.encode(call.payload_bytes_max()))
 }
@@ -63,7 +63,6 @@ fn ensure_allowed(call: &Call<'_>) -> FunctionResult {
     if call.context().caller_rights().contains(Rights::STATE) { Ok(()) } else { Err(FunctionError::unauthorized()) }
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "what map_err hands over")]
-fn bad_request(error: impl std::error::Error) -> FunctionError {
+fn bad_request(error: &impl std::error::Error) -> FunctionError {
     FunctionError::of_sdk(codes::BAD_REQUEST, error.to_string())
 }
