@@ -40,6 +40,13 @@ pub enum Condition {
     AtMostTimesFloor(f64),
     /// Figure ≤ floor + allowance, in the row's unit.
     AtMostFloorPlus(f64),
+    /// Figure ≤ factor × floor + allowance, in the row's unit.
+    AtMostTimesFloorPlus {
+        /// Of the floor.
+        factor: f64,
+        /// Beyond it.
+        allowance: f64,
+    },
     /// Figure ≥ factor × floor, such as a share of the floor's throughput.
     AtLeastTimesFloor(f64),
     /// Floor ≥ factor × figure: so many times faster than something else.
@@ -59,6 +66,7 @@ impl Condition {
         match (self, floor) {
             (Self::AtMostTimesFloor(factor), Some(floor)) => figure <= factor * floor,
             (Self::AtMostFloorPlus(allowance), Some(floor)) => figure <= floor + allowance,
+            (Self::AtMostTimesFloorPlus { factor, allowance }, Some(floor)) => figure <= factor * floor + allowance,
             (Self::AtLeastTimesFloor(factor), Some(floor)) => figure >= factor * floor,
             (Self::TimesFasterThanFloor(factor), Some(floor)) => floor >= factor * figure,
             (Self::AtMost(limit), _) => figure <= limit,
@@ -74,6 +82,9 @@ impl fmt::Display for Condition {
         match self {
             Self::AtMostTimesFloor(factor) => write!(formatter, "≤ {factor} × floor"),
             Self::AtMostFloorPlus(allowance) => write!(formatter, "≤ floor + {}", readable(*allowance)),
+            Self::AtMostTimesFloorPlus { factor, allowance } => {
+                write!(formatter, "≤ {factor} × floor + {}", readable(*allowance))
+            }
             Self::AtLeastTimesFloor(factor) => write!(formatter, "≥ {factor} × floor"),
             Self::TimesFasterThanFloor(factor) => write!(formatter, "≤ floor ÷ {factor}"),
             Self::AtMost(limit) => write!(formatter, "≤ {}", readable(*limit)),
@@ -283,6 +294,7 @@ mod tests {
         let cases = [
             (Condition::AtMostTimesFloor(1.5), 150.0, 151.0),
             (Condition::AtMostFloorPlus(100.0), 200.0, 201.0),
+            (Condition::AtMostTimesFloorPlus { factor: 1.5, allowance: 200.0 }, 350.0, 351.0),
             (Condition::AtLeastTimesFloor(0.5), 50.0, 49.0),
             (Condition::TimesFasterThanFloor(20.0), 5.0, 5.1),
             (Condition::AtMost(7.0), 7.0, 7.1),

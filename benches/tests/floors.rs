@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 
 use praas_benches::floors::{
     Background, BareRing, Batch, Blocks, Clock, Config, Copy, CopyFromPeer, Crowd, EchoServer, FloorError,
-    MessageQueue, PingPong, Placement, Redis, SharedMemoryCrate, Spawn, TRIVIAL_PROGRAM, TcpBlock, TcpCrowd, TcpEcho,
-    Touched, UnixSocket, Waiting, allowed_cpus, bare_ring, copy, copy_from_peer, futex_ping_pong,
-    message_queue_ping_pong, shared_memory_crate_ping_pong, spawn, spin_ping_pong, tcp_block, tcp_crowd, tcp_echo,
-    touched, unix_stream_ping_pong,
+    MessageQueue, PingPong, Placement, Redis, RedisPlacement, RedisQueue, SharedMemoryCrate, Spawn, TRIVIAL_PROGRAM,
+    TcpBlock, TcpCrowd, TcpEcho, Touched, UnixSocket, Waiting, allowed_cpus, bare_ring, copy, copy_from_peer,
+    futex_ping_pong, message_queue_ping_pong, shared_memory_crate_ping_pong, spawn, spin_ping_pong, tcp_block,
+    tcp_crowd, tcp_echo, touched, unix_stream_ping_pong,
 };
 use praas_benches::interleave::{Comparison, Series, Turn, interleave};
 use rustix::process::{Pid, Signal, kill_process};
@@ -164,6 +164,28 @@ fn redis_is_measured_where_it_is_installed_and_leaves_nothing() {
     }
     assert_eq!(descriptors(), before, "{:?}", link_targets());
     assert_eq!(children_of(process::id()), [0_u32; 0]);
+}
+
+#[test]
+fn messages_through_redis_come_back_and_leave_nothing() {
+    let _turn = one_at_a_time();
+    let placement = RedisPlacement { clients: Placement::Free, server_cpu: None };
+    match RedisQueue::open(&config(Placement::Free), placement).map(drop) {
+        Ok(()) => leaves_nothing("Redis queue", || {
+            let mut queue = RedisQueue::open(&config(Placement::Free), placement)?;
+            queue.round(Batch { warm_up: 1, samples: 7 })?;
+            queue.round(Batch { warm_up: 5, samples: SAMPLES })
+        }),
+        Err(FloorError::NotInstalled { program, advice }) => {
+            println!("skipped: {program} is not installed; install it with {advice}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    }
+    let short = config(Placement::Free).round_deadline(Duration::from_millis(100));
+    let mut queue = RedisQueue::open(&short, placement).expect("it was there a moment ago");
+    let error = queue.round(ENDLESS).expect_err("it never ends by itself");
+    assert!(matches!(error, FloorError::DeadlineExceeded { .. }), "{error}");
 }
 
 #[test]

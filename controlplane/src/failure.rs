@@ -384,6 +384,7 @@ fn call_kind(error: &CallError) -> &'static str {
         CallError::ReplyLost { .. } => "reply_lost",
         CallError::Undecodable { .. } => "undecodable",
         CallError::MalformedReply { .. } => "malformed_reply",
+        CallError::KeyReused => "key_reused",
         _ => "call",
     }
 }

@@ -59,6 +59,10 @@ fn it_indexes_searches_measures_and_leaves_nothing() {
         assert!(search["documents"].as_u64().unwrap() > 0, "{search}");
         assert!(search["hits"][0]["path"].as_str().unwrap().starts_with("notes/"), "{search}");
     }
+    let sent = report["sent"]["received"].as_array().unwrap();
+    let expected = searches.iter().map(|search| serde_json::json!([search["query"], search["documents"]]));
+    assert_eq!(*sent, expected.collect::<Vec<_>>(), "{report}");
+    assert!(report["sent"]["killed_pid"].is_u64(), "{report}");
     let rows = report["latency"].as_array().unwrap();
     let ids: Vec<&str> = rows.iter().filter_map(|row| row["id"].as_str()).collect();
     assert_eq!(
@@ -86,6 +90,7 @@ fn people_are_told_a_story() {
         "40 files",
         "4. ",
         "5. ",
+        "demo/reader",
         "no-op",
         "POSIX message queue",
         "nothing is left",

@@ -19,11 +19,16 @@ fn worker() {
         println!("skipped: this is the worker of the other tests");
         return;
     }
+    let mut calls = 0;
     Application::new()
         .function("say", |call: &mut Call| {
             // Past the test harness, which keeps what `print!` prints.
             let mut stdout = std::io::stdout();
             let _ = stdout.write_all(call.input()).and_then(|()| stdout.flush());
+        })
+        .function("count", move |_: &mut Call| {
+            calls += 1;
+            calls.to_string()
         })
         .function("fail", |_: &mut Call| -> FunctionResult { Err(FunctionError::new(7, "it is Monday")) })
         .function("panic", |_: &mut Call| -> FunctionResult { panic!("nobody expected this") })
@@ -129,6 +134,35 @@ fn a_worker_that_is_killed_costs_its_call_and_is_replaced() {
     let ended = call.wait();
     assert_eq!((ended.code(), &ended.failure()["kind"]), (4, &"worker_lost".into()));
     server.praas(&["invoke", "test/alice", "say", "alive\n"]).succeeded();
+    assert!(server.end().status.success());
+}
+
+#[test]
+fn a_call_with_an_idempotency_key_runs_once_however_often_it_is_repeated() {
+    let scratch = scratch();
+    let server = serve(scratch.path());
+    server.praas(&["process", "create", "test/alice"]).succeeded();
+    let order = |payload: &str, key: &str| {
+        server.praas(&["--json", "invoke", "test/alice", "count", payload, "--idempotency-key", key])
+    };
+    for _ in 0..3 {
+        assert_eq!(order("x", "order/1").succeeded().json()["output"]["text"], "1");
+    }
+    // The digits of a key that nobody made of a text.
+    assert_eq!(order("x", &"0a".repeat(16)).succeeded().json()["output"]["text"], "2");
+    let other = order("y", "order/1");
+    assert_eq!((other.code(), &other.failure()["kind"]), (1, &"key_reused".into()));
+    for _ in 0..2 {
+        let failed = server.praas(&["--json", "invoke", "test/alice", "fail", "--idempotency-key", "order/1"]);
+        assert_eq!((failed.code(), &failed.failure()["kind"]), (4, &"function_failed".into()));
+    }
+    let stats = server.praas(&["--json", "stats", "test/alice"]).succeeded().json();
+    let calls: Vec<_> =
+        stats["processes"][0]["functions"].as_array().unwrap().iter().map(|one| &one["calls"]).collect();
+    assert_eq!(calls, [2, 1], "{stats}");
+    for wrong in [&["--idempotency-key", ""][..], &["--rerun-lost"], &["--idempotency-key", "a", "--repeat", "2"]] {
+        assert_eq!(server.praas(&[&["invoke", "test/alice", "count"], wrong].concat()).code(), 2, "{wrong:?}");
+    }
     assert!(server.end().status.success());
 }
 

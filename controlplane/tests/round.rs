@@ -28,7 +28,9 @@ fn a_process_lives_from_create_to_stop() {
 
     let listed = server.praas(&["--json", "process", "list"]).succeeded().json();
     let process = &listed["processes"][0];
-    assert_eq!((&process["process"], &process["state"]), (&"demo/alice".into(), &"active".into()));
+    assert_eq!(process["process"], "demo/alice");
+    // On a slow machine it may have had nothing to do for a while.
+    assert!(process["state"] == "active" || process["state"] == "idle", "{process}");
     let first_pid = process["worker_pids"][0].as_u64().unwrap();
     server.praas(&["process", "restart", "demo/alice"]).succeeded();
     let listed = server.praas(&["--json", "process", "list"]).succeeded().json();

@@ -83,6 +83,11 @@ impl Attendance {
         self.parked.load(Ordering::Relaxed) & !worker.bit() != 0
     }
 
+    /// Whether any worker but this one polls or sleeps here.
+    pub(crate) fn others_attend(&self, worker: WorkerTag) -> bool {
+        self.others_parked(worker) || self.spinning.load(Ordering::Relaxed) & !worker.bit() != 0
+    }
+
     /// Server: a worker is dead and attends nothing.
     pub(crate) fn forget(&self, worker: WorkerTag) {
         self.spinning.fetch_and(!worker.bit(), Ordering::SeqCst);

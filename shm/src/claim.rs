@@ -87,6 +87,12 @@ impl Record {
         self.word.store(sequence << STATE_BITS | CLAIMED, Ordering::Release);
     }
 
+    /// Worker: the running call has this root from now on (invariant 3).
+    #[inline]
+    pub(crate) fn set_root(&self, root: u128) {
+        store_root(&self.root, root);
+    }
+
     /// Worker: the call is answered.
     #[inline]
     pub(crate) fn release(&self, sequence: u64) -> Result<(), Condemned> {

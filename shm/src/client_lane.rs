@@ -16,9 +16,10 @@
 //!    event loop may publish several requests first ([`ClientLane::submit_quietly`], [`ClientLane::announce`]).
 
 mod answers;
+mod keyed;
 mod loans;
 mod reactor;
-mod request_arena;
+pub(crate) mod request_arena;
 mod submit_error;
 mod submitting;
 #[cfg(test)]
@@ -28,6 +29,7 @@ mod waiting;
 mod wrap_tests;
 
 pub use answers::{Answer, AnswerPayload, Retracted, SmallAnswer};
+pub use keyed::KeyedPayload;
 pub use loans::LoanBlock;
 use request_arena::RequestArena;
 pub use submit_error::{Bounded, SubmitError};

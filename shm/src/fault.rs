@@ -89,6 +89,18 @@ steps! {
     LedgerRecordCleared = "ledger-record-cleared",
     /// Worker: the map has taken a block back, the lock is held.
     LedgerGivenBack = "ledger-given-back",
+    /// Sender of a message: a block is lent, nothing names it.
+    MessageBlockLent = "message-block-lent",
+    /// Sender of a message: the block's descriptor names a message that is not published.
+    MessageBlockNamed = "message-block-named",
+    /// Sender of a message: the entry is half written.
+    MessageHalfWritten = "message-half-written",
+    /// Sender of a message: it is in the lane, nobody was told.
+    MessagePublished = "message-published",
+    /// Sender of a message: somebody sleeps, and is about to be rung.
+    MessageBeforeRing = "message-before-ring",
+    /// Receiver of messages: marked as asleep, has not looked at what came meanwhile.
+    MessageReceiverPrepared = "message-receiver-prepared",
 }
 
 /// The environment variable that names the step at which this process dies.

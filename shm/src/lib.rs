@@ -14,7 +14,11 @@
 //! | [`io_buffer`] | blocks and answers that the kernel receives into and sends from |
 //! | [`worker_end`], [`running_call`] | a worker's end |
 //! | [`server_lane`], [`worker_page`], [`control_page`] | the server's view |
+//! | [`message_lane`], [`mail_bell`] | how messages come to a process, and how it hears of them |
+//! | `parking` | who sleeps on a word, and the one ring that wakes them |
 //! | [`objects`] | a process's state: named, immutable, versioned values |
+//! | [`mailbox`] | its messages, in the same segment |
+//! | [`directory`] | which processes an application has, for all its workers to see |
 //!
 //! Who maps what read-write: the lane, by its client, all workers of the process and the server; the reply ledger, by
 //! workers and server; a worker page, by that worker and the server. The control page is written by the server alone.
@@ -37,6 +41,7 @@ pub mod client_lane;
 pub mod control_page;
 #[cfg(not(loom))]
 mod copy;
+pub mod directory;
 #[cfg(feature = "fault-points")]
 pub mod fault;
 #[cfg(not(feature = "fault-points"))]
@@ -54,9 +59,15 @@ mod lane_memory;
 pub mod layout;
 #[cfg(not(loom))]
 mod ledger;
+#[cfg(not(loom))]
+pub mod mail_bell;
+#[cfg(not(loom))]
+pub mod mailbox;
+pub mod message_lane;
 #[cfg(all(test, loom))]
 mod models;
 pub mod objects;
+mod parking;
 mod phase_word;
 #[cfg(not(loom))]
 mod request;
@@ -85,4 +96,4 @@ pub mod worker_page;
 pub use tag::WorkerTag;
 
 #[cfg(not(loom))]
-pub use {ledger::ReplyArenaFull, scratch::Scratch, worker_lane::WorkerLaneParts};
+pub use {ledger::ReplyArenaFull, scratch::Scratch, spin::CallPolling, worker_lane::WorkerLaneParts};

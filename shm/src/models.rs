@@ -8,6 +8,9 @@
 //! | `attendance` | publish against sleep, with and without another worker | no request lies while all sleep |
 //! | `drain` | client, worker and server during a drain | each request runs or is refused, once; none after the cut |
 //! | `claim` | release against condemn | one of them succeeds; what the server acts on is of that call |
+//! | `directory` | the server's changes against readers that follow | a list is of one moment, a name whole, no change is missed |
+//! | `message_lane` | publish, take and tell over one lane; a sender without room | messages come whole and in order, and room is heard of |
+//! | `parking` | change against sleep, rings that take bits | no sleeper and no poller misses a change |
 //! | `objects` | put and reclaim against lookup; split against lookup; lock and its break | no reader sees a block that is used again, or misses a key; writers exclude each other |
 //!
 //! A lost wake-up is a deadlock, which loom reports: sleeping has no timeout here. Waiting for a word without sleep yields,
@@ -29,6 +32,13 @@
 //!   no wait for the copy; no second sweep together with no ring by the client (one of them suffices: the ring makes a
 //!   refusal early).
 //! - `claim`: the orderings of `claim` and `seen`; a plain store for the CAS of `release` or of `condemn`.
+//! - `directory`: both orderings of the count and of an entry's word, both of a name; a reader that goes round once, or
+//!   believes the ring without its numbers; an entry read without a second look, or with a life that does not change.
+//! - `parking`: both fences; a count of rings that is read after the bit; a count-up before the bits are taken, or none; no
+//!   wake; the ordering of `rings`. (The orderings of what moves the count and of the bits are implied by the fences, or
+//!   forbid what loom cannot run: it takes such steps in their order.)
+//! - `message_lane`: both orderings of the stamp; a stamp before the entry is filled; both orderings of `consumed`; a sender
+//!   that is not told, told before, or told only of more than it wants; a bit that is set before what is wanted.
 //! - `objects`: the fences of `pin` and of `all_pinned`; a pin without its second look; pins that are not read; a miss
 //!   without a second look at the number of buckets; the Release of all stores, the Acquire of all loads without the lock,
 //!   both orderings of the lock.
@@ -36,8 +46,11 @@
 mod attendance;
 mod cell;
 mod claim;
+mod directory;
 mod drain;
+mod message_lane;
 mod objects;
+mod parking;
 mod ring;
 
 use loom::cell::UnsafeCell;

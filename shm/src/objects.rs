@@ -18,6 +18,7 @@
 //! | `pin`, `reader` | lookup without the lock |
 //! | `memory`, `store`, `guard`, `loan`, `list`, `usage`, `validated`, `trim` | what server and workers use |
 //! | `archived` | objects read as archives, in place |
+//! | `keyed_calls`, `call_record`, `row_owner` | which of several equal calls runs, and what the others are told |
 //! | `check` | whether everything adds up |
 //! | `steps` | the instants at which tests let a worker die |
 //!
@@ -40,48 +41,54 @@
 
 #[cfg(not(loom))]
 mod archived;
-mod block;
+pub(crate) mod block;
 mod bucket;
 #[cfg(not(loom))]
-mod check;
+mod call_record;
+#[cfg(not(loom))]
+pub(crate) mod check;
 mod entry;
-mod error;
-mod granule;
+pub(crate) mod error;
+pub(crate) mod granule;
 #[cfg(not(loom))]
 mod guard;
-mod hash;
-mod heap;
+pub(crate) mod hash;
+pub(crate) mod heap;
 mod index;
-mod key;
-mod layout;
-mod limits;
+pub(crate) mod key;
+#[cfg(not(loom))]
+mod keyed_calls;
+pub(crate) mod layout;
+pub(crate) mod limits;
 #[cfg(not(loom))]
 mod list;
 #[cfg(not(loom))]
 mod loan;
-mod lock;
+pub(crate) mod lock;
 #[cfg(not(loom))]
-mod memory;
+pub(crate) mod memory;
 mod object;
-mod pin;
+pub(crate) mod pin;
 mod reader;
 mod recovery;
 mod retire;
+#[cfg(not(loom))]
+mod row_owner;
 mod size_class;
 #[cfg(feature = "fault-points")]
 pub mod steps;
 #[cfg(not(feature = "fault-points"))]
-mod steps;
+pub(crate) mod steps;
 #[cfg(not(loom))]
 mod store;
-mod transaction;
+pub(crate) mod transaction;
 #[cfg(not(loom))]
 mod trim;
 #[cfg(not(loom))]
 mod usage;
 #[cfg(not(loom))]
 mod validated;
-mod words;
+pub(crate) mod words;
 mod write;
 
 pub use error::{LimitError, RecoverError, StateError};
@@ -100,9 +107,11 @@ pub use transaction::Settled;
 #[cfg(not(loom))]
 pub use {
     archived::{ArchivedGuard, ArchivedObject, NotAnArchive, StateValidator},
+    call_record::{CallClock, CallName},
     check::Checked,
     error::RowTaken,
     guard::Guard,
+    keyed_calls::{Begun, CallClaim, CallEnd, CallUsage, FinishedCall},
     list::{Listed, Page},
     loan::{Loan, Unpublished},
     memory::Objects,

@@ -12,6 +12,9 @@ use crate::ring::Entry;
 /// Marks a payload that travels inline.
 pub(crate) const INLINE: u32 = u32::MAX;
 
+/// Flag in the entry's word of the CPU: the payload begins with an idempotency key.
+pub(crate) const KEYED: u64 = 1 << 32;
+
 /// Where a payload lies, checked against the half of the arena that it must lie in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Place {
@@ -93,6 +96,8 @@ pub(crate) struct RequestCopy {
     pub(crate) deadline_ns: u64,
     pub(crate) root: u128,
     pub(crate) cpu: u32,
+    /// Whether its payload begins with an idempotency key.
+    pub(crate) is_keyed: bool,
     /// As many bytes as the payload says are this request's; the rest is left from earlier ones.
     pub(crate) inline: InlineRequest,
 }
@@ -107,6 +112,7 @@ impl RequestCopy {
             deadline_ns: 0,
             root: 0,
             cpu: u32::MAX,
+            is_keyed: false,
             inline: InlineBytes([0; REQUEST_INLINE_BYTES]),
         }
     }
@@ -120,7 +126,9 @@ impl RequestCopy {
         self.payload = Place::check(entry.payload.load(Ordering::Relaxed), REQUEST_INLINE_BYTES, half_bytes);
         self.deadline_ns = entry.deadline_ns.load(Ordering::Relaxed);
         self.root = load_root(&entry.root);
-        self.cpu = entry.cpu.load(Ordering::Relaxed) as u32;
+        let cpu = entry.cpu.load(Ordering::Relaxed);
+        self.cpu = cpu as u32;
+        self.is_keyed = cpu & KEYED != 0;
         if let Ok(Place::Inline { bytes }) = self.payload {
             copy::load_inline(&entry.inline, &mut self.inline.0[..bytes]);
         }

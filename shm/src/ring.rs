@@ -55,7 +55,7 @@ pub(crate) struct Entry {
     pub(crate) deadline_ns: AtomicU64,
     /// Root id; zero for a root call.
     pub(crate) root: [AtomicU64; 2],
-    /// The CPU that the client ran on.
+    /// The CPU that the client ran on (low half), and flags of the request (high half).
     pub(crate) cpu: AtomicU64,
     /// Payload of up to 64 bytes.
     pub(crate) inline: [AtomicU64; INLINE_WORDS],

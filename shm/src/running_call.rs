@@ -50,6 +50,7 @@ pub struct RunningCall<'w> {
     pub(crate) lane: &'w WorkerLane,
     pub(crate) words: &'w Words,
     pub(crate) output: Cell<Option<Block>>,
+    pub(crate) root: Cell<u128>,
     pub(crate) answered: bool,
 }
 
@@ -66,6 +67,13 @@ impl RunningCall<'_> {
     #[must_use]
     pub fn function(&self) -> FunctionId {
         self.end.current.request.function
+    }
+
+    /// Whether its payload begins with the prefix of a call that has an idempotency key.
+    #[must_use]
+    #[inline]
+    pub fn is_keyed(&self) -> bool {
+        self.end.current.request.is_keyed
     }
 
     /// Bytes of the payload.
@@ -103,7 +111,7 @@ impl RunningCall<'_> {
     /// Its root id; zero for a root call that has made no nested call.
     #[must_use]
     pub fn root(&self) -> u128 {
-        self.end.current.request.root
+        self.root.get()
     }
 
     /// Time left until the caller's deadline; `None` without a deadline. Zero when it has passed.

@@ -115,12 +115,21 @@ impl ServerLane {
     /// Takes every unclaimed request whose root id `keep` does not keep, answers it with `outcome` and wakes its caller.
     /// Returns how many. Call it after [`crate::control_page::ControlPage::set_phase`].
     pub fn refuse_unclaimed(&self, keep: impl Fn(u128) -> bool, outcome: Outcome, detail: u32) -> u32 {
+        self.refuse(|root| root != 0 && keep(root), outcome, u64::from(detail))
+    }
+
+    /// Answers every unclaimed request whose root id, 0 for a root call, `keep` does not keep as `Overloaded`.
+    pub fn refuse_overloaded(&self, keep: impl Fn(u128) -> bool, used: u32, limit: u32) -> u32 {
+        self.refuse(keep, Outcome::Overloaded, halves(limit, used))
+    }
+
+    fn refuse(&self, keep: impl Fn(u128) -> bool, outcome: Outcome, detail: u64) -> u32 {
         let mut refused = 0;
         for entry in self.memory.entries() {
             let Some(turn) = ring::published_turn(entry) else { continue };
             // Read before it is taken: if it changes hands in between, the turn has changed and the CAS fails.
             let root = load_root(&entry.root);
-            if root != 0 && keep(root) {
+            if keep(root) {
                 continue;
             }
             let Some(taken) = ring::take_published(entry, turn, ring::SERVER) else { continue };
@@ -155,11 +164,11 @@ impl ServerLane {
         recovered
     }
 
-    fn answer(&self, cell: u32, generation: u32, outcome: Outcome, detail: u32) {
+    fn answer(&self, cell: u32, generation: u32, outcome: Outcome, detail: u64) {
         let Some(cell) = self.memory.cells().get(cell as usize) else { return };
         let answered = cell.answer_instead(generation, |cell| {
             cell.outcome.store(outcome as u32, Ordering::Relaxed);
-            cell.detail.store(u64::from(detail), Ordering::Relaxed);
+            cell.detail.store(detail, Ordering::Relaxed);
             cell.payload.store(halves(0, INLINE), Ordering::Relaxed);
         });
         if answered == Ok(Wake::Bell) {

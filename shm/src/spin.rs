@@ -12,6 +12,8 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use praas_protocol::control::WaitMode;
+
 /// Longest poll of `adaptive` before it sleeps. Four times the round trip of two sleeping parties on this kind of
 /// machine (10 µs), so that a peer that was asleep is still met awake.
 pub(crate) const SPIN_BUDGET: Duration = Duration::from_micros(40);
@@ -125,6 +127,42 @@ impl SpinLoop {
                 true
             }
             Some(until) => now < until,
+        }
+    }
+}
+
+/// When a call that waits inside its worker polls, and for how long; it learns from each wait.
+#[derive(Debug)]
+pub struct CallPolling {
+    mode: WaitMode,
+    history: SpinHistory,
+}
+
+impl CallPolling {
+    /// For an application that waits in this mode.
+    #[must_use]
+    pub fn new(mode: WaitMode) -> Self {
+        Self { mode, history: SpinHistory::default() }
+    }
+
+    /// Polls while it may pay; whether `look` found what it looks for. In the mode `spin` it goes on until then: `look` must end by
+    /// itself.
+    pub fn poll(&self, mut look: impl FnMut() -> bool) -> bool {
+        let budget = match self.mode {
+            WaitMode::Spin => None,
+            WaitMode::Adaptive if self.history.should_spin() => Some(SPIN_BUDGET),
+            WaitMode::Adaptive | WaitMode::Park => return false,
+        };
+        let mut turn = SpinLoop::new(budget);
+        loop {
+            if look() {
+                self.history.hit();
+                return true;
+            }
+            if !turn.pause() {
+                self.history.miss();
+                return false;
+            }
         }
     }
 }

@@ -16,6 +16,7 @@
 //!    else than a call of a lane.
 
 mod aside;
+mod in_call;
 
 use std::cell::Cell;
 use std::os::fd::OwnedFd;
@@ -39,6 +40,7 @@ use crate::worker_lane::{AnswerPayload, WorkerLane, WorkerLaneParts};
 use crate::worker_page::{self, Words};
 
 pub use aside::{AsideCall, ClaimedAt, NO_LANE};
+pub use in_call::InCall;
 
 /// What a worker is told when it starts.
 #[derive(Debug)]
@@ -95,7 +97,9 @@ pub struct WorkerEnd {
     phase_seen: u64,
     pub(crate) sequence: u64,
     /// Whether the `spinning` bits are set.
-    spinning: bool,
+    spinning: Cell<bool>,
+    /// Whether this worker ever waited inside a call.
+    has_waited: Cell<bool>,
     history: SpinHistory,
     /// The CPU that the last caller ran on.
     caller_cpu: u32,
@@ -141,7 +145,8 @@ impl WorkerEnd {
             mail_seen: 0,
             phase_seen: 0,
             sequence: 0,
-            spinning: false,
+            spinning: Cell::new(false),
+            has_waited: Cell::new(false),
             history: SpinHistory::default(),
             caller_cpu: u32::MAX,
             own_cpu: u32::MAX,
@@ -163,7 +168,7 @@ impl WorkerEnd {
     /// [`AttachError`] when a descriptor is not what the message says.
     pub fn add_lane(&mut self, parts: WorkerLaneParts) -> Result<(), AttachError> {
         let lane = WorkerLane::attach(parts)?;
-        if self.spinning {
+        if self.spinning.get() {
             lane.memory.attendance().start_spinning(self.tag);
         }
         self.lanes.push(lane);
@@ -317,7 +322,7 @@ impl WorkerEnd {
 
     /// Invariant 4: before this worker turns to its call.
     fn pass_on_the_rest(&mut self) {
-        let polled = if std::mem::take(&mut self.spinning) { &self.lanes[..] } else { &[] };
+        let polled = if self.spinning.take() { &self.lanes[..] } else { &[] };
         attendance::before_call(polled.iter().map(|lane| lane.memory.attendance()), self.tag);
         fault::point(Step::WorkerStoppedSpinning);
         self.needs_help = false;
@@ -376,7 +381,8 @@ impl WorkerEnd {
     #[inline]
     fn running(&self) -> RunningCall<'_> {
         let lane = &self.lanes[self.current.lane];
-        RunningCall { end: self, lane, words: self.words(), output: Cell::new(None), answered: false }
+        let root = Cell::new(self.current.request.root);
+        RunningCall { end: self, lane, words: self.words(), output: Cell::new(None), root, answered: false }
     }
 
     /// Begins to poll if that may pay; the caller looks at everything once more after the bits are set.
@@ -389,8 +395,7 @@ impl WorkerEnd {
         if !pays {
             return None;
         }
-        if !self.spinning {
-            self.spinning = true;
+        if !self.spinning.replace(true) {
             for lane in &self.lanes {
                 lane.memory.attendance().start_spinning(self.tag);
             }
@@ -399,7 +404,7 @@ impl WorkerEnd {
     }
 
     fn sleep(&mut self, park: &mut dyn FnMut() -> bool) -> bool {
-        self.spinning = false;
+        self.spinning.set(false);
         self.words().parked.store(1, Ordering::Relaxed);
         attendance::before_sleep(self.lanes.iter().map(|lane| lane.memory.attendance()), self.tag);
         fault::point(Step::WorkerMarkedParked);

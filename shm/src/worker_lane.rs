@@ -120,6 +120,11 @@ impl WorkerLane {
         ring::has_work(self.memory.entries(), &mut self.cursor)
     }
 
+    /// The same for who must not move the cursor.
+    pub(crate) fn work_is_left(&self) -> bool {
+        ring::has_work(self.memory.entries(), &mut self.cursor.clone())
+    }
+
     /// Wakes one worker that sleeps on this lane. A full pipe swallows the ring; the
     /// client of the request then asks the server.
     pub(crate) fn ring_doorbell(&self) {

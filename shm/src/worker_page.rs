@@ -22,6 +22,10 @@ const PAGE_BYTES: usize = 4096;
 const SEGMENT_BYTES: usize = (PAGE_BYTES + FUNCTIONS_MAX * size_of::<Slot>()).next_multiple_of(PAGE_BYTES);
 const MAGIC: u64 = u64::from_le_bytes(*b"praaswrk");
 const KIND: &str = "worker page";
+/// The worker waits inside a call.
+pub(crate) const WAITS: u32 = 1;
+/// It did so before.
+pub(crate) const HAS_WAITED: u32 = 2;
 
 #[repr(C, align(128))]
 #[derive(Debug)]
@@ -36,7 +40,11 @@ pub(crate) struct Words {
     pub(crate) phase_copy: AtomicU64,
     /// Calls answered, as the worker says.
     pub(crate) calls: AtomicU64,
-    reserved: [AtomicU64; 12],
+    /// [`WAITS`] while the worker waits inside a call for something that other calls bring about; see
+    /// [`crate::worker_end::InCall`]; [`HAS_WAITED`] once it has done so.
+    pub(crate) waiting: AtomicU32,
+    reserved_half: AtomicU32,
+    reserved: [AtomicU64; 11],
     pub(crate) claims: [Record; CLAIMS_PER_WORKER],
 }
 
@@ -109,6 +117,18 @@ impl ServerWorkerPage {
     #[must_use]
     pub fn is_parked(&self) -> bool {
         words(&self.segment).parked.load(Ordering::Relaxed) != 0
+    }
+
+    /// Whether the worker waits inside a call, so that others may run in its stead.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        words(&self.segment).waiting.load(Ordering::Relaxed) == WAITS
+    }
+
+    /// Whether the worker ever waited inside a call.
+    #[must_use]
+    pub fn has_waited(&self) -> bool {
+        words(&self.segment).waiting.load(Ordering::Relaxed) != 0
     }
 
     /// Calls answered, as the worker says.

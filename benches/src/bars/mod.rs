@@ -5,6 +5,9 @@
 
 mod create;
 mod idle_100;
+mod msg_local;
+mod msg_local_1mib;
+mod self_invoke;
 mod shm_1mib_descriptor;
 mod shm_1mib_touched;
 mod shm_noop_adaptive;
@@ -126,6 +129,9 @@ pub const ALL: &[Bar] = &[
     state_get::BAR,
     state_put::BAR,
     state_million::BAR,
+    msg_local::BAR,
+    msg_local_1mib::BAR,
+    self_invoke::BAR,
 ];
 
 /// The bars of these ids, in their order; all of them for no ids.

@@ -24,6 +24,10 @@ mod pointer_chase;
 mod redis;
 #[cfg(feature = "bars")]
 mod redis_get;
+#[cfg(feature = "bars")]
+mod redis_queue;
+#[cfg(feature = "bars")]
+mod redis_unix;
 mod rotating_copy;
 mod samples;
 mod serve;
@@ -51,6 +55,8 @@ pub use pointer_chase::PointerChase;
 pub use redis::Redis;
 #[cfg(feature = "bars")]
 pub use redis_get::RedisGet;
+#[cfg(feature = "bars")]
+pub use redis_queue::{RedisPlacement, RedisQueue};
 pub use rotating_copy::RotatingCopy;
 pub use samples::{Batch, Samples, timed, timed_groups, timed_spans};
 pub use serve::serve_peer_if_asked;

@@ -1,23 +1,17 @@
 //! One `GET` of Redis after the other over its Unix socket, by a client that does no more than it must: the quickest way to
 //! ask Redis for a value.
-//!
-//! The server keeps nothing on disk; its socket lies in a directory that goes with it.
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::marker::PhantomData;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::process::{Command, Stdio};
-
-use tempfile::TempDir;
 
 use super::placement::Pinned;
-use super::redis::{Program, SERVER, START_PATIENCE, answers, other_program};
+use super::redis::{SERVER, other_program};
+use super::redis_unix::{RedisOnUnixSocket, failed};
 use super::{Batch, Config, FloorError, Samples, fill, timed};
 use crate::interleave::{Series, SeriesError};
 
 const NAME: &str = "Redis GET over its Unix socket";
-const SOCKET: &str = "redis.sock";
 const GET: &[u8] = b"*2\r\n$3\r\nGET\r\n$6\r\nobject\r\n";
 
 /// A running Redis and a connection to it. Not `Send`: the kernel ties the server to the thread that started it.
@@ -27,9 +21,7 @@ pub struct RedisGet {
     stream: UnixStream,
     answer: Vec<u8>,
     room: Vec<u8>,
-    // Killed when dropped, before its directory goes.
-    _server: Program,
-    _directory: TempDir,
+    _server: RedisOnUnixSocket,
     on_this_thread: PhantomData<*const ()>,
 }
 
@@ -39,21 +31,11 @@ impl RedisGet {
     /// # Errors
     /// [`FloorError::NotInstalled`] where Redis is not, or [`FloorError::OtherProgram`] if it does not work.
     pub fn open(config: &Config, value_bytes: usize) -> Result<Self, FloorError> {
-        let directory = tempfile::tempdir().map_err(FloorError::system("make a directory"))?;
-        let socket = directory.path().join(SOCKET);
-        let mut command = Command::new(SERVER);
-        command.args(["--port", "0", "--unixsocket"]).arg(&socket).args(["--daemonize", "no"]);
-        command.args(["--save", "", "--appendonly", "no"]).current_dir("/").stdout(Stdio::null());
-        let server = Program::start(command, config.placement.peer_cpu())?;
-        if !answers(&server, || connect(&socket).map(drop))? {
-            return Err(other_program(SERVER, "it ended at once".to_owned()));
-        }
-        let failed = |error: io::Error| other_program(SERVER, error.to_string());
-        let mut stream = connect(&socket).map_err(failed)?;
-        let answer = store(&mut stream, value_bytes).map_err(failed)?;
+        let server = RedisOnUnixSocket::start(config.placement.peer_cpu())?;
+        let mut stream = server.connect()?;
+        let answer = store(&mut stream, value_bytes).map_err(|error| failed(&error))?;
         let room = vec![0; answer.len()];
-        let (config, on_this_thread) = (config.clone(), PhantomData);
-        Ok(Self { config, stream, answer, room, _server: server, _directory: directory, on_this_thread })
+        Ok(Self { config: config.clone(), stream, answer, room, _server: server, on_this_thread: PhantomData })
     }
 
     /// One round of gets, each answer whole; the last one is compared with the value.
@@ -66,7 +48,7 @@ impl RedisGet {
             self.stream.write_all(GET)?;
             self.stream.read_exact(&mut self.room)
         });
-        let samples = samples.map_err(|error| other_program(SERVER, error.to_string()))?;
+        let samples = samples.map_err(|error| failed(&error))?;
         if self.room == self.answer { Ok(samples) } else { Err(other_program(SERVER, "it answered otherwise".into())) }
     }
 }
@@ -79,12 +61,6 @@ impl Series for RedisGet {
     fn round(&mut self, batch: Batch) -> Result<Samples, SeriesError> {
         Ok(Self::round(self, batch)?)
     }
-}
-
-fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(START_PATIENCE))?;
-    Ok(stream)
 }
 
 /// Stores the value; what a get is answered with.

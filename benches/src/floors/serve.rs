@@ -43,6 +43,8 @@ fn serve(role: &str, orders: Orders) -> io::Result<()> {
         #[cfg(feature = "tokio-uring")]
         tcp::TOKIO_URING_ROLE => tcp::serve_by_tokio_uring(orders),
         #[cfg(feature = "bars")]
+        super::redis_queue::ROLE => super::redis_queue::serve(orders),
+        #[cfg(feature = "bars")]
         super::shared_memory_crate::ROLE => super::shared_memory_crate::serve(&orders),
         unknown => Err(io::Error::new(io::ErrorKind::InvalidInput, format!("unknown role `{unknown}`"))),
     }

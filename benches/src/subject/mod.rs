@@ -7,8 +7,10 @@
 //! | `functions` | the functions of the measured applications |
 //! | `running_server` | a server on a data directory of its own, and clients of it |
 //! | `lane` | a process of one worker with a lane to it, placed, and asleep between rounds |
+//! | `self_invoke` | a process that calls itself |
 //! | `remote` | the same over TCP on loopback, with a server of its own |
 //! | `state_functions`, `state_process` | a process of two workers whose functions time their own puts and gets |
+//! | `message_functions`, `message_pair` | two processes whose functions send each other messages |
 //! | `steady`, `allocations`, `trap` | a caller that may neither call the system nor allocate |
 //! | `wire_load` | many connections that speak the network protocol, and a load over them |
 //! | `footprint` | what idle processes take of the machine |
@@ -22,9 +24,12 @@ mod error;
 mod footprint;
 mod functions;
 mod lane;
+mod message_functions;
+mod message_pair;
 mod remote;
 mod role;
 mod running_server;
+mod self_invoke;
 mod state_functions;
 mod state_process;
 mod steady;
@@ -37,9 +42,11 @@ pub use error::SubjectError;
 pub use footprint::{CpuTime, Footprint, descendants_of};
 pub use functions::{ACCEPT, ANSWER_IN_KIND, NOOP, SUM};
 pub use lane::{Lane, LanePlan, Trust, call_noop, check, check_noop, noop_payload};
+pub use message_pair::MessagePair;
 pub use remote::{Remote, RemotePlan, Route};
 pub use role::serve_role_if_asked;
 pub use running_server::{NetworkPlan, RunningServer};
+pub use self_invoke::SelfInvoke;
 pub use state_functions::GETS_PER_SAMPLE;
 pub use state_process::{KEY_BYTES, Objects, Replacements, StateProcess};
 pub use steady::{Steadiness, steady_calls};

@@ -129,6 +129,15 @@ impl RunningServer {
         Ok(Client::connect(options)?)
     }
 
+    /// A trusted client whose threads sleep while they wait, however the applications' workers wait.
+    ///
+    /// # Errors
+    /// As [`RunningServer::connect`].
+    pub fn connect_asleep(&self) -> Result<Client, SubjectError> {
+        let options = ConnectOptions::new().data_directory(&self.data_directory).wait_mode(WaitMode::Park);
+        Ok(Client::connect(options)?)
+    }
+
     /// A token with every right but the one that makes a trust domain.
     fn untrusted_token(&self) -> Result<String, SubjectError> {
         let read = || -> io::Result<Secret> {

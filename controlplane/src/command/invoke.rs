@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use praas_benches::floors::{Batch, Samples, timed};
-use praas_client::{CallError, Function, Process, ProcessId};
+use praas_client::{CallError, Function, IdempotencyKey, Process, ProcessId};
 use serde_json::json;
 
 use crate::command::Context;
@@ -34,6 +34,7 @@ Examples:
   echo -n World | praas invoke hello/alice greet -
   praas invoke hello/alice greet World --deadline 50ms
   praas invoke hello/alice greet World --repeat 100000 --wait-mode spin
+  praas invoke shop/orders order apples --idempotency-key order/4711
 
 Exit code 4 when the function ran and failed, 5 when the deadline passed first.";
 
@@ -58,6 +59,13 @@ pub struct InvokeArguments {
     /// Wait no longer than this for each answer, such as 50ms; 30s unless given
     #[arg(long, value_name = "TIME", value_parser = duration::parse)]
     pub deadline: Option<Duration>,
+    /// Make all calls with this key one call, which runs once: repeated, it gives the stored answer. 32 hexadecimal digits, or a
+    /// text that names the call
+    #[arg(long, value_name = "KEY", conflicts_with = "repeat")]
+    pub idempotency_key: Option<IdempotencyKey>,
+    /// With --idempotency-key: if the worker died while it ran the call, run it again
+    #[arg(long, requires = "idempotency_key")]
+    pub rerun_lost: bool,
     /// How the calls are made
     #[command(flatten)]
     pub calling: CallingArguments,
@@ -105,7 +113,14 @@ pub(crate) fn read_at_most(source: impl Read, path: &Path, limit_bytes: u64) -> 
 
 fn call_once(context: &Context, arguments: &InvokeArguments, process: &Process, payload: &[u8]) -> Result<(), Failure> {
     let start = Instant::now();
-    let reply = process.invoke(arguments.function.as_str(), payload)?;
+    let mut call = process.call(arguments.function.as_str()).payload(payload);
+    if let Some(key) = arguments.idempotency_key {
+        call = call.idempotency_key(key);
+    }
+    if arguments.rerun_lost {
+        call = call.rerun_lost();
+    }
+    let reply = call.send()?;
     let took_ns = start.elapsed().as_nanos();
     let output = context.output();
     if !output.is_json() {

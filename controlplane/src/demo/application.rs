@@ -3,14 +3,22 @@
 //! The index is an object of the process's state: `search` reads it where it lies, in any worker, and it outlives all of them.
 //! Building one takes many small changes, so `add` makes them in a worker's own memory and `publish` puts the whole. The
 //! process has exactly one worker: a second one would build an index of its own.
+//!
+//! A process can also have results sent to another one, as messages, which that one receives when it comes to it.
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
-use praas_function::{Application, Call, Context, FunctionResult, StateError};
+use praas_function::{Application, Call, Context, FunctionResult, RecvError, Sources, StateError};
+use rkyv::rancor::Error;
+use rkyv::rend::u32_le;
 
 use super::index::Index;
-use super::messages::{AddSummary, ArchivedAddBatch, ArchivedSearchQuery, IndexSummary, SearchResult};
+use super::messages::{
+    AddSummary, ArchivedAddBatch, ArchivedSearchQuery, ArchivedSendOrder, IndexSummary, ReceivedResults, SearchResult,
+    SentResult,
+};
 
 /// Name of the application.
 pub const APPLICATION: &str = "demo";
@@ -30,11 +38,24 @@ pub const SEARCH: &str = "search";
 /// Answers the [`IndexSummary`] of the published index, whatever it gets.
 pub const SUMMARY: &str = "summary";
 
+/// Searches as [`SEARCH`] does, and sends what it finds to the process that a [`SendOrder`](super::messages::SendOrder) names;
+/// answers the number of documents.
+pub const SEND: &str = "send";
+
+/// Receives as many results as it is told, and answers [`ReceivedResults`]: fewer, if no more come.
+pub const RECEIVE: &str = "receive";
+
+/// Key of the messages with results.
+const RESULTS_KEY: &str = "results";
+
+/// How long a result may take to come.
+const RESULT_WAIT_MAX: Duration = Duration::from_secs(5);
+
 /// Answers what it gets: the shortest call that can be made.
 pub const NOOP: &str = "noop";
 
 /// Every function, as a `praas.toml` names them.
-pub const FUNCTIONS: [&str; 5] = [ADD, PUBLISH, SEARCH, SUMMARY, NOOP];
+pub const FUNCTIONS: [&str; 7] = [ADD, PUBLISH, SEARCH, SUMMARY, SEND, RECEIVE, NOOP];
 
 /// The application.
 #[must_use]
@@ -44,14 +65,42 @@ pub fn application() -> Application {
     Application::new()
         .typed(ADD, move |context: &Context, batch: &ArchivedAddBatch| added.borrow_mut().add(context, batch))
         .typed(PUBLISH, move |context: &Context, (): &()| published.borrow_mut().publish(context))
-        .typed(SEARCH, |context: &Context, query: &ArchivedSearchQuery| match context.state::<Index>(INDEX_KEY)? {
-            Some(index) => Ok(index.search(query)?),
-            None => Ok(SearchResult::default()),
-        })
+        .typed(SEARCH, search)
+        .typed(SEND, send)
+        .typed(RECEIVE, |context: &Context, count: &u32_le| receive(context, count.to_native()))
         .typed(SUMMARY, |context: &Context, (): &()| {
             Ok(context.state::<Index>(INDEX_KEY)?.map_or_else(IndexSummary::default, |index| index.summary()))
         })
         .function(NOOP, |call: &mut Call| call.reply(call.input()))
+}
+
+fn search(context: &Context<'_>, query: &ArchivedSearchQuery) -> FunctionResult<SearchResult> {
+    match context.state::<Index>(INDEX_KEY)? {
+        Some(index) => Ok(index.search(query)?),
+        None => Ok(SearchResult::default()),
+    }
+}
+
+fn send(context: &Context<'_>, order: &ArchivedSendOrder) -> FunctionResult<u32> {
+    let result = search(context, &order.query)?;
+    let documents = result.matches_total;
+    let message = SentResult { query: order.query.text.as_str().to_owned(), result };
+    context.send(order.to.as_str(), RESULTS_KEY, &rkyv::to_bytes::<Error>(&message)?)?;
+    Ok(documents)
+}
+
+fn receive(context: &Context<'_>, count: u32) -> FunctionResult<ReceivedResults> {
+    let mut received = ReceivedResults::default();
+    for _ in 0..count {
+        let message = match context.recv(Sources::Any, RESULTS_KEY, RESULT_WAIT_MAX) {
+            Ok(message) => message,
+            Err(RecvError::DeadlineExceeded { .. }) => break,
+            Err(error) => return Err(error.into()),
+        };
+        let result = rkyv::from_bytes::<SentResult, Error>(message.bytes())?;
+        received.results.push((message.source().to_string(), result));
+    }
+    Ok(received)
 }
 
 /// The index as this worker changes it, and the version of the published one that it is based on.
@@ -88,7 +137,7 @@ mod tests {
     use praas_function::testing::Harness;
 
     use super::*;
-    use crate::demo::messages::{AddSummary, SearchQuery, SearchResult};
+    use crate::demo::messages::{AddSummary, SearchQuery, SearchResult, SendOrder};
     use crate::demo::testing::batch_of;
 
     #[test]
@@ -107,6 +156,24 @@ mod tests {
         assert_eq!((found.hits[0].path.as_str(), found.hits[0].line_number), ("a.txt", 1));
         let summary: IndexSummary = harness.invoke_typed(SUMMARY, &()).unwrap();
         assert_eq!(summary.documents, 2);
+    }
+
+    #[test]
+    fn results_are_sent_from_process_to_process() {
+        let library = Harness::new(application).unwrap();
+        let reader = library.another("reader").unwrap();
+        library.invoke_typed::<AddSummary>(ADD, &batch_of(&[("a.txt", "the quick fox")])).unwrap();
+        library.invoke_typed::<IndexSummary>(PUBLISH, &()).unwrap();
+        for text in ["fox", "dog"] {
+            let order = SendOrder { query: SearchQuery { text: text.into(), limit: 1 }, to: "reader".into() };
+            library.invoke_typed::<u32>(SEND, &order).unwrap();
+        }
+        let received: ReceivedResults = reader.invoke_typed(RECEIVE, &2_u32).unwrap();
+        let texts: Vec<_> = received.results.iter().map(|(_, sent)| sent.query.as_str()).collect();
+        assert_eq!(texts, ["fox", "dog"], "in the order in which they were sent");
+        assert!(received.results.iter().all(|(source, _)| source == "harness"), "{received:?}");
+        let found: Vec<_> = received.results.iter().map(|(_, sent)| sent.result.matches_total).collect();
+        assert_eq!(found, [1, 0]);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! What travels between the demo's client and its functions: typed payloads, read in place in their archived form.
+//! What travels between the demo's client, its functions and its processes: typed payloads, read in place in their archived
+//! form.
 
 use rkyv::{Archive, Deserialize, Serialize};
 
@@ -78,4 +79,32 @@ pub struct Hit {
     pub line_number: u32,
     /// That line: trimmed, cut around the match where it is long, control characters shown as spaces.
     pub line: String,
+}
+
+/// What to search for, and which process of the application is to have the result.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Eq)]
+#[rkyv(derive(Debug))]
+pub struct SendOrder {
+    /// What to search for.
+    pub query: SearchQuery,
+    /// Name of the process.
+    pub to: String,
+}
+
+/// A search and its result: the message from one process to another.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq)]
+#[rkyv(derive(Debug))]
+pub struct SentResult {
+    /// What was searched for.
+    pub query: String,
+    /// What was found.
+    pub result: SearchResult,
+}
+
+/// The messages that a process had.
+#[derive(Archive, Serialize, Deserialize, Debug, Clone, PartialEq, Default)]
+#[rkyv(derive(Debug))]
+pub struct ReceivedResults {
+    /// Each with the process that sent it, in the order in which they were sent.
+    pub results: Vec<(String, SentResult)>,
 }

@@ -31,6 +31,10 @@ const SERVER_COUNTERS: &[Figure] = &[
     ("clients_cut", "Clients cut off: broken protocol, too slow, or refused", |metrics| metrics.clients_cut),
     ("requests_failed", "Requests of clients that were refused or failed", |metrics| metrics.requests_failed),
     ("lanes_opened", "Lanes opened", |metrics| metrics.lanes_opened),
+    ("message_lanes_opened", "Message lanes handed to their senders", |metrics| metrics.message_lanes_opened),
+    ("message_lanes_removed", "Message lanes removed after their senders ended", |metrics| {
+        metrics.message_lanes_removed
+    }),
     ("connections_given", "Network connections handed to workers", |metrics| metrics.connections_given),
     ("workers_started", "Workers started", |metrics| metrics.workers_started),
     ("workers_lost", "Workers that ended without being told to", |metrics| metrics.workers_lost),

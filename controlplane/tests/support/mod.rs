@@ -238,9 +238,10 @@ impl Drop for TestServer {
 
 pub fn demo_manifest() -> String {
     let binary = Value::from(env!("CARGO_BIN_EXE_praas"));
+    let functions = Value::from(praas::demo::application::FUNCTIONS.as_slice());
     format!(
         "[application]\nname = \"demo\"\nbinary = {binary}\narguments = [\"demo-worker\"]\n\
-         functions = [\"add\", \"noop\", \"publish\", \"search\", \"summary\"]\n\n[limits]\npayload_bytes_max = \"4MiB\"\n"
+         functions = {functions}\n\n[limits]\npayload_bytes_max = \"4MiB\"\n"
     )
 }
 

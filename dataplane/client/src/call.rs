@@ -3,7 +3,7 @@
 use std::future::IntoFuture;
 use std::time::Duration;
 
-use praas_protocol::CallError;
+use praas_protocol::{CallError, Idempotency, IdempotencyKey};
 
 use crate::function::Function;
 use crate::payload::Payload;
@@ -27,11 +27,12 @@ pub struct Call<'a> {
     function: Function<'a>,
     payload: Payload<'a>,
     deadline: Option<Duration>,
+    idempotency: Option<Idempotency>,
 }
 
 impl<'a> Call<'a> {
     pub(crate) fn new(process: &'a Process, function: Function<'a>) -> Self {
-        Self { process, function, payload: Payload::from(&[]), deadline: None }
+        Self { process, function, payload: Payload::from(&[]), deadline: None, idempotency: None }
     }
 
     /// What the function gets; empty unless given.
@@ -47,12 +48,52 @@ impl<'a> Call<'a> {
         self
     }
 
+    /// Makes the call and every repetition of it one call: the function runs once, and all get its answer, or its error.
+    ///
+    /// Calls of one principal to one function of one process with the same key are the same call, whoever makes them, over lanes or
+    /// the network. A repetition waits while the first one runs, and gets the stored answer for 10 minutes after that, unless the
+    /// application says otherwise. It survives clients, workers and the server program. So after a lost connection the call is
+    /// sent again by itself, until its deadline; and after a deadline, or in another program, it can be repeated by hand.
+    ///
+    /// ```no_run
+    /// use praas_client::{CallError, IdempotencyKey};
+    /// # let client = praas_client::Client::connect_default()?;
+    /// # let shop = client.process("shop/orders".parse()?)?;
+    /// let key: IdempotencyKey = "order/4711".parse()?;
+    /// let bill = loop {
+    ///     match shop.call("order").payload("two apples").idempotency_key(key).send() {
+    ///         // It is ordered once, however often this is tried.
+    ///         Err(CallError::DeadlineExceeded { .. }) => {}
+    ///         ended => break ended?,
+    ///     }
+    /// };
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// A repetition with another payload is refused with [`CallError::KeyReused`]. If the worker died while it ran the call,
+    /// repetitions get [`CallError::WorkerLost`]: see [`Call::rerun_lost`]. The payload may have 32 bytes less than others.
+    pub fn idempotency_key(mut self, key: IdempotencyKey) -> Self {
+        let rerun_lost = self.idempotency.is_some_and(|idempotency| idempotency.rerun_lost);
+        self.idempotency = Some(Idempotency { key, rerun_lost });
+        self
+    }
+
+    /// With an idempotency key: if a worker died while it ran the call, run it again, although its effects may then happen
+    /// twice. Give the key first; without one this means nothing.
+    pub fn rerun_lost(mut self) -> Self {
+        self.idempotency = self.idempotency.map(|idempotency| Idempotency { rerun_lost: true, ..idempotency });
+        self
+    }
+
     /// Sends the call and waits for its reply.
     ///
     /// # Errors
     /// [`CallError`]: how the call ended, or why it never ran.
     pub fn send(self) -> Result<Reply, CallError> {
-        self.process.invoke_within(self.function, self.payload, self.deadline)
+        match self.idempotency {
+            None => self.process.invoke_within(self.function, self.payload, self.deadline),
+            Some(idempotency) => self.process.invoke_once(self.function, self.payload, self.deadline, idempotency),
+        }
     }
 
     /// Sends the call and returns at once; its reply is collected later.
@@ -60,7 +101,7 @@ impl<'a> Call<'a> {
     /// # Errors
     /// [`CallError::Overloaded`] when the lane has no room: collect replies first.
     pub fn start(self) -> Result<Pending<'static>, CallError> {
-        self.process.start_within(self.function, self.payload, self.deadline)
+        self.process.start_within(self.function, self.payload, self.deadline, self.idempotency)
     }
 }
 
@@ -70,6 +111,6 @@ impl<'a> IntoFuture for Call<'a> {
 
     /// The call as a future. It is sent when first polled, and waits for room in the lane, up to its deadline.
     fn into_future(self) -> Pending<'a> {
-        self.process.future(self.function, self.payload, self.deadline)
+        self.process.future(self.function, self.payload, self.deadline, self.idempotency)
     }
 }

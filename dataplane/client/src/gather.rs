@@ -2,10 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use praas_protocol::CallError;
+use praas_protocol::{CallError, Idempotency, IdempotencyKey};
 
 use crate::function::Function;
-use crate::payload::Payload;
 use crate::pending_call::Pending;
 use crate::process::Process;
 use crate::reply::Reply;
@@ -29,6 +28,7 @@ pub struct CallAll<'a> {
     function: Function<'a>,
     payload: &'a [u8],
     deadline: Option<Duration>,
+    idempotency: Option<Idempotency>,
 }
 
 impl Process {
@@ -44,7 +44,7 @@ impl Process {
 
     /// The same with options of its own.
     pub fn call_all<'a>(processes: &'a [Self], function: impl Into<Function<'a>>) -> CallAll<'a> {
-        CallAll { processes, function: function.into(), payload: &[], deadline: None }
+        CallAll { processes, function: function.into(), payload: &[], deadline: None, idempotency: None }
     }
 }
 
@@ -61,6 +61,12 @@ impl<'a> CallAll<'a> {
         self
     }
 
+    /// As [`Call::idempotency_key`](crate::Call::idempotency_key), for each of the calls: each process keeps its own records.
+    pub fn idempotency_key(mut self, key: IdempotencyKey) -> Self {
+        self.idempotency = Some(key.into());
+        self
+    }
+
     /// Sends all calls and waits for all.
     #[must_use]
     pub fn send(self) -> Vec<Result<Reply, CallError>> {
@@ -73,7 +79,7 @@ impl<'a> CallAll<'a> {
         for process in self.processes {
             let call = loop {
                 let left = end.map_or(limit, |end| end.saturating_duration_since(Instant::now()));
-                match process.start_within(self.function, Payload::from(self.payload), Some(left)) {
+                match process.start_within(self.function, self.payload.into(), Some(left), self.idempotency) {
                     Ok(pending) => break Call::Pending(Box::new(pending)),
                     // Some of the room may be ours: a call that has ended makes some.
                     Err(CallError::Overloaded { .. }) if oldest < calls.len() => {
@@ -81,7 +87,11 @@ impl<'a> CallAll<'a> {
                         oldest += 1;
                     }
                     Err(CallError::Overloaded { .. }) => {
-                        break Call::Ended(process.invoke_within(self.function, self.payload.into(), Some(left)));
+                        let (function, payload, left) = (self.function, self.payload.into(), Some(left));
+                        break Call::Ended(match self.idempotency {
+                            None => process.invoke_within(function, payload, left),
+                            Some(idempotency) => process.invoke_once(function, payload, left, idempotency),
+                        });
                     }
                     Err(error) => break Call::Ended(Err(error)),
                 }

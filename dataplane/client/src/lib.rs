@@ -12,6 +12,7 @@
 //! | many small calls of one thread, in order, as fast as can be | [`Process::pipeline`] |
 //! | `async`, on any executor | `process.call("f").payload(bytes).await` |
 //! | no copy of a large payload | [`Process::loan`], then send the [`Loan`] |
+//! | to repeat a call without running it twice | [`Call::idempotency_key`] |
 //! | several processes at once | [`Process::invoke_all`] |
 //! | types instead of bytes | [`Process::invoke_typed`] |
 //! | read and write the objects that a process keeps | [`Process::state`] |
@@ -31,7 +32,7 @@
 //! What a caller may rely on
 //! - A call runs at most once. A request that was refused, or certainly never claimed, is sent again by itself until the
 //!   call's deadline; one that may have run never is: it ends as [`CallError::WorkerLost`] or
-//!   [`CallError::ConnectionLost`].
+//!   [`CallError::ConnectionLost`]. With an [idempotency key](Call::idempotency_key) a lost one is sent again too.
 //! - Every wait has a deadline, 30 s by default. A deadline or a cancel ends the caller's wait alone; the function sees it
 //!   and may run to its end.
 //! - A full lane refuses at once with [`CallError::Overloaded`]; futures wait for room instead. Over TCP blocking calls wait
@@ -86,7 +87,10 @@ pub use pending_call::Pending;
 pub use pipeline::Pipeline;
 pub use praas_protocol::control::{ControlError, FunctionStats, ProcessState, ProcessStats, ProcessStatus, WaitMode};
 pub use praas_protocol::state::{Attributes, Condition, ListedObject, Written};
-pub use praas_protocol::{CallError, KeyError, Name, NameError, PING_FUNCTION, Phase, ProcessId, StateType};
+pub use praas_protocol::{
+    CallError, IdempotencyKey, IdempotencyKeyError, KeyError, Name, NameError, PING_FUNCTION, Phase, ProcessId,
+    StateType,
+};
 pub use process::{Process, Route};
 pub use reply::Reply;
 pub use state::{State, StateError, StateList, StateValue, TypedValue};

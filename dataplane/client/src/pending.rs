@@ -2,14 +2,15 @@
 //!
 //! Invariants
 //! 1. A ticket is either taken (after its answer), abandoned, or retracted, exactly once; dropping abandons it.
-//! 2. The request is sent again only after a refusal, which proves that it never ran, or after a retraction that says so.
+//! 2. The request is sent again only after a refusal, which proves that it never ran, or after a retraction that says so; one
+//!    with an idempotency key also when it may have run.
 //! 3. Every wait ends at the call's deadline.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use praas_protocol::{CallError, FunctionId, Outcome, Phase, ProcessId};
-use praas_shm::client_lane::{Answer, LoanBlock, Retracted, Ticket, WaitEnd};
+use praas_protocol::{CallError, FunctionId, Idempotency, Outcome, Phase, ProcessId};
+use praas_shm::client_lane::{Answer, KeyedPayload, LoanBlock, Retracted, Ticket, WaitEnd};
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
@@ -21,6 +22,7 @@ use crate::loan::Loan;
 use crate::open_lane::OpenLane;
 use crate::payload::Kept;
 use crate::process::ProcessShared;
+use crate::refusal::ROOT_CALL;
 use crate::reply::Reply;
 use crate::settle::{Settled, settle};
 
@@ -39,6 +41,10 @@ pub(crate) struct LanePending<'a> {
     stage: Stage,
     /// The phase for which an earlier attempt was refused.
     refused: Option<Phase>,
+    /// With a key it is sent again even if it may have run.
+    idempotency: Option<Idempotency>,
+    /// An attempt was lost that may have run.
+    may_have_run: bool,
 }
 
 enum Stage {
@@ -111,6 +117,8 @@ impl<'a> LanePending<'a> {
             kept,
             stage,
             refused: None,
+            idempotency: None,
+            may_have_run: false,
             seat: None,
         }
     }
@@ -132,10 +140,18 @@ impl<'a> LanePending<'a> {
         function: Function<'_>,
         kept: Kept<'a>,
         deadline: Deadline,
+        idempotency: Option<Idempotency>,
     ) -> Result<Self, CallError> {
-        let mut pending = Self::unsent(process, function, kept, deadline);
+        let mut pending = Self::unsent(process, function, kept, deadline).keyed(idempotency);
         pending.send_patiently(false)?;
         Ok(pending)
+    }
+
+    /// The call with an idempotency key, or with none. Its payload is no loan then.
+    #[inline]
+    pub(crate) fn keyed(mut self, idempotency: Option<Idempotency>) -> Self {
+        self.idempotency = idempotency;
+        self
     }
 
     /// Goes on with a call that was put into a lane by the direct path.
@@ -187,7 +203,7 @@ impl<'a> LanePending<'a> {
     /// The future's poll. Nothing in it is pinned: every field may move.
     #[inline]
     pub(crate) fn poll(&mut self, waker: &Waker) -> Poll<Result<Reply, CallError>> {
-        let end = self.poll_end(waker);
+        let end = self.poll_end(waker).map_err(|error| self.after_lost(error));
         if end.is_ready() {
             self.leave_seat();
             self.stage = Stage::Finished;
@@ -198,6 +214,17 @@ impl<'a> LanePending<'a> {
     /// Waits for the end of a call whatever its stage, sending it again where that is allowed.
     #[inline]
     pub(crate) fn finish(&mut self) -> Result<Reply, CallError> {
+        self.finish_attempts().map_err(|error| self.after_lost(error))
+    }
+
+    /// The error of a call of which an earlier attempt was lost: a later one that never ran does not settle it.
+    #[inline]
+    fn after_lost(&self, error: CallError) -> CallError {
+        if self.may_have_run { error.of_repeated_call() } else { error }
+    }
+
+    #[inline]
+    fn finish_attempts(&mut self) -> Result<Reply, CallError> {
         loop {
             self.send_patiently(true)?;
             match self.collect_blocking() {
@@ -268,6 +295,11 @@ impl<'a> LanePending<'a> {
         let open = self.process.usable_lane().map_err(Setback::Obstacle)?;
         let deadline_ns = self.deadline.remaining_ns();
         let ticket = match self.kept.bytes() {
+            Some(bytes) if let Some(idempotency) = self.idempotency => {
+                let payload = KeyedPayload::Bytes(bytes);
+                let submitted = open.lane().submit_keyed(self.function, idempotency, payload, deadline_ns, ROOT_CALL);
+                submitted.map_err(|error| open.setback(error).0)?
+            }
             Some(bytes) => {
                 open.submit_bytes(self.function, bytes, deadline_ns).map_err(|error| open.setback(error).0)?
             }
@@ -362,6 +394,10 @@ impl<'a> LanePending<'a> {
         match open.lane().retract(ticket) {
             Retracted::NeverRan { loan } => {
                 self.keep_returned(&open, loan);
+                self.repeat_or(Obstacle::lost())
+            }
+            Retracted::MayHaveRun if self.idempotency.is_some() => {
+                self.may_have_run = true;
                 self.repeat_or(Obstacle::lost())
             }
             Retracted::MayHaveRun => Setback::End(CallError::ConnectionLost { may_have_run: true }),

@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use praas_protocol::CallError;
+use praas_protocol::{CallError, Idempotency};
 
 use crate::deadline::Deadline;
 use crate::function::Function;
@@ -53,8 +53,9 @@ impl<'a> Pending<'a> {
         function: Function<'_>,
         payload: Payload<'_>,
         deadline: Deadline,
+        idempotency: Option<Idempotency>,
     ) -> Result<Pending<'static>, CallError> {
-        let pending = RemotePending::started(process, function, payload, deadline)?;
+        let pending = RemotePending::started(process, function, payload, deadline, idempotency)?;
         Ok(Pending { way: Way::Network(pending) })
     }
 
@@ -64,8 +65,10 @@ impl<'a> Pending<'a> {
         function: Function<'_>,
         payload: Payload<'a>,
         deadline: Deadline,
+        idempotency: Option<Idempotency>,
     ) -> Self {
-        Self { way: Way::Network(RemotePending::borrowing(process, function, payload, deadline)) }
+        let pending = RemotePending::borrowing(process, function, payload, deadline).keyed(idempotency);
+        Self { way: Way::Network(pending) }
     }
 
     /// Waits for the reply, to the call's deadline.

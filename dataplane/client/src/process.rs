@@ -12,7 +12,7 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use praas_protocol::{CallError, Outcome, ProcessId};
+use praas_protocol::{CallError, Idempotency, Outcome, ProcessId};
 use praas_shm::client_lane::{Ticket, WaitEnd};
 
 use crate::call::Call;
@@ -203,6 +203,26 @@ impl Process {
         }
     }
 
+    /// Calls a function with an idempotency key and waits for its reply.
+    pub(crate) fn invoke_once(
+        &self,
+        function: Function<'_>,
+        payload: Payload<'_>,
+        deadline: Option<Duration>,
+        idempotency: Idempotency,
+    ) -> Result<Reply, CallError> {
+        let again = payload.borrowed();
+        let before = self.shared().is_some();
+        let ended = self.future(function, payload, deadline, Some(idempotency)).wait();
+        match (&ended, again) {
+            // It has gone over the network since.
+            (Err(CallError::ConnectionLost { .. }), Some(payload)) if before && self.shared().is_none() => {
+                self.future(function, payload.into(), deadline, Some(idempotency)).wait()
+            }
+            _ => ended,
+        }
+    }
+
     /// Sends a call and returns at once; its reply is collected later. Many may be on their way, in any order.
     ///
     /// A borrowed payload over 64 bytes is copied once more, so that a refused call can be sent again; an owned one or a
@@ -219,7 +239,7 @@ impl Process {
         let (function, payload) = (function.into(), payload.into());
         let shared = match self.way() {
             Way::Lane(shared) => shared,
-            Way::Network(remote) => return Pending::remote(remote, function, payload, remote.deadline(None)),
+            Way::Network(remote) => return Pending::remote(remote, function, payload, remote.deadline(None), None),
         };
         let deadline = shared.deadline(None);
         // The direct path: the request goes out before anything is kept of it, and what is kept is built where it stays.
@@ -230,7 +250,7 @@ impl Process {
                 return Ok(Pending::lane(LanePending::sent(shared, function, kept, deadline, open, ticket)));
             }
         }
-        Ok(Pending::lane(LanePending::started(shared, function, Kept::detached(payload), deadline)?))
+        Ok(Pending::lane(LanePending::started(shared, function, Kept::detached(payload), deadline, None)?))
     }
 
     /// [`Process::start`] with a deadline of the call's own.
@@ -239,13 +259,14 @@ impl Process {
         function: Function<'_>,
         payload: Payload<'_>,
         deadline: Option<Duration>,
+        idempotency: Option<Idempotency>,
     ) -> Result<Pending<'static>, CallError> {
         match self.way() {
             Way::Lane(shared) => {
-                let deadline = shared.deadline(deadline);
-                Ok(Pending::lane(LanePending::started(shared, function, Kept::detached(payload), deadline)?))
+                let (deadline, kept) = (shared.deadline(deadline), Kept::detached(lendable(payload, idempotency)));
+                Ok(Pending::lane(LanePending::started(shared, function, kept, deadline, idempotency)?))
             }
-            Way::Network(remote) => Pending::remote(remote, function, payload, remote.deadline(deadline)),
+            Way::Network(remote) => Pending::remote(remote, function, payload, remote.deadline(deadline), idempotency),
         }
     }
 
@@ -255,13 +276,16 @@ impl Process {
         function: Function<'_>,
         payload: Payload<'a>,
         deadline: Option<Duration>,
+        idempotency: Option<Idempotency>,
     ) -> Pending<'a> {
         match self.way() {
             Way::Lane(shared) => {
-                let deadline = shared.deadline(deadline);
-                Pending::lane(LanePending::unsent(shared, function, Kept::borrowing(payload), deadline))
+                let (deadline, kept) = (shared.deadline(deadline), Kept::borrowing(lendable(payload, idempotency)));
+                Pending::lane(LanePending::unsent(shared, function, kept, deadline).keyed(idempotency))
             }
-            Way::Network(remote) => Pending::remote_unsent(remote, function, payload, remote.deadline(deadline)),
+            Way::Network(remote) => {
+                Pending::remote_unsent(remote, function, payload, remote.deadline(deadline), idempotency)
+            }
         }
     }
 
@@ -336,6 +360,14 @@ impl Process {
             return Err(CallError::PayloadTooLarge { limit_bytes, actual_bytes });
         }
         Ok(Loan::private(bytes))
+    }
+}
+
+/// A payload that can be sent as often as needed: a loan's block has no room for a key before it, so its content is copied.
+fn lendable(payload: Payload<'_>, idempotency: Option<Idempotency>) -> Payload<'_> {
+    match (payload.0, idempotency) {
+        (Given::Loan(loan), Some(_)) => Payload(Given::Owned(loan.into_content())),
+        (given, _) => Payload(given),
     }
 }
 

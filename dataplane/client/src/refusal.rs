@@ -11,7 +11,7 @@ use crate::payload::Kept;
 use crate::pending::{Obstacle, ObstacleKind, Setback};
 
 /// Root id of a call that no other call made.
-const ROOT_CALL: u128 = 0;
+pub(crate) const ROOT_CALL: u128 = 0;
 
 /// Why a loan was not sent at once.
 pub(crate) enum NotLent {

@@ -67,6 +67,7 @@ pub(crate) fn failure(
         Some(Outcome::ReplyLost) => {
             CallError::ReplyLost { free_bytes: u64::from(detail), actual_bytes: u64::from(more) }
         }
+        Some(Outcome::KeyReused) => CallError::KeyReused,
         // Only servers know where processes live, and a lane's answers are written by workers.
         Some(Outcome::Moved) => CallError::MalformedReply { what: "a worker said that its process moved" },
         Some(Outcome::Ok | Outcome::Unavailable) | None => {

@@ -2,10 +2,12 @@
 
 use std::fmt;
 use std::panic::Location;
+use std::time::Duration;
 
 use crate::call::Call;
 use crate::context::Context;
 use crate::error::{FunctionError, FunctionResult};
+use crate::limits::ANSWERS_KEPT_FOR;
 use crate::reply::Reply;
 use crate::state::{Migration, StateObject, StateValue};
 use crate::table::{ApplicationError, FunctionTable, Registration};
@@ -40,6 +42,7 @@ use crate::typed::{OutputEncoder, TypedInput, TypedOutput, checked};
 pub struct Application {
     registrations: Vec<Registration>,
     migrations: Vec<Migration>,
+    answers_kept_for: Option<Duration>,
 }
 
 impl Application {
@@ -155,6 +158,28 @@ impl Application {
     {
         self.migrations.push(Migration::new(change));
         self
+    }
+
+    /// How long the answers of calls with idempotency keys are remembered: 10 minutes unless this says otherwise. Within that time a
+    /// repeated call gets the stored answer, after it the call runs again. Stored answers take room of the state, at most a
+    /// quarter of it.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use praas_function::Application;
+    ///
+    /// let application = Application::new().function("noop", |_| ()).keep_answers_for(Duration::from_secs(3600));
+    /// # let _ = application;
+    /// ```
+    #[must_use]
+    pub fn keep_answers_for(mut self, time: Duration) -> Self {
+        self.answers_kept_for = Some(time);
+        self
+    }
+
+    /// How long that is.
+    pub(crate) fn answers_kept_for(&self) -> Duration {
+        self.answers_kept_for.unwrap_or(ANSWERS_KEPT_FOR)
     }
 
     /// Serves calls until the server ends this worker: the `main` of a function binary. It does not return.

@@ -76,6 +76,12 @@ impl<'call> Call<'call> {
         Self { input, context, in_place, block: None, private, staged, payload_bytes_max }
     }
 
+    /// The same call with its output in private memory, whatever its size: for an answer that is kept, too.
+    pub(crate) fn in_private(mut self) -> Self {
+        self.in_place = None;
+        self
+    }
+
     /// The caller's bytes, aligned to 16. From a trusted caller they are read where it wrote them, else they are a private
     /// copy; either way they do not change while the function runs.
     #[must_use]

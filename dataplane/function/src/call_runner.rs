@@ -6,19 +6,25 @@
 //!
 //! Whatever a function does, short of ending the OS process, its call is answered exactly once and the next one runs.
 
-use praas_protocol::Outcome;
+use std::time::Duration;
+
 use praas_protocol::control::LaneId;
 use praas_protocol::limits::LANES_PER_PROCESS_MAX;
+use praas_protocol::{Idempotency, Outcome};
 use praas_shm::Scratch;
 use praas_shm::claim::Condemned;
+use praas_shm::objects::CallEnd;
 use praas_shm::running_call::RunningCall;
 use rkyv::util::AlignedVec;
 
 use crate::call::{Call, Staged};
 use crate::context::{CallerIdentity, Context, Origin, WorkerIdentity};
 use crate::dedicated::ConnectionCall;
-use crate::error::FunctionError;
+use crate::error::{FunctionError, saturated};
+use crate::idempotency::{self, KeyedCall, Standing};
+use crate::invoke::InvokeRoom;
 use crate::limits::{PRIVATE_OUTPUT_BYTES_KEPT, PRIVATE_OUTPUT_BYTES_START};
+use crate::messages::{MessageRoom, RecvError};
 use crate::panic_record::catch;
 use crate::table::{Body, FunctionTable};
 
@@ -32,6 +38,33 @@ enum Ending {
     Panic(String),
 }
 
+impl Ending {
+    fn is_ok(&self) -> bool {
+        matches!(self, Self::Output(_))
+    }
+
+    /// What it is recorded and answered as. The output lies in the private buffer, or is a part of the input.
+    fn end<'a>(&'a self, private: &'a [u8], input: &'a [u8]) -> CallEnd<'a> {
+        let (outcome, detail, more, reply) = match self {
+            Self::Output(Staged::Private { bytes }) => (Outcome::Ok, 0, 0, &private[..*bytes]),
+            Self::Output(Staged::OfInput { start, bytes }) => (Outcome::Ok, 0, 0, &input[*start..start + bytes]),
+            Self::Output(Staged::Owned(bytes)) => (Outcome::Ok, 0, 0, &bytes[..]),
+            Self::Output(Staged::InPlace { .. }) => unreachable!("the output of a call with a key is private"),
+            Self::Error(error) => {
+                let (outcome, detail, more, message) = error.as_reply();
+                (outcome, detail, more, message.as_bytes())
+            }
+            Self::Panic(message) => (Outcome::FunctionPanicked, 0, 0, message.as_bytes()),
+        };
+        CallEnd { outcome_code: outcome as u32, detail, more, reply }
+    }
+}
+
+/// The outcome that was recorded.
+fn outcome_of(end: &CallEnd<'_>) -> Outcome {
+    Outcome::from_code(end.outcome_code).unwrap_or(Outcome::Malformed)
+}
+
 /// Runs functions and answers their calls.
 #[derive(Debug)]
 pub(crate) struct CallRunner {
@@ -40,18 +73,34 @@ pub(crate) struct CallRunner {
     /// By lane number modulo their count, which is unique among the live lanes of a process.
     lanes: Vec<Option<CallerIdentity>>,
     payload_bytes_max: usize,
+    /// For calls with idempotency keys.
+    answers_kept_for: Duration,
     scratch: Scratch,
     private: AlignedVec,
 }
 
 impl CallRunner {
-    pub(crate) fn new(table: FunctionTable, worker: WorkerIdentity, payload_bytes_max: usize) -> Self {
-        let lanes = vec![None; LANES_PER_PROCESS_MAX];
-        Self { table, worker, lanes, payload_bytes_max, scratch: Scratch::new(), private: fresh_private() }
+    pub(crate) fn new(
+        table: FunctionTable,
+        worker: WorkerIdentity,
+        payload_bytes_max: usize,
+        answers_kept_for: Duration,
+    ) -> Self {
+        let (lanes, scratch) = (vec![None; LANES_PER_PROCESS_MAX], Scratch::new());
+        Self { table, worker, lanes, payload_bytes_max, answers_kept_for, scratch, private: fresh_private() }
     }
 
     pub(crate) fn add_lane(&mut self, lane: LaneId, identity: CallerIdentity) {
         self.lanes[slot_of(lane)] = Some(identity);
+    }
+
+    /// The messages of the process, between calls.
+    pub(crate) fn invoke_room(&self) -> &InvokeRoom {
+        &self.worker.invoke
+    }
+
+    pub(crate) fn messages_mut(&mut self) -> &mut MessageRoom {
+        &mut self.worker.messages
     }
 
     pub(crate) fn remove_lane(&mut self, lane: LaneId) {
@@ -60,6 +109,36 @@ impl CallRunner {
 
     /// Runs the function that `running` asks for, and answers.
     pub(crate) fn answer(&mut self, running: RunningCall<'_>) -> Result<(), Condemned> {
+        if let Err(error) = self.worker.messages.begin_call() {
+            let error = FunctionError::from(RecvError::Mailbox(error));
+            let (outcome, detail, more, message) = error.as_reply();
+            return running.reply(outcome, detail, more, message.as_bytes());
+        }
+        let Some((index, body)) = self.table.find(running.function()) else {
+            return running.reply(Outcome::UnknownFunction, 0, 0, &[]);
+        };
+        let Some(lane) = &self.lanes[slot_of(running.lane())] else {
+            return running.reply(Outcome::Unauthorized, 0, 0, &[]);
+        };
+        if running.is_keyed() {
+            return self.answer_once(running);
+        }
+        let context = Context::new(&self.worker, lane, Origin::Lane(&running));
+        let input = running.input(&mut self.scratch);
+        let call = Call::new(input, context, &mut self.private, self.payload_bytes_max);
+        let counted = running.count(index);
+        let ending = run(body, call);
+        let ending = settled(&mut self.worker.messages, ending);
+        let is_ok = matches!(ending, Ending::Output(_));
+        let end = reply(running, ending, &self.private);
+        counted.end(is_ok);
+        self.trim();
+        end
+    }
+
+    /// The same for a call with an idempotency key.
+    #[cold]
+    fn answer_once(&mut self, running: RunningCall<'_>) -> Result<(), Condemned> {
         let Some((index, body)) = self.table.find(running.function()) else {
             return running.reply(Outcome::UnknownFunction, 0, 0, &[]);
         };
@@ -67,15 +146,32 @@ impl CallRunner {
             return running.reply(Outcome::Unauthorized, 0, 0, &[]);
         };
         let context = Context::new(&self.worker, lane, Origin::Lane(&running));
-        let input = running.input(&mut self.scratch);
-        let call = Call::new(input, context, &mut self.private, self.payload_bytes_max);
-        let counted = running.count(index);
-        let ending = run(body, call);
-        let is_ok = matches!(ending, Ending::Output(_));
-        let end = reply(running, ending, &self.private);
-        counted.end(is_ok);
+        let payload_bytes = saturated(running.payload_bytes());
+        let Some((idempotency, input)) = Idempotency::split_prefix(running.input(&mut self.scratch)) else {
+            return running.reply(Outcome::Malformed, 0, payload_bytes, &[]);
+        };
+        let keyed = KeyedCall::new(&context, running.function(), idempotency, input);
+        let (kept_for, store) = (self.answers_kept_for, self.worker.state.store());
+        let answered = match keyed.begin(store, &context, kept_for) {
+            Standing::Refused(outcome, detail, more) => running.reply(outcome, detail, more, &[]),
+            Standing::Ended(finished) => {
+                let end = finished.end();
+                running.reply(outcome_of(&end), end.detail, end.more, end.reply)
+            }
+            Standing::Run(claim) => {
+                let call = Call::new(input, context, &mut self.private, self.payload_bytes_max).in_private();
+                let counted = running.count(index);
+                let ending = run(body, call);
+                let ending = settled(&mut self.worker.messages, ending);
+                let end = ending.end(&self.private, &[]);
+                idempotency::record(Some(claim), &end, kept_for, &self.worker.messages);
+                let answered = running.reply(outcome_of(&end), end.detail, end.more, end.reply);
+                counted.end(ending.is_ok());
+                answered
+            }
+        };
         self.trim();
-        end
+        answered
     }
 
     /// Runs the function that `running` asks for, and hands its answer to `reply`: outcome, two words of detail, payload.
@@ -84,33 +180,40 @@ impl CallRunner {
         &mut self,
         running: &ConnectionCall<'_>,
         caller: &CallerIdentity,
+        idempotency: Option<Idempotency>,
         payload: &[u8],
         reply: impl FnOnce(Outcome, u32, u32, &[u8]),
     ) {
+        if let Err(error) = self.worker.messages.begin_call() {
+            let error = FunctionError::from(RecvError::Mailbox(error));
+            let (outcome, detail, more, message) = error.as_reply();
+            return reply(outcome, detail, more, message.as_bytes());
+        }
         let Some((index, body)) = self.table.find(running.function()) else {
             return reply(Outcome::UnknownFunction, 0, 0, &[]);
         };
         let context = Context::new(&self.worker, caller, Origin::Connection(running));
         let input = aligned(payload, &mut self.scratch);
         let limit_bytes = running.payload_bytes_max().min(self.payload_bytes_max);
+        let (mut keyed, mut claim) = (None, None);
+        if let Some(idempotency) = idempotency {
+            let keyed = keyed.insert(KeyedCall::new(&context, running.function(), idempotency, input));
+            match keyed.begin(self.worker.state.store(), &context, self.answers_kept_for) {
+                Standing::Run(mine) => claim = Some(mine),
+                Standing::Refused(outcome, detail, more) => return reply(outcome, detail, more, &[]),
+                Standing::Ended(finished) => {
+                    return reply_fitting(&finished.end(), limit_bytes, reply);
+                }
+            }
+        }
         let call = Call::new(input, context, &mut self.private, limit_bytes);
         let counted = running.count(index);
         let ending = run(body, call);
-        let is_ok = matches!(ending, Ending::Output(_));
-        match ending {
-            Ending::Output(Staged::Private { bytes }) => reply(Outcome::Ok, 0, 0, &self.private[..bytes]),
-            Ending::Output(Staged::OfInput { start, bytes }) => reply(Outcome::Ok, 0, 0, &input[start..start + bytes]),
-            Ending::Output(Staged::Owned(bytes)) => reply(Outcome::Ok, 0, 0, &bytes),
-            Ending::Output(Staged::InPlace { .. }) => unreachable!("there is no lane to write in place"),
-            Ending::Error(error) => {
-                let (outcome, detail, more, message) = error.as_reply();
-                reply(outcome, detail, more, fitting(message, limit_bytes));
-            }
-            Ending::Panic(message) => {
-                reply(Outcome::FunctionPanicked, 0, 0, fitting(&message, limit_bytes));
-            }
-        }
-        counted.end(is_ok);
+        let ending = settled(&mut self.worker.messages, ending);
+        let end = ending.end(&self.private, input);
+        idempotency::record(claim, &end, self.answers_kept_for, &self.worker.messages);
+        reply_fitting(&end, limit_bytes, reply);
+        counted.end(ending.is_ok());
         self.trim();
     }
 
@@ -139,9 +242,31 @@ fn aligned<'a>(payload: &'a [u8], scratch: &'a mut Scratch) -> &'a [u8] {
     copy
 }
 
+/// Hands an end to `reply` that may have been recorded under a larger limit.
+#[inline]
+fn reply_fitting(end: &CallEnd<'_>, limit_bytes: usize, reply: impl FnOnce(Outcome, u32, u32, &[u8])) {
+    let CallEnd { detail, more, reply: bytes, .. } = *end;
+    match outcome_of(end) {
+        outcome if bytes.len() <= limit_bytes => reply(outcome, detail, more, bytes),
+        Outcome::Ok => reply(Outcome::PayloadTooLarge, saturated(limit_bytes), saturated(bytes.len()), &[]),
+        outcome => reply(outcome, detail, more, fitting(bytes, limit_bytes)),
+    }
+}
+
 /// As much of a message as a payload can hold.
-fn fitting(message: &str, limit_bytes: usize) -> &[u8] {
-    &message.as_bytes()[..message.floor_char_boundary(limit_bytes)]
+fn fitting(message: &[u8], limit_bytes: usize) -> &[u8] {
+    let end = std::str::from_utf8(message).map_or(limit_bytes, |text| text.floor_char_boundary(limit_bytes));
+    &message[..end.min(message.len())]
+}
+
+/// Ends what the call has received: accepted with an output, given back otherwise. A call whose messages could not be accepted has
+/// failed.
+#[inline]
+fn settled(messages: &mut MessageRoom, ending: Ending) -> Ending {
+    match messages.settle(ending.is_ok()) {
+        Err(error) if ending.is_ok() => Ending::Error(RecvError::Mailbox(error).into()),
+        _ => ending,
+    }
 }
 
 fn slot_of(lane: LaneId) -> usize {

@@ -2,14 +2,21 @@
 //!
 //! A context is a few references and numbers; copying it costs nothing. It ends with the call.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use praas_protocol::token::Rights;
 use praas_protocol::{Name, ProcessId};
 use praas_shm::running_call::RunningCall;
+use praas_shm::worker_end::InCall;
 
 use crate::dedicated::ConnectionCall;
 use crate::error::{FunctionError, FunctionResult};
+use crate::invoke::InvokeRoom;
+use crate::mail::Mail;
+use crate::messages::MessageRoom;
+use crate::process_list::ProcessRoom;
+use crate::standing_aside::RingRecord;
 use crate::state::StateRoom;
 
 /// What does not change while a worker lives.
@@ -18,6 +25,12 @@ pub(crate) struct WorkerIdentity {
     pub(crate) process: ProcessId,
     pub(crate) index: u8,
     pub(crate) state: StateRoom,
+    pub(crate) messages: MessageRoom,
+    /// Shared with the worker that runs the call.
+    pub(crate) mail: Rc<Mail>,
+    pub(crate) processes: ProcessRoom,
+    pub(crate) ring_record: RingRecord,
+    pub(crate) invoke: InvokeRoom,
 }
 
 /// What does not change while a lane or a connection lives.
@@ -69,6 +82,47 @@ impl<'call> Context<'call> {
     #[inline]
     pub(crate) fn state_room(&self) -> &'call StateRoom {
         &self.worker.state
+    }
+
+    /// The messages of the process.
+    #[inline]
+    pub(crate) fn message_room(&self) -> &'call MessageRoom {
+        &self.worker.messages
+    }
+
+    /// The control socket, for what a call asks of the server.
+    pub(crate) fn mail(&self) -> &'call Mail {
+        &self.worker.mail
+    }
+
+    /// What is known of the other processes.
+    pub(crate) fn process_room(&self) -> &'call ProcessRoom {
+        &self.worker.processes
+    }
+
+    /// What calls of other functions share.
+    #[inline]
+    pub(crate) fn invoke_room(&self) -> &'call InvokeRoom {
+        &self.worker.invoke
+    }
+
+    /// [`Context::process`] where it lies.
+    #[inline]
+    pub(crate) fn own_id(&self) -> &'call ProcessId {
+        &self.worker.process
+    }
+
+    pub(crate) fn ring_record(&self) -> &'call RingRecord {
+        &self.worker.ring_record
+    }
+
+    /// The call as one that makes calls of its own, or waits.
+    #[inline]
+    pub(crate) fn in_call(&self) -> InCall<'call> {
+        match self.origin {
+            Origin::Lane(call) => call.in_call(),
+            Origin::Connection(call) => call.call.in_call(),
+        }
     }
 
     pub(crate) fn caller_rights(&self) -> Rights {
@@ -149,7 +203,7 @@ impl<'call> Context<'call> {
     pub fn root_id(&self) -> Option<u128> {
         let root = match self.origin {
             Origin::Lane(call) => call.root(),
-            Origin::Connection(call) => call.root(),
+            Origin::Connection(call) => call.call.root(),
         };
         (root != 0).then_some(root)
     }

@@ -9,6 +9,9 @@ use std::fmt;
 use praas_protocol::Outcome;
 use praas_protocol::limits::ERROR_MESSAGE_BYTES_MAX;
 
+use crate::messages::{RecvError, SendError};
+use crate::process_list::ProcessListError;
+
 /// Codes of [`FunctionError`]s that the SDK makes. Codes of your own are below [`codes::RESERVED`].
 pub mod codes {
     /// The first code that belongs to the SDK: all codes from here to `u32::MAX`.
@@ -54,6 +57,7 @@ enum Reason {
     OutputTooLarge { limit_bytes: usize, actual_bytes: usize },
     Cancelled,
     DeadlineExceeded,
+    Interrupted,
     Unauthorized,
 }
 
@@ -84,6 +88,12 @@ impl FunctionError {
     #[must_use]
     pub fn deadline_exceeded() -> Self {
         Self { reason: Reason::DeadlineExceeded }
+    }
+
+    /// The function saw its process drain, and stopped waiting.
+    #[must_use]
+    pub fn interrupted() -> Self {
+        Self { reason: Reason::Interrupted }
     }
 
     /// The code that the caller gets, if this error has one.
@@ -117,14 +127,19 @@ impl FunctionError {
             }
             Reason::Cancelled => (Outcome::Cancelled, 0, 0, ""),
             Reason::DeadlineExceeded => (Outcome::DeadlineExceeded, 0, 0, ""),
+            Reason::Interrupted => (Outcome::Interrupted, 0, 0, ""),
             Reason::Unauthorized => (Outcome::Unauthorized, 0, 0, ""),
         }
     }
 }
 
-impl<E: std::error::Error> From<E> for FunctionError {
-    /// The error and all its causes as the message, with the code [`codes::UNCODED`].
+impl<E: std::error::Error + 'static> From<E> for FunctionError {
+    /// The error and all its causes as the message, with the code [`codes::UNCODED`]. Errors of messages keep their own codes
+    /// and outcomes.
     fn from(error: E) -> Self {
+        if let Some(answer) = of_messages(&error).or_else(|| of_processes(&error)) {
+            return answer;
+        }
         let mut message = error.to_string();
         let mut cause = error.source();
         while let Some(error) = cause {
@@ -138,6 +153,21 @@ impl<E: std::error::Error> From<E> for FunctionError {
     }
 }
 
+/// What an error of sending or receiving becomes.
+fn of_messages(error: &(dyn std::error::Error + 'static)) -> Option<FunctionError> {
+    let of_send = || error.downcast_ref().map(SendError::to_answer);
+    error.downcast_ref().map(RecvError::to_answer).or_else(of_send)
+}
+
+/// What becomes of a wait for processes that was ended.
+fn of_processes(error: &(dyn std::error::Error + 'static)) -> Option<FunctionError> {
+    match error.downcast_ref()? {
+        ProcessListError::Interrupted => Some(FunctionError::interrupted()),
+        ProcessListError::Cancelled => Some(FunctionError::cancelled()),
+        _ => None,
+    }
+}
+
 impl fmt::Display for FunctionError {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.reason {
@@ -147,6 +177,7 @@ impl fmt::Display for FunctionError {
             }
             Reason::Cancelled => formatter.write_str("cancelled by the caller"),
             Reason::DeadlineExceeded => formatter.write_str("the caller's deadline has passed"),
+            Reason::Interrupted => formatter.write_str("interrupted by a drain"),
             Reason::Unauthorized => formatter.write_str("the caller lacks the right for this"),
         }
     }

@@ -16,7 +16,11 @@
 //! | read bytes and answer bytes | [`Application::function`], [`Call`], [`Reply`] |
 //! | read and answer Rust types without decoding | [`Application::typed`] |
 //! | keep objects from call to call, shared by all workers | [`state`] |
+//! | send messages to other processes, and receive theirs | [`messages`] |
+//! | know which processes the application has | [`Context::processes`], [`Context::watch_processes`] |
+//! | call functions of other processes, or of the own one | [`invoke`] |
 //! | know the caller, the time left, whether anyone still waits | [`Context`] |
+//! | run a repeated call once | idempotency keys, which callers give; [`Application::keep_answers_for`] |
 //! | fail with a code and a message | [`FunctionError`], [`codes`] |
 //! | test functions without a server | [`testing`] |
 //!
@@ -35,17 +39,24 @@
 
 mod application;
 mod built_in;
+mod built_in_messages;
 mod built_in_state;
 mod call;
+mod call_end;
 mod call_runner;
 mod context;
 mod dedicated;
 mod error;
+mod idempotency;
+pub mod invoke;
 pub mod limits;
 mod mail;
+pub mod messages;
 mod panic_record;
+mod process_list;
 mod reply;
 mod runtime;
+mod standing_aside;
 pub mod state;
 mod table;
 pub mod testing;
@@ -57,8 +68,14 @@ pub use application::Application;
 pub use call::Call;
 pub use context::Context;
 pub use error::{FunctionError, FunctionResult, codes};
+pub use invoke::{CallError, Callee, InvokeOptions, Output, PendingCall};
+pub use messages::{Message, MessageLoan, Party, PeekedMessage, RecvError, SELF, SendError, Sources};
+pub use praas_protocol::control::ProcessState;
 pub use praas_protocol::state::Condition;
-pub use praas_protocol::{Name, ProcessId, StateType};
+pub use praas_protocol::{
+    Address, Idempotency, IdempotencyKey, MessageId, Name, NameError, ProcessId, SessionId, StateType,
+};
+pub use process_list::{ListedProcess, ProcessList, ProcessListError};
 pub use reply::Reply;
 pub use runtime::{CONTROL_SOCKET_FD, KEEPER_PIPE_FD, WORKER_VARIABLE, is_worker};
 pub use state::{State, StateBytes, StateError, StateLoan, StateObject, StateValue};

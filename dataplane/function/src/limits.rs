@@ -16,9 +16,34 @@ pub(crate) const PRIVATE_OUTPUT_BYTES_KEPT: usize = 4 << 20;
 /// control socket takes would cost a new worker the first touch of 16 pages, about 30 µs of its start.
 pub(crate) const COMMAND_BYTES_MAX: usize = 4096;
 
+/// Messages from the server that wait while a call awaits the answer to a request. The server sends a handful in a worker's
+/// life, and one for each lane that is opened or closed; a call that goes on for long gathers those.
+pub(crate) const COMMANDS_QUEUED_MAX: usize = 512;
+
+/// Message lanes that one worker holds open; beyond them the one used least recently is closed. Half of the lanes that a worker
+/// may have.
+pub(crate) const MESSAGE_LANES_OUT_MAX: usize = praas_protocol::limits::LANES_PER_WORKER_MAX / 2;
+
+/// Lanes that one worker holds open to call processes; beyond them the one used least recently is closed. The other half of the
+/// lanes that a worker may have.
+pub(crate) const CALL_LANES_MAX: usize = praas_protocol::limits::LANES_PER_WORKER_MAX - MESSAGE_LANES_OUT_MAX;
+
+/// First pause before a call that was refused is made again: a process is restarted in some milliseconds.
+pub(crate) const CALL_PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// Longest pause before it is made again.
+pub(crate) const CALL_PAUSE_MAX: Duration = Duration::from_millis(20);
+
+/// Longest time between two looks at the caller's mind while a call waits for the server.
+pub(crate) const WAIT_LOOK_PERIOD: Duration = Duration::from_millis(praas_protocol::limits::PARKED_CHECK_MS);
+
 /// Time from the worker's hello to its start message, and from a message's announcement to the message itself. The server
 /// answers in microseconds; a server that needs longer is stopped or gone.
 pub(crate) const SERVER_ANSWER_MAX: Duration = Duration::from_secs(10);
+
+/// Time between two rings of a worker that waits inside a call and sees requests that nobody takes: a server that starts a
+/// worker needs three times as long.
+pub(crate) const RING_PAUSE: Duration = Duration::from_millis(1);
 
 /// Lanes reported rung by one wait; further ones are reported by the next.
 pub(crate) const EVENTS_PER_WAIT: usize = 64;
@@ -83,5 +108,16 @@ pub(crate) const CANCEL_LOOK_PERIOD: Duration = Duration::from_millis(1);
 
 /// Cancels noted in one piece of the stream; a client that sends more of them is heard late.
 pub(crate) const CANCELS_NOTED_MAX: usize = 64;
+
+/// How long the end of a call with an idempotency key is remembered, unless the application says otherwise: long enough for
+/// clients that come back after their server, or their host, was restarted.
+pub(crate) const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(600);
+
+/// Longest sleep of a repeated call between two looks at the one that runs. Its end rings the bell; the death of its worker does
+/// not, and its caller's mind is seen by a look as well.
+pub(crate) const DUPLICATE_LOOK_PAUSE_MAX: Duration = Duration::from_millis(10);
+
+/// Longest wait of a repeated call for the one that runs, if its caller names no deadline.
+pub(crate) const DUPLICATE_WAIT_MAX: Duration = Duration::from_secs(600);
 
 const _: () = assert!(REPLY_BYTES_COPIED <= REPLIES_BYTES_GATHERED && REPLIES_BYTES_GATHERED <= REPLIES_BYTES_KEPT);

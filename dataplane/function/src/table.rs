@@ -10,7 +10,7 @@ use praas_protocol::{BUILT_IN_PREFIX, FunctionId, Name, NameError, PING_FUNCTION
 
 use crate::call::Call;
 use crate::error::FunctionResult;
-use crate::{built_in, built_in_state};
+use crate::{built_in, built_in_messages, built_in_state};
 
 /// What is run for a call.
 pub(crate) type Body = Box<dyn FnMut(&mut Call<'_>) -> FunctionResult>;
@@ -106,7 +106,9 @@ impl FunctionTable {
         let mut entries = registrations.into_iter().map(|one| Entry::new(one, id_of)).collect::<Result<Vec<_>, _>>()?;
         entries.push(Entry::built_in(PING_FUNCTION, Box::new(built_in::ping), id_of));
         let of_state = built_in_state::FUNCTIONS.into_iter();
-        entries.extend(of_state.map(|(name, body)| Entry::built_in(name, Box::new(body), id_of)));
+        let of_messages = built_in_messages::FUNCTIONS.into_iter();
+        let more = of_state.chain(of_messages);
+        entries.extend(more.map(|(name, body)| Entry::built_in(name, Box::new(body), id_of)));
         // Stable: of two equal ids the one registered first stays first.
         entries.sort_by_key(|entry| entry.id);
         match entries.windows(2).find(|pair| pair[0].id == pair[1].id) {

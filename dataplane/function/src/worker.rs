@@ -8,6 +8,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::rc::Rc;
 use std::sync::Arc;
 
 use praas_protocol::codec::CodecError;
@@ -23,8 +24,12 @@ use crate::application::Application;
 use crate::call_runner::CallRunner;
 use crate::context::{CallerIdentity, WorkerIdentity};
 use crate::dedicated::{Connections, Given, Host};
+use crate::invoke::InvokeRoom;
 use crate::limits::{LANE_CALLS_IN_A_ROW_MAX, PARK_MAX, SERVER_ANSWER_MAX};
 use crate::mail::{Mail, Parcel};
+use crate::messages::{MessageRoom, MessageStart};
+use crate::process_list::ProcessRoom;
+use crate::standing_aside::RingRecord;
 use crate::state::StateRoom;
 use crate::table::ApplicationError;
 use crate::waiting::Waiting;
@@ -119,7 +124,8 @@ pub(crate) struct Worker {
     end: WorkerEnd,
     runner: CallRunner,
     waiting: Waiting,
-    mail: Mail,
+    /// Shared with the call that runs.
+    mail: Rc<Mail>,
     connections: Connections,
     /// Looks since the connections had a turn, most of which were calls from lanes.
     lane_calls: u32,
@@ -129,25 +135,54 @@ impl Worker {
     /// Greets the server at the other end of `control` and attaches what it hands over.
     pub(crate) fn start(control: MessageSocket, application: Application) -> Result<Self, WorkerError> {
         crate::panic_record::install_hook();
+        let answers_kept_for = application.answers_kept_for();
         let (table, migrations) = application.into_parts()?;
         let waiting = Waiting::new(&control).map_err(system("making an epoll set"))?;
-        let mut mail = Mail::new(control);
+        let mail = Rc::new(Mail::new(control));
         mail.send(&WorkerMessage::Hello { version: CONTROL_VERSION, functions: table.names() })?;
         let Parcel { command, fds } =
             mail.next_within(SERVER_ANSWER_MAX)?.ok_or(WorkerError::Silence { expected: "start message" })?;
-        let WorkerCommand::Start { process, index, generation, wait_mode, payload_bytes_max, workers_max, state_bytes } =
-            command
+        let WorkerCommand::Start {
+            process,
+            index,
+            generation,
+            wait_mode,
+            payload_bytes_max,
+            workers_max,
+            state_bytes,
+            incarnation,
+        } = command
         else {
             return Err(unexpected(&command));
         };
         if usize::from(index) >= WORKERS_MAX {
             return Err(WorkerError::Protocol(format!("worker index {index} is over {WORKERS_MAX}")));
         }
-        let [control, page, objects] = exactly(fds)?;
+        let [control, page, objects, bell, directory] = exactly(fds)?;
         let tag = WorkerTag::new(index, generation);
         let end = WorkerEnd::new(WorkerStart { page, control, tag, wait_mode, workers_max, payload_bytes_max })?;
         let state = StateRoom::new(attach_state(objects, state_bytes, tag)?, migrations);
-        let runner = CallRunner::new(table, WorkerIdentity { process, index, state }, payload_bytes_max as usize);
+        let messages = MessageRoom::new(MessageStart {
+            own: process.into(),
+            incarnation,
+            tag,
+            wait_mode,
+            payload_bytes_max,
+            objects: Arc::clone(state.store().objects()),
+            bell,
+            mail: Rc::clone(&mail),
+        });
+        let worker = WorkerIdentity {
+            process,
+            index,
+            state,
+            messages,
+            processes: ProcessRoom::new(directory),
+            mail: Rc::clone(&mail),
+            ring_record: RingRecord::default(),
+            invoke: InvokeRoom::new(process, wait_mode, Rc::clone(&mail)),
+        };
+        let runner = CallRunner::new(table, worker, payload_bytes_max as usize, answers_kept_for);
         mail.send(&WorkerMessage::Ready)?;
         Ok(Self { end, runner, waiting, mail, connections: Connections::default(), lane_calls: 0 })
     }
@@ -166,6 +201,10 @@ impl Worker {
 
     /// One call, or some messages, or a turn of a connection.
     fn turn(&mut self) -> Result<Option<Ended>, WorkerError> {
+        // Left by the last call. What the server writes from here on announces itself.
+        if self.mail.has_queued() {
+            return self.read_mail();
+        }
         let found = if self.connections.is_empty() {
             Found::of(self.end.next(&mut || self.waiting.park(None)), &mut self.runner, &self.mail)
         } else {
@@ -253,6 +292,24 @@ impl Worker {
             // The phase is read before every claim: being awake is all that was asked.
             WorkerCommand::Wake => Ok(None),
             WorkerCommand::Exit => Ok(Some(Ended::Told)),
+            WorkerCommand::InboundLaneRemove { slot } => {
+                self.runner.messages_mut().remove_inbound(slot)?;
+                Ok(None)
+            }
+            WorkerCommand::CallLaneGone { lane, .. } => {
+                self.runner.invoke_room().forget(lane);
+                Ok(None)
+            }
+            command @ (WorkerCommand::MessageLaneOpened { .. }
+            | WorkerCommand::MessageLaneGone { .. }
+            | WorkerCommand::InboundLaneAdd { .. }
+            | WorkerCommand::CallLaneOpened { .. }
+            | WorkerCommand::Refused { .. }) => {
+                if let Some(parcel) = self.runner.invoke_room().settle_late(Parcel { command, fds }) {
+                    self.runner.messages_mut().obey(parcel)?;
+                }
+                Ok(None)
+            }
             WorkerCommand::Start { .. } => Err(unexpected(&command)),
         }
     }
@@ -324,6 +381,7 @@ mod tests {
             payload_bytes_max: 1 << 20,
             workers_max: 1,
             state_bytes: 1 << 20,
+            incarnation: 1,
         }
     }
 
@@ -332,8 +390,8 @@ mod tests {
         let not_a_page = std::fs::File::open("/dev/null").unwrap();
         let fd = not_a_page.as_fd();
         assert!(refusal(&WorkerCommand::Exit, &[]).contains("Exit was not expected now"));
-        assert!(refusal(&start(0), &[fd]).contains("1 descriptors came instead of 3"));
-        assert!(refusal(&start(64), &[fd, fd, fd]).contains("index 64"));
-        assert!(refusal(&start(0), &[fd, fd, fd]).contains("could not be attached"));
+        assert!(refusal(&start(0), &[fd]).contains("1 descriptors came instead of 5"));
+        assert!(refusal(&start(64), &[fd, fd, fd, fd, fd]).contains("index 64"));
+        assert!(refusal(&start(0), &[fd, fd, fd, fd, fd]).contains("could not be attached"));
     }
 }

@@ -6,11 +6,12 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::message::Address;
 use crate::token::Rights;
 use crate::{Name, ProcessId};
 
 /// The version of these messages; client, server and worker must agree on it exactly.
-pub const CONTROL_VERSION: u32 = 3;
+pub const CONTROL_VERSION: u32 = 4;
 
 /// Number of a lane, unique within its process and never given twice during the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -55,6 +56,22 @@ pub struct LaneGeometry {
     pub request_arena_bytes: u32,
     /// Bytes of the workers' half of the arena, a power of two.
     pub reply_arena_bytes: u32,
+}
+
+/// Number of a message lane: its place among the inbound lanes of the process that it leads to. Used again only after every
+/// worker of that process has forgotten the lane that had it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct MessageLaneSlot(pub u16);
+
+/// Sizes of a message lane. Both ends take them from the server's message, never from the lane's memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct MessageLaneGeometry {
+    /// Entries of its ring, a power of two.
+    pub entries: u32,
+    /// Payloads that can lie in its arena at a time.
+    pub blocks: u32,
+    /// Bytes of its arena, a power of two.
+    pub arena_bytes: u32,
 }
 
 /// Client → server.
@@ -297,6 +314,7 @@ pub struct ProcessStatus {
 /// The lifecycle of a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
+#[non_exhaustive]
 pub enum ProcessState {
     /// Its first workers start.
     Creating,
@@ -306,6 +324,48 @@ pub enum ProcessState {
     Draining,
     /// Its workers keep failing; the next attempt waits.
     Failed,
+    /// It takes calls, and nobody has called it for a while.
+    Idle,
+}
+
+impl ProcessState {
+    /// The state as one byte: on the network and in an application's directory of its processes. Never 0; 6 to 15 are
+    /// kept for states in which a process has no workers in memory.
+    #[must_use]
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Creating => 1,
+            Self::Active => 2,
+            Self::Draining => 3,
+            Self::Failed => 4,
+            Self::Idle => 5,
+        }
+    }
+
+    /// The state with this code; `None` for a byte that is none.
+    #[must_use]
+    pub fn from_code(code: u8) -> Option<Self> {
+        match code {
+            1 => Some(Self::Creating),
+            2 => Some(Self::Active),
+            3 => Some(Self::Draining),
+            4 => Some(Self::Failed),
+            5 => Some(Self::Idle),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Display for ProcessState {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.pad(match self {
+            Self::Creating => "creating",
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Failed => "failed",
+            Self::Idle => "idle",
+        })
+    }
 }
 
 /// Why the server did not do what a client asked.
@@ -378,7 +438,7 @@ pub enum ControlError {
         reason: String,
     },
     /// The process does not take this request now.
-    #[error("process {process} is {state:?}; try again later")]
+    #[error("process {process} is {state}; try again later")]
     WrongState {
         /// Its id.
         process: ProcessId,
@@ -435,12 +495,60 @@ pub enum WorkerMessage {
     },
     /// This worker waits inside a nested call, or leaves work behind, and no other worker is idle.
     Ring,
+    /// Open a lane for calls to a process of the same application. Answered by `CallLaneOpened` or `Refused`.
+    CallLaneOpen {
+        /// Chosen by the worker, repeated in the answer; not 0.
+        request: u32,
+        /// The process to be called; its own, too.
+        process: Name,
+    },
+    /// A request lies unclaimed in a lane that this worker opened, and no worker of the process called is awake. Not answered.
+    CallLaneRing {
+        /// The lane.
+        lane: LaneId,
+        /// The process that it leads to.
+        process: Name,
+    },
+    /// The worker is done with a lane that it opened. Not answered.
+    CallLaneClose {
+        /// The lane.
+        lane: LaneId,
+        /// The process that it leads to.
+        process: Name,
+    },
+    /// Open a lane for messages to a process or client of the same application. Answered by `MessageLaneOpened` or `Refused`.
+    MessageLaneOpen {
+        /// Chosen by the worker, repeated in the answer; not 0.
+        request: u32,
+        /// Who is to receive.
+        to: Address,
+        /// Largest message in bytes that the worker has to send now. A lane takes any up to the size that it was opened for.
+        payload_bytes: u32,
+    },
+    /// The worker sends nothing more on a message lane. It stays until the receiver has taken what is in it. Not answered.
+    MessageLaneClose {
+        /// Number of the lane, unique during the life of the server.
+        serial: u64,
+    },
+    /// The worker maps an inbound message lane (or could not) after `InboundLaneAdd`.
+    InboundLaneAttached {
+        /// The lane.
+        slot: MessageLaneSlot,
+        /// Why not, if not.
+        error: Option<String>,
+    },
+    /// The worker has unmapped an inbound message lane after `InboundLaneRemove`.
+    InboundLaneDetached {
+        /// The lane.
+        slot: MessageLaneSlot,
+    },
 }
 
 /// Server → worker.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum WorkerCommand {
-    /// Answer to the hello. Descriptors: control page, this worker's page, objects segment of the process.
+    /// Answer to the hello. Descriptors: control page, this worker's page, objects segment of the process, its mail bell,
+    /// directory of the application's processes.
     Start {
         /// The process it serves.
         process: ProcessId,
@@ -456,6 +564,8 @@ pub enum WorkerCommand {
         workers_max: u32,
         /// Bytes of the objects segment.
         state_bytes: u64,
+        /// Which life of the process, for the ids of its messages.
+        incarnation: u64,
     },
     /// Serve a lane. Descriptors: lane segment, reply ledger of the lane, doorbell read end, doorbell write end; if its client
     /// sleeps on a reply doorbell, also that one's write end.
@@ -492,6 +602,67 @@ pub enum WorkerCommand {
     },
     /// Look at the control page: its phase changed.
     Wake,
+    /// What a worker asked for in this request was refused.
+    Refused {
+        /// Number of the request.
+        request: u32,
+        /// Why.
+        error: ControlError,
+    },
+    /// A lane for calls to another process. Descriptors: lane segment, control page of that process, doorbell (write end).
+    CallLaneOpened {
+        /// Number of the request.
+        request: u32,
+        /// Number of the lane.
+        lane: LaneId,
+        /// Its sizes.
+        geometry: LaneGeometry,
+        /// Largest payload in bytes.
+        payload_bytes_max: u32,
+        /// Most workers the process may have.
+        workers_max: u32,
+    },
+    /// A lane that this worker opened leads nowhere any more: the process that it led to has ended or moves.
+    CallLaneGone {
+        /// Number of the lane.
+        lane: LaneId,
+        /// The process that it led to.
+        process: Name,
+    },
+    /// A lane for messages to a process or client. Descriptors: message lane, bell of the receiver.
+    MessageLaneOpened {
+        /// Number of the request.
+        request: u32,
+        /// Number of the lane, unique during the life of the server.
+        serial: u64,
+        /// Its sizes.
+        geometry: MessageLaneGeometry,
+        /// Largest message in bytes that it takes.
+        payload_bytes_max: u32,
+    },
+    /// A message lane that this worker opened leads nowhere any more: its receiver has ended.
+    MessageLaneGone {
+        /// Number of the lane.
+        serial: u64,
+    },
+    /// Receive from a message lane. Descriptor: the message lane.
+    InboundLaneAdd {
+        /// Its place among the inbound lanes of this process.
+        slot: MessageLaneSlot,
+        /// Its number: with the slot it tells this lane from earlier ones in that place, in this server and earlier ones.
+        serial: u64,
+        /// Its sizes.
+        geometry: MessageLaneGeometry,
+        /// Who sends.
+        source: Address,
+        /// Which life of the sender.
+        incarnation: u64,
+    },
+    /// Forget an inbound message lane: its sender is gone and nothing is left in it.
+    InboundLaneRemove {
+        /// The lane.
+        slot: MessageLaneSlot,
+    },
     /// End: nothing is claimed any more.
     Exit,
 }

@@ -6,7 +6,9 @@
 //! | module | what |
 //! |---|---|
 //! | [`limits`] | every shared maximum, named once, with its unit and reason |
+//! | [`idempotency`] | what makes a repetition of a call the same call |
 //! | [`key`] | keys of state objects and messages, names of their types |
+//! | [`message`] | who sends and receives messages, and how they come from outside |
 //! | [`name`] | names of applications, processes and functions; process ids |
 //! | [`outcome`] | how a call ended |
 //! | [`phase`] | the lifecycle word of a process as callers see it |
@@ -19,8 +21,10 @@
 
 pub mod codec;
 pub mod control;
+pub mod idempotency;
 pub mod key;
 pub mod limits;
+pub mod message;
 pub mod name;
 pub mod outcome;
 pub mod phase;
@@ -28,7 +32,9 @@ pub mod state;
 pub mod token;
 pub mod wire;
 
+pub use idempotency::{Idempotency, IdempotencyKey, IdempotencyKeyError};
 pub use key::{Key, KeyError, StateType};
+pub use message::{Address, MessageId, SessionId};
 pub use name::{BUILT_IN_PREFIX, FunctionId, Name, NameError, PING_FUNCTION, ProcessId};
 pub use outcome::{CallError, Outcome};
 pub use phase::Phase;

@@ -34,6 +34,31 @@ pub const FUNCTIONS_MAX: usize = 512;
 /// Lanes that one process serves at a time: a worker polls all of them between calls.
 pub const LANES_PER_PROCESS_MAX: usize = 256;
 
+/// Message lanes into one mailbox at a time, one for each worker that sends to it: a receiver that waits looks at all of them.
+pub const MESSAGE_LANES_MAX: usize = 256;
+
+/// Entries of a message lane's ring: messages of one sender that nobody has looked at yet.
+pub const MESSAGE_LANE_ENTRIES: u32 = 1024;
+
+/// Messages of one lane whose payloads lie in its arena at a time, taken ones that are not accepted yet included.
+pub const MESSAGE_LANE_BLOCKS: u32 = 256;
+
+/// Messages in one mailbox, those held by running calls included. More are refused, or wait in their lanes.
+pub const MAILBOX_MESSAGES_MAX: u32 = 16_384;
+
+/// Destinations of one broadcast, sources of one `recv`, targets of one gathering invocation.
+pub const ADDRESSES_PER_CALL_MAX: usize = 1024;
+
+/// Lanes that one worker may hold open at a time, for calls and messages together.
+pub const LANES_PER_WORKER_MAX: usize = 512;
+
+/// Bytes that a payload on a lane begins with when the call has an idempotency key: the key, flags, and zeros up to a multiple of
+/// 16, so that what follows is aligned for any archive. They count toward the payload's limit.
+pub const IDEMPOTENCY_PREFIX_BYTES: usize = 32;
+
+/// Bytes of a text that an idempotency key is made of: as much as a line holds.
+pub const IDEMPOTENCY_TEXT_BYTES_MAX: usize = 255;
+
 /// Lanes that one client connection may hold open at a time.
 pub const LANES_PER_CLIENT_MAX: usize = 1024;
 

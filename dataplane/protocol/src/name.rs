@@ -57,6 +57,13 @@ pub enum NameError {
 }
 
 impl Name {
+    /// The bytes of its text.
+    #[must_use]
+    #[inline]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..usize::from(self.length)]
+    }
+
     /// The name as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

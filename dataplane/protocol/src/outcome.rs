@@ -40,13 +40,15 @@ pub enum Outcome {
     ReplyLost = 13,
     /// The process lives on another server: the payload is its address. Only a server says this; nothing ran.
     Moved = 14,
+    /// The idempotency key was used for a call with another payload. Nothing ran.
+    KeyReused = 15,
 }
 
 impl Outcome {
     /// The outcome with this number, if there is one.
     #[must_use]
     pub fn from_code(code: u32) -> Option<Self> {
-        const ALL: [Outcome; 15] = [
+        const ALL: [Outcome; 16] = [
             Outcome::Ok,
             Outcome::FunctionFailed,
             Outcome::FunctionPanicked,
@@ -62,6 +64,7 @@ impl Outcome {
             Outcome::Malformed,
             Outcome::ReplyLost,
             Outcome::Moved,
+            Outcome::KeyReused,
         ];
         ALL.get(usize::try_from(code).ok()?).copied()
     }
@@ -107,6 +110,14 @@ pub enum CallError {
     UnknownProcess {
         /// The process that was called.
         process: ProcessId,
+    },
+    /// What was to be called is no process.
+    #[error("{name:?} cannot be called: {reason}")]
+    NotAProcess {
+        /// How it was named.
+        name: String,
+        /// Why not.
+        reason: String,
     },
     /// The caller's deadline passed. The call may still run to its end; its reply is dropped.
     #[error("the call was not answered within its deadline of {deadline_ns} ns; it may still run")]
@@ -158,6 +169,12 @@ pub enum CallError {
         /// Where it lives now.
         to: String,
     },
+    /// The idempotency key was given before for a call of this function with another payload. Nothing ran.
+    #[error(
+        "the idempotency key was used before for a call with another payload; nothing ran. Repeat a call with the same payload, \
+         or give another call a key of its own"
+    )]
+    KeyReused,
     /// The function ran, but its reply did not fit what was free in the lane's reply arena.
     #[error(
         "the function ran, but its reply of {actual_bytes} bytes found only {free_bytes} bytes free in the lane: drop replies sooner or raise payload_bytes_max"
@@ -188,6 +205,23 @@ pub enum CallError {
     },
 }
 
+impl CallError {
+    /// The end of a call that was sent several times under one idempotency key, when the last attempt ended so and an earlier
+    /// one was lost: that the last one never ran says nothing of the earlier one.
+    #[must_use]
+    pub fn of_repeated_call(self) -> Self {
+        match self {
+            Self::ConnectionLost { .. }
+            | Self::Unavailable { .. }
+            | Self::Overloaded { .. }
+            | Self::UnknownProcess { .. }
+            | Self::Unauthorized { .. }
+            | Self::Moved { .. } => Self::ConnectionLost { may_have_run: true },
+            ended => ended,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,7 +233,7 @@ mod tests {
             assert_eq!(outcome as u32, code);
             code += 1;
         }
-        assert_eq!(code, Outcome::Moved as u32 + 1);
+        assert_eq!(code, Outcome::KeyReused as u32 + 1);
         assert_eq!(Outcome::from_code(u32::MAX), None);
     }
 }

@@ -27,8 +27,10 @@ impl Rights {
     pub const TRUSTED: Self = Self(4);
     /// Read and write the objects of a process from outside, past its functions.
     pub const STATE: Self = Self(8);
+    /// Send messages to processes, and receive those sent to the own session.
+    pub const MESSAGES: Self = Self(16);
     /// Every right.
-    pub const ALL: Self = Self(15);
+    pub const ALL: Self = Self(31);
 
     /// These rights and those.
     #[must_use]

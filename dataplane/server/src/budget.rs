@@ -53,6 +53,11 @@ impl Budget {
         Charge { bytes, used_bytes: Rc::clone(&self.used_bytes) }
     }
 
+    /// A budget of its own, one of `parts` equal parts of this one large.
+    pub(crate) fn part(&self, parts: u64) -> Self {
+        Self::new(self.limit_bytes / parts)
+    }
+
     /// Whether the use, with `bytes` more, stays within one of `parts` equal parts of the whole.
     pub(crate) fn leaves_free(&self, bytes: u64, parts: u64) -> bool {
         self.used_bytes.get().saturating_add(bytes) <= self.limit_bytes / parts

@@ -84,6 +84,8 @@ impl Shard {
         };
         process.stage = Stage::Draining(Drain { purpose, askers, step: Step::Finishing { until } });
         process.control.set_phase(Phase::Draining);
+        self.show_state(key);
+        self.ring_mail_bell(key);
         for asker in disappointed {
             self.answer_failed(asker, ControlError::WrongState { process: id, state: ProcessState::Draining });
         }
@@ -110,6 +112,12 @@ impl Shard {
         self.workers_of(key).flat_map(|(_, worker)| worker.page.claims()).map(|claim| claim.root).collect()
     }
 
+    /// Whether a worker of a process runs a call with this root now. To be asked about a request only after it was seen in a
+    /// lane: its root then stands in the record of the call that made it, if that call runs here.
+    pub(crate) fn runs_root(&self, key: ProcessKey, root: u128) -> bool {
+        self.workers_of(key).flat_map(|(_, worker)| worker.page.claims()).any(|claim| claim.root == root)
+    }
+
     fn has_claims(&self, key: ProcessKey) -> bool {
         self.workers_of(key).any(|(_, worker)| worker.page.claims().next().is_some())
     }
@@ -119,11 +127,11 @@ impl Shard {
         let running = self.running_roots(key);
         let Some(process) = self.processes.get(key) else { return };
         let phase = process.phase();
-        let keep = |root: u128| phase == Phase::Draining && running.contains(&root);
-        for memory in process.lanes.values().filter_map(|lane| lane.memory.as_ref()) {
-            let refused = memory.refuse_unclaimed(keep, Outcome::Unavailable, phase as u32);
-            self.metrics.calls_refused += u64::from(refused);
-        }
+        let keep = |root: u128| phase == Phase::Draining && (running.contains(&root) || self.runs_root(key, root));
+        let memories = process.lanes.values().filter_map(|lane| lane.memory.as_ref());
+        let refused: u32 =
+            memories.map(|memory| memory.refuse_unclaimed(keep, Outcome::Unavailable, phase as u32)).sum();
+        self.metrics.calls_refused += u64::from(refused);
     }
 
     /// Moves a drain on as far as it goes, and looks again later if that is not to its end.
@@ -139,6 +147,10 @@ impl Shard {
                 self.close(key, until.max(now + WORKER_EXIT_MAX));
             } else {
                 self.refuse_others(key);
+                // What is left comes from running calls, which may all wait for it.
+                if self.has_unclaimed(key) {
+                    self.grow(key);
+                }
             }
         }
         if let Some(Step::Closing { word, until }) = self.drain_step(key) {
@@ -177,6 +189,7 @@ impl Shard {
     fn close(&mut self, key: ProcessKey, until: Instant) {
         let Some(process) = self.processes.get_mut(key) else { return };
         let word = process.control.set_phase(Phase::Closed);
+        self.ring_mail_bell(key);
         self.set_step(key, Step::Closing { word, until });
         self.wake_workers(key);
     }
@@ -210,11 +223,13 @@ impl Shard {
         }
         if process.broken.is_some() {
             process.stage = Stage::Active(Vec::new());
+            self.show_state(key);
             return self.fail_askers(key, drain.askers);
         }
         process.stage = Stage::Active(drain.askers);
         (process.failures, process.never_ready, process.replacement_set) = (0, true, false);
         process.control.set_phase(Phase::Active);
+        self.show_state(key);
         self.fill_workers(key);
     }
 }

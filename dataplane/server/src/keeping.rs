@@ -4,17 +4,18 @@
 //!    with all of them.
 //! 2. A worker is given its pages only when the keeper watches it, and holds the memory of its process: otherwise a crash of
 //!    the server could leave the one running unseen, and lose what the other has answered for.
-//! 3. Errands go out as the keeper takes them, in order; there are as many as processes and workers at most.
+//! 3. Errands go out as the keeper takes them, in order; there are as many as processes, workers and message lanes at most.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::Sender;
 
 use mio::Interest;
+use praas_protocol::control::MessageLaneSlot;
 
 use crate::hosting::Job;
 use crate::keeper::{KeeperError, KeeperEvent, KeeperLink};
-use crate::limits::{KEEPER_REPLACE_DELAY, PEER_PACKETS_TURN_MAX};
+use crate::limits::{FORGOTTEN_NAMES_MAX, KEEPER_REPLACE_DELAY, PEER_PACKETS_TURN_MAX};
 use crate::processes::{ProcessKey, Stage};
 use crate::shard::Shard;
 use crate::sources::Source;
@@ -27,6 +28,8 @@ enum Awaited {
     Worker(WorkerKey),
     /// A process whose memory must be safe before it answers a call.
     Process(ProcessKey),
+    /// A message lane that nobody sends on before it is safe.
+    MessageLane(ProcessKey, MessageLaneSlot, u64),
     /// Someone who waits for a descriptor to be safe.
     Put(Option<Sender<Result<(), String>>>),
 }
@@ -38,6 +41,8 @@ enum Errand {
     Hold(String, Option<Sender<Result<(), String>>>),
     /// Hold the memory of a process.
     Process(ProcessKey),
+    /// Hold a message lane.
+    MessageLane(ProcessKey, MessageLaneSlot, u64),
     /// Watch a worker.
     Worker(WorkerKey),
     Forget(Vec<String>),
@@ -96,6 +101,11 @@ impl Shard {
         }
     }
 
+    /// Has the keeper hold a message lane.
+    pub(crate) fn keep_message_lane(&mut self, key: ProcessKey, slot: MessageLaneSlot, serial: u64) {
+        self.tell_keeper(Errand::MessageLane(key, slot, serial));
+    }
+
     /// Has the keeper hold a descriptor; `done` is told when it is safe.
     pub(crate) fn keep_descriptor(&mut self, name: String, fd: OwnedFd, done: Option<Sender<Result<(), String>>>) {
         self.keeping.held.insert(name.clone(), fd);
@@ -106,7 +116,7 @@ impl Shard {
     pub(crate) fn forget_kept(&mut self, names: impl Into<Vec<String>>) {
         let names = names.into();
         names.iter().for_each(|name| drop(self.keeping.held.remove(name)));
-        self.tell_keeper(Errand::Forget(names));
+        names.chunks(FORGOTTEN_NAMES_MAX).for_each(|names| self.tell_keeper(Errand::Forget(names.to_vec())));
     }
 
     fn tell_keeper(&mut self, errand: Errand) {
@@ -132,6 +142,12 @@ impl Shard {
                     .get(key)
                     .and_then(|process| process.memory.as_ref())
                     .map(|memory| (link.put(&memory.kept_parts()), Awaited::Process(key))),
+                Errand::MessageLane(key, slot, serial) => self
+                    .processes
+                    .get(key)
+                    .and_then(|process| process.inbound.get(&slot))
+                    .filter(|lane| lane.serial() == serial)
+                    .map(|lane| (link.put(&[lane.kept_part()]), Awaited::MessageLane(key, slot, serial))),
                 Errand::Worker(key) => self.workers.get(&key).and_then(|worker| {
                     let life = worker.life.as_ref()?;
                     let cgroup = life.cgroup.as_ref().map(|cgroup| cgroup.name().to_owned());
@@ -181,6 +197,10 @@ impl Shard {
             }
             (Some(Awaited::Process(key)), Ok(())) => self.memory_is_safe(key),
             (Some(Awaited::Process(key)), Err(reason)) => self.memory_is_not_kept(key, &reason),
+            (Some(Awaited::MessageLane(key, slot, serial)), Ok(())) => self.message_lane_is_kept(key, slot, serial),
+            (Some(Awaited::MessageLane(key, slot, serial)), Err(reason)) => {
+                self.message_lane_is_not_kept(key, slot, serial, &reason);
+            }
             (Some(Awaited::Put(Some(done))), outcome) => {
                 // Whoever asked may have given up.
                 let _ = done.send(outcome);
@@ -216,6 +236,7 @@ impl Shard {
         self.keeping.awaited.clear();
         self.keeping.errands.clear();
         self.processes.entries.values_mut().for_each(|process| process.is_kept = false);
+        self.message_lanes_are_not_kept();
         self.replace_keeper(Some(link));
     }
 
@@ -242,6 +263,8 @@ impl Shard {
         let held: Vec<_> = self.keeping.held.keys().map(|name| Errand::Hold(name.clone(), None)).collect();
         self.keeping.errands.extend(held);
         self.keeping.errands.extend(self.processes.entries.keys().map(|key| Errand::Process(*key)));
+        let lanes = self.message_lane_places().into_iter();
+        self.keeping.errands.extend(lanes.map(|(key, slot, serial)| Errand::MessageLane(key, slot, serial)));
         self.keeping.errands.extend(self.workers.keys().map(|key| Errand::Worker(*key)));
         self.run_errands();
         self.ready.add(Source::Keeper);

@@ -9,10 +9,12 @@
 //!    while the first worker starts. If it is not asked for within [`PREPARED_LANE_MAX`], it is taken back.
 //! 6. Workers read and write the lane of a network session in place, whatever its token says: only the server writes there.
 //!    Whether their functions trust the caller is another matter.
-//! 7. The server neither reads nor writes the doorbell: a client could make its end block. Workers are woken by their
+//! 7. A lane belongs to whoever opened it: a client's connection, or a worker that calls other processes
+//!    ([`crate::nested_lanes`]). It goes with its owner.
+//! 8. The server neither reads nor writes the doorbell: a client could make its end block. Workers are woken by their
 //!    control sockets, and ring each other through an open file description that no client shares.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -29,7 +31,7 @@ use crate::budget::Charge;
 use crate::clients::ClientKey;
 use crate::limits::{NETWORK_REPLY_BUDGET_PARTS, NETWORK_REPLY_BYTES_MIN, NETWORK_REPLY_PAYLOADS};
 use crate::peer::{Peer, PeerError};
-use crate::processes::{Asker, ProcessKey, Stage};
+use crate::processes::{Asker, Process, ProcessKey, Stage};
 use crate::shard::Shard;
 use crate::timers::Timer;
 use crate::workers::{Attachment, Worker, WorkerKey, WorkerStage};
@@ -44,24 +46,49 @@ const PREPARED_LANE_MAX: Duration = Duration::from_secs(1);
 /// must not be the reason why somebody is refused.
 const PREPARED_BUDGET_PARTS: u64 = 4;
 
+/// Who opened a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LaneOwner {
+    Client(ClientKey),
+    Worker(WorkerKey),
+}
+
+/// Who waits for a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LaneAsker {
+    Client(Asker),
+    /// A worker, and the number of its request.
+    Worker(WorkerKey, u32),
+}
+
+/// What the owner of a lane may do, and who it is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LaneStanding {
+    pub(crate) owner: LaneOwner,
+    pub(crate) rights: Rights,
+    pub(crate) principal: Name,
+    /// Whether it is a session of the server's own network side.
+    pub(crate) is_network: bool,
+}
+
 /// How far a lane has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum LaneStage {
+pub(crate) enum LaneStage {
     /// Nobody has asked for it yet; it is taken back then.
     Prepared(Instant),
     /// Workers attach it; the asker waits.
-    Opening(Asker),
-    /// The client has it.
+    Opening(LaneAsker),
+    /// Its owner has it.
     Open,
-    /// The client is gone; workers forget it.
+    /// Its owner is gone; workers forget it.
     Closing,
 }
 
 /// One lane.
 #[derive(Debug)]
 pub(crate) struct Lane {
-    pub(crate) client: ClientKey,
-    /// The server's view; `None` once the client is gone.
+    pub(crate) owner: LaneOwner,
+    /// The server's view; `None` once its owner is gone.
     pub(crate) memory: Option<ServerLane>,
     /// Read end of the doorbell, for the workers.
     listen: OwnedFd,
@@ -125,13 +152,13 @@ pub(crate) struct LaneWish {
 
 /// The sizes of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct LaneSizes {
-    payload_bytes_max: u32,
-    geometry: LaneGeometry,
+pub(crate) struct LaneSizes {
+    pub(crate) payload_bytes_max: u32,
+    pub(crate) geometry: LaneGeometry,
 }
 
 impl LaneSizes {
-    fn new(wish: &LaneWish, application: &Application) -> Self {
+    pub(crate) fn new(wish: &LaneWish, application: &Application) -> Self {
         let payload_limit = application.limits.payload_bytes_max;
         let payload_bytes_max = wish.payload_bytes_max.unwrap_or(payload_limit).clamp(1, payload_limit);
         let calls = wish.calls_in_flight.unwrap_or(CELLS_DEFAULT).clamp(1, RING_ENTRIES_MAX);
@@ -159,6 +186,20 @@ impl LaneSizes {
     }
 }
 
+impl Process {
+    /// Whether lanes to it are opened now.
+    pub(crate) fn ensure_takes_lanes(&self) -> Result<(), ControlError> {
+        match &self.stage {
+            Stage::Active(_) if self.has_failed() => {
+                Err(ControlError::WorkersFailed { process: self.id, reason: self.failure_words() })
+            }
+            Stage::Active(_) => Ok(()),
+            Stage::Draining(drain) if drain.is_restart() => Ok(()),
+            _ => Err(ControlError::WrongState { process: self.id, state: self.state() }),
+        }
+    }
+}
+
 impl Shard {
     /// Opens a lane; `asker` is answered when the workers have it.
     pub(crate) fn open_lane(&mut self, wish: LaneWish, asker: Asker) -> Result<(), ControlError> {
@@ -171,15 +212,7 @@ impl Shard {
             "close some, or share a lane between threads",
         )?;
         let process = self.processes.get(key).ok_or(ControlError::UnknownProcess { process: wish.process })?;
-        match &process.stage {
-            Stage::Active(_) if process.has_failed() => {
-                let reason = process.failure_words();
-                return Err(ControlError::WorkersFailed { process: wish.process, reason });
-            }
-            Stage::Active(_) => {}
-            Stage::Draining(drain) if drain.is_restart() => {}
-            _ => return Err(ControlError::WrongState { process: wish.process, state: process.state() }),
-        }
+        process.ensure_takes_lanes()?;
         let mut sizes = LaneSizes::new(&wish, &process.application);
         if client.is_network {
             sizes = sizes.with_shared_replies(|bytes| self.budget.leaves_free(bytes, NETWORK_REPLY_BUDGET_PARTS));
@@ -188,10 +221,29 @@ impl Shard {
             self.open_if_attached(key, id);
             return Ok(());
         }
-        let id = self.make_lane(key, asker.client, sizes, LaneStage::Opening(asker))?;
+        let standing = self.standing_of(asker.client)?;
+        self.make_asked_lane(key, standing, sizes, LaneAsker::Client(asker))
+    }
+
+    /// Makes a lane that somebody waits for, and hands it over when the workers have it.
+    pub(crate) fn make_asked_lane(
+        &mut self,
+        key: ProcessKey,
+        standing: LaneStanding,
+        sizes: LaneSizes,
+        asker: LaneAsker,
+    ) -> Result<(), ControlError> {
+        let id = self.make_lane(key, standing, sizes, LaneStage::Opening(asker))?;
         self.announce_lane(key, id);
         self.open_if_attached(key, id);
         Ok(())
+    }
+
+    fn standing_of(&self, client_key: ClientKey) -> Result<LaneStanding, ControlError> {
+        let client = self.clients.get(client_key).ok_or(ControlError::ShuttingDown)?;
+        let claims = client.claims.as_ref().ok_or(ControlError::ShuttingDown)?;
+        let owner = LaneOwner::Client(client_key);
+        Ok(LaneStanding { owner, rights: claims.rights, principal: claims.principal, is_network: client.is_network })
     }
 
     /// Makes the lane that the creator of a process is likely to ask for, while its first worker starts. Whatever stands
@@ -215,7 +267,9 @@ impl Shard {
             && sizes.charged_bytes().is_ok_and(|bytes| self.budget.leaves_free(bytes, PREPARED_BUDGET_PARTS));
         if may_call && has_room {
             let stage = LaneStage::Prepared(Instant::now() + PREPARED_LANE_MAX);
-            if let Ok(id) = self.make_lane(key, client_key, sizes, stage) {
+            if let Ok(standing) = self.standing_of(client_key)
+                && let Ok(id) = self.make_lane(key, standing, sizes, stage)
+            {
                 self.timers.after(PREPARED_LANE_MAX, Timer::Lane(key, id.0));
             }
         }
@@ -224,22 +278,22 @@ impl Shard {
     /// The lane that was prepared for this client in these sizes, now asked for.
     fn take_prepared_lane(&mut self, key: ProcessKey, asker: Asker, sizes: LaneSizes) -> Option<LaneId> {
         let process = self.processes.get_mut(key)?;
-        let fits = |lane: &Lane| !lane.is_asked_for() && lane.client == asker.client && lane.sizes == sizes;
+        let owner = LaneOwner::Client(asker.client);
+        let fits = |lane: &Lane| !lane.is_asked_for() && lane.owner == owner && lane.sizes == sizes;
         let (id, lane) = process.lanes.iter_mut().find(|(_, lane)| fits(lane))?;
-        lane.stage = LaneStage::Opening(asker);
+        lane.stage = LaneStage::Opening(LaneAsker::Client(asker));
         Some(*id)
     }
 
-    /// Makes a lane and enters it with its process and client.
+    /// Makes a lane and enters it with its process and owner.
     fn make_lane(
         &mut self,
         key: ProcessKey,
-        client_key: ClientKey,
+        standing: LaneStanding,
         sizes: LaneSizes,
         stage: LaneStage,
     ) -> Result<LaneId, ControlError> {
-        let client = self.clients.get(client_key).ok_or(ControlError::ShuttingDown)?;
-        let (claims, is_network) = (client.claims.clone().ok_or(ControlError::ShuttingDown)?, client.is_network);
+        let LaneStanding { owner, rights, principal, is_network } = standing;
         let taken = self.processes.get(key).map_or(0, |process| process.lanes.len());
         limit("lanes of this process", taken, LANES_PER_PROCESS_MAX, "close lanes, or create another process")?;
         let charge = self.budget.charge(sizes.charged_bytes()?, "close lanes, ask for a smaller payload_bytes_max")?;
@@ -249,25 +303,33 @@ impl Shard {
         let workers_ring = bell.another_ring().map_err(|error| host("opening a doorbell", &error))?;
         let replies = is_network.then(|| reply_doorbell(&mut memory)).transpose()?;
         let lane = Lane {
-            client: client_key,
+            owner,
             memory: Some(memory),
             listen: bell.listen,
             workers_ring,
             client_ring: Some(bell.ring),
             replies,
             sizes,
-            rights: claims.rights,
-            principal: claims.principal,
+            rights,
+            principal,
             stage,
             _charge: charge,
         };
         if let Some(process) = self.processes.get_mut(key) {
             process.lanes.insert(id, lane);
         }
-        if let Some(client) = self.clients.get_mut(client_key) {
-            client.lanes.insert(id, key);
+        if let Some(lanes) = self.lanes_of(owner) {
+            lanes.insert(id, key);
         }
         Ok(id)
+    }
+
+    /// The lanes that somebody holds.
+    fn lanes_of(&mut self, owner: LaneOwner) -> Option<&mut BTreeMap<LaneId, ProcessKey>> {
+        match owner {
+            LaneOwner::Client(client) => self.clients.get_mut(client).map(|client| &mut client.lanes),
+            LaneOwner::Worker(worker) => self.workers.get_mut(&worker).map(|worker| &mut worker.call_lanes),
+        }
     }
 
     /// The next number whose residue no lane of the process has.
@@ -335,11 +397,14 @@ impl Shard {
         };
         self.close_lane(key, id);
         let error = ControlError::Host { what: "attaching the lane in a worker".into(), reason: error };
-        self.answer_failed(asker, error);
+        match asker {
+            LaneAsker::Client(asker) => self.answer_failed(asker, error),
+            LaneAsker::Worker(worker, request) => self.refuse_worker(worker, request, error),
+        }
         Ok(())
     }
 
-    /// Hands a lane to its client if every ready worker has it.
+    /// Hands a lane to its owner if every ready worker has it.
     fn open_if_attached(&mut self, key: ProcessKey, id: LaneId) {
         let has = |attachment: Option<&Attachment>| matches!(attachment, Some(Attachment::Attached));
         let is_awaited =
@@ -353,6 +418,23 @@ impl Shard {
         let Some(lane) = process.lanes.get_mut(&id) else { return };
         let (LaneStage::Opening(asker), Some(memory)) = (lane.stage, &lane.memory) else { return };
         let Some(client_ring) = lane.client_ring.take() else { return };
+        self.metrics.lanes_opened += 1;
+        let asker = match asker {
+            LaneAsker::Client(asker) => asker,
+            LaneAsker::Worker(worker, request) => {
+                lane.stage = LaneStage::Open;
+                let opened = WorkerCommand::CallLaneOpened {
+                    request,
+                    lane: id,
+                    geometry: lane.sizes.geometry,
+                    payload_bytes_max: lane.sizes.payload_bytes_max,
+                    workers_max: application.workers_max,
+                };
+                let fds = [memory.segment_fd(), process.control.fd(), client_ring.as_fd()];
+                let told = self.workers.get_mut(&worker).and_then(|worker| worker.tell(&opened, &fds));
+                return told.map_or((), |end| self.timers.at(end, Timer::WorkerStall(worker)));
+            }
+        };
         let replies_listen = lane.replies.as_mut().and_then(|replies| replies.listen.take());
         lane.stage = LaneStage::Open;
         let opened = ServerMessage::LaneOpened {
@@ -367,7 +449,6 @@ impl Shard {
         };
         let mut fds = vec![memory.segment_fd(), process.control.fd(), client_ring.as_fd()];
         fds.extend(replies_listen.as_ref().map(AsFd::as_fd));
-        self.metrics.lanes_opened += 1;
         let sent = self.clients.send(asker, &opened, &fds, &mut self.timers);
         if let Err(error) = sent {
             self.cut_client(asker.client, &error.to_string());
@@ -393,14 +474,14 @@ impl Shard {
         }
     }
 
-    /// The client of a lane is gone or done with it.
+    /// The owner of a lane is gone or done with it.
     pub(crate) fn close_lane(&mut self, key: ProcessKey, id: LaneId) {
         let Some(lane) = self.processes.get_mut(key).and_then(|process| process.lanes.get_mut(&id)) else { return };
         lane.stage = LaneStage::Closing;
         lane.memory = None;
-        let client = lane.client;
-        if let Some(client) = self.clients.get_mut(client) {
-            client.lanes.remove(&id);
+        let owner = lane.owner;
+        if let Some(lanes) = self.lanes_of(owner) {
+            lanes.remove(&id);
         }
         for worker in self.worker_keys(key) {
             let attachment = self.workers.get_mut(&worker).and_then(|worker| worker.lanes.get_mut(&id));
@@ -443,29 +524,25 @@ impl Shard {
         }
     }
 
-    /// A client says that a request lies in its lane and nobody is awake, or that the phase is not active.
+    /// The owner of a lane says that a request lies in it and nobody is awake, or that the phase is not active.
     pub(crate) fn lane_rang(&mut self, key: ProcessKey, id: LaneId) {
-        let running = self.running_roots(key);
-        let Some(process) = self.processes.get_mut(key) else { return };
-        process.control.acknowledge_rings();
-        let memory = process.lanes.get(&id).and_then(|lane| lane.memory.as_ref());
-        let Some(memory) = memory else { return };
+        let Some(process) = self.processes.get(key) else { return };
+        let Some(memory) = process.lanes.get(&id).and_then(|lane| lane.memory.as_ref()) else {
+            return process.control.acknowledge_rings();
+        };
         let phase = process.phase();
-        match phase {
-            Phase::Active => {
-                self.wake_workers(key);
-                self.grow(key);
-            }
-            Phase::Draining => {
-                let refused =
-                    memory.refuse_unclaimed(|root| running.contains(&root), Outcome::Unavailable, phase as u32);
-                self.metrics.calls_refused += u64::from(refused);
-                self.wake_workers(key);
-            }
-            Phase::Closed => {
-                let refused = memory.refuse_unclaimed(|_| false, Outcome::Unavailable, phase as u32);
-                self.metrics.calls_refused += u64::from(refused);
-            }
+        if phase == Phase::Active {
+            self.wake_workers(key);
+            return self.help(key);
+        }
+        process.control.acknowledge_rings();
+        let running = self.running_roots(key);
+        let keep = |root| phase == Phase::Draining && (running.contains(&root) || self.runs_root(key, root));
+        let refused = memory.refuse_unclaimed(keep, Outcome::Unavailable, phase as u32);
+        self.metrics.calls_refused += u64::from(refused);
+        if phase == Phase::Draining {
+            self.wake_workers(key);
+            self.grow(key);
         }
     }
 }

@@ -8,8 +8,10 @@
 //! |---|---|
 //! | `shard` | the loop; everything below adds its methods to it |
 //! | `clients`, `requests` | connections, tokens, what clients ask for |
+//! | `message_lanes` | brokering of lanes for messages from process to process |
 //! | `processes`, `lanes`, `drain` | the table of processes, brokering, graceful ends |
 //! | `process_memory`, `process_ledger`, `recovery` | what outlives the server, and how the next one brings it back |
+//! | `directory` | what workers see of the processes of their application |
 //! | `workers`, `supervision`, `hosting` | starting and watching OS processes |
 //! | `network` | remote clients |
 //! | `keeper`, `keeping` | the process that outlives the server, and the server's side of it |
@@ -21,7 +23,9 @@ mod budget;
 mod clients;
 mod data_directory;
 mod dedicated;
+mod directory;
 mod drain;
+mod growth;
 mod hosting;
 pub mod keeper;
 mod keeping;
@@ -29,7 +33,9 @@ mod lanes;
 mod limits;
 mod log;
 mod manifest;
+mod message_lanes;
 mod metrics;
+mod nested_lanes;
 mod network;
 mod output;
 mod peer;

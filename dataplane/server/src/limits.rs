@@ -22,7 +22,47 @@ pub(crate) const TIMERS_TURN_MAX: usize = 256;
 pub(crate) const OUT_QUEUE_BYTES_MAX: usize = 256 << 10;
 
 /// Messages queued for one peer that does not read: a new worker is sent every lane of its process at once.
-pub(crate) const OUT_QUEUE_MESSAGES_MAX: usize = 2 * praas_protocol::limits::LANES_PER_PROCESS_MAX;
+pub(crate) const OUT_QUEUE_MESSAGES_MAX: usize =
+    2 * (praas_protocol::limits::LANES_PER_PROCESS_MAX + praas_protocol::limits::MESSAGE_LANES_MAX);
+
+/// Parts of the host's budget of which the lanes that one process sends messages on may take one.
+pub(crate) const MESSAGE_LANE_BUDGET_PARTS: u64 = 2;
+
+/// Parts of the server's descriptors of which message lanes may take one; each costs the keeper one, too.
+pub(crate) const MESSAGE_LANE_DESCRIPTOR_PARTS: u64 = 4;
+
+/// Parts of that share of which the lanes that one process sends on may take one.
+pub(crate) const MESSAGE_LANE_SENDER_PARTS: u64 = 2;
+
+/// Lanes of one worker into one mailbox: the one that was too small, until its successor is there.
+pub(crate) const MESSAGE_LANES_PER_DESTINATION_MAX: usize = 2;
+
+/// Lanes of one source into one mailbox, those of its workers that have ended included: half of what a mailbox takes, and a
+/// lane for each worker, twice.
+pub(crate) const MESSAGE_LANES_PER_SOURCE_MAX: usize = praas_protocol::limits::MESSAGE_LANES_MAX / 2;
+
+/// Time in which a worker that runs a call is to attach a message lane before its sender gets it all the same. One that
+/// waits for a message attaches it in microseconds, one that computes when it is done.
+pub(crate) const MESSAGE_LANE_BUSY_MAX: Duration = Duration::from_millis(10);
+
+/// Time in which any other worker is to attach a message lane before its sender gets it all the same: it may be stopped, or
+/// busy with a dedicated connection.
+pub(crate) const MESSAGE_LANE_IDLE_MAX: Duration = Duration::from_secs(2);
+
+/// Period in which a message lane that is being opened is looked at, and first period in which one without a sender is.
+pub(crate) const MESSAGE_LANE_LOOK_PERIOD: Duration = Duration::from_millis(20);
+
+/// Longest period of the look at message lanes without a sender: nobody waits for their end, and looks cost while all sleep.
+pub(crate) const MESSAGE_LANE_LOOK_PERIOD_MAX: Duration = Duration::from_secs(1);
+
+/// Message lanes looked at in one turn: each is mapped and unmapped for it, in some microseconds.
+pub(crate) const ORPHANS_LOOKED_AT_MAX: usize = 64;
+
+/// Bytes of the reason for which a worker is refused something; it reads messages of at most 4 KiB.
+pub(crate) const REFUSAL_REASON_BYTES_MAX: usize = 1024;
+
+/// Names that the keeper is told to forget in one message.
+pub(crate) const FORGOTTEN_NAMES_MAX: usize = 64;
 
 /// Requests of one client that are answered later (create, stop, restart, follow, lane).
 pub(crate) const PENDING_PER_CLIENT_MAX: usize = 256;
@@ -80,6 +120,21 @@ pub(crate) const IDLE_SCAN_PERIOD_MAX: Duration = Duration::from_secs(5);
 /// Shortest period of that look, however soon idle workers are to end.
 pub(crate) const IDLE_SCAN_PERIOD_MIN: Duration = Duration::from_millis(10);
 
+/// Default time without a call after which a process is shown as idle: longer than the pauses of a client that is busy.
+pub(crate) const PROCESS_IDLE_DEFAULT: Duration = Duration::from_secs(2);
+
+/// Longest time between two looks at what a process has been doing.
+pub(crate) const ACTIVITY_PERIOD_MAX: Duration = Duration::from_secs(1);
+
+/// Shortest time between two looks at the same process, however soon it is to be shown as idle.
+pub(crate) const ACTIVITY_PERIOD_MIN: Duration = Duration::from_millis(10);
+
+/// Processes looked at in one turn: about 0.1 ms.
+pub(crate) const ACTIVITY_LOOKS_TURN: usize = 256;
+
+/// Shortest time between two such turns.
+pub(crate) const ACTIVITY_PAUSE_MIN: Duration = Duration::from_millis(1);
+
 /// Time from `Exit` to the end of a worker that has nothing to run, before it is killed.
 pub(crate) const WORKER_EXIT_MAX: Duration = Duration::from_secs(5);
 
@@ -115,11 +170,11 @@ pub(crate) const KEEPER_HANDOVER_MAX: Duration = Duration::from_secs(20);
 /// Delay before a dead keeper is replaced, so that one that cannot start costs little.
 pub(crate) const KEEPER_REPLACE_DELAY: Duration = Duration::from_millis(200);
 
-/// Descriptors that the keeper holds by name: a few for each process.
+/// Descriptors that the keeper holds by name: a few for each process, one for each message lane.
 pub(crate) const KEEPER_FDS_MAX: usize = 65_536;
 
-/// Bytes in the name of a held descriptor.
-pub(crate) const KEEPER_NAME_BYTES_MAX: usize = 255;
+/// Bytes in the name of a held descriptor: that of a message lane names two processes, an application, and seven numbers.
+pub(crate) const KEEPER_NAME_BYTES_MAX: usize = 320;
 
 /// Connections that the keeper serves at a time: the server, its successor, and room for one that is just dying.
 pub(crate) const KEEPER_CONNECTIONS_MAX: usize = 8;
@@ -250,6 +305,8 @@ pub(crate) const POLL_SKIPS_MAX: u32 = 1024;
 
 const _: () = {
     assert!(OUT_QUEUE_BYTES_MAX >= 2 * praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX);
+    assert!(FORGOTTEN_NAMES_MAX * (KEEPER_NAME_BYTES_MAX + 4) < praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX);
+    assert!(MESSAGE_LANES_PER_SOURCE_MAX >= 2 * praas_protocol::limits::WORKERS_MAX);
     assert!(WORKER_UIDS as usize >= praas_protocol::limits::PROCESSES_MAX);
     assert!(LANE_CALLS <= praas_protocol::limits::RING_ENTRIES_MAX && NETWORK_SHARDS_MAX <= 256);
     assert!(WORKER_UID_FIRST > 65_535 && WORKER_UID_FIRST + WORKER_UIDS < 524_288);

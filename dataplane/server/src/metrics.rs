@@ -11,6 +11,10 @@ pub struct Metrics {
     pub requests_failed: u64,
     /// Lanes opened.
     pub lanes_opened: u64,
+    /// Message lanes handed to the workers that asked for them.
+    pub message_lanes_opened: u64,
+    /// Message lanes removed, because their sender was gone and nothing was left in them.
+    pub message_lanes_removed: u64,
     /// Connections given to workers.
     pub connections_given: u64,
     /// Workers started.

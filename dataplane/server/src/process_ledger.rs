@@ -86,7 +86,7 @@ pub(crate) enum LedgerError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct LedgerRecord {
     pub(crate) id: ProcessId,
-    /// Chosen at random when the process was created.
+    /// Higher than that of all processes before it: when it was created, in nanoseconds since 1970.
     pub(crate) incarnation: u64,
     /// Bytes of its objects segment.
     pub(crate) state_bytes: u64,

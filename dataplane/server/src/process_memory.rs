@@ -49,6 +49,7 @@ impl ProcessMemory {
         id: ProcessId,
         application: &Application,
         user: Option<u32>,
+        incarnation: u64,
         budget: &Budget,
     ) -> Result<Self, ControlError> {
         let state_bytes = application.state_bytes();
@@ -57,17 +58,7 @@ impl ProcessMemory {
         let host = |what: &'static str| {
             move |error: &dyn fmt::Display| ControlError::Host { what: what.into(), reason: error.to_string() }
         };
-        let mut incarnation = [0; 8];
-        praas_sys::process_self::random_bytes(&mut incarnation)
-            .map_err(|error| host("choosing an incarnation")(&error))?;
-        let record = LedgerRecord {
-            id,
-            incarnation: u64::from_le_bytes(incarnation),
-            state_bytes,
-            user,
-            generations: [0; WORKERS_MAX],
-            ended: false,
-        };
+        let record = LedgerRecord { id, incarnation, state_bytes, user, generations: [0; WORKERS_MAX], ended: false };
         let layout = ObjectsLayout::for_limit(state_bytes).map_err(|error| host("laying out its state")(&error))?;
         let objects = Objects::create(layout).map_err(|error| host("creating a state segment")(&error))?;
         let ledger = ProcessLedger::create(record).map_err(|error| host("creating a ledger")(&error))?;
@@ -90,6 +81,11 @@ impl ProcessMemory {
     /// Bytes of the objects segment.
     pub(crate) fn state_bytes(&self) -> u64 {
         self.ledger.record().state_bytes
+    }
+
+    /// Which life of the process it is.
+    pub(crate) fn incarnation(&self) -> u64 {
+        self.ledger.record().incarnation
     }
 
     /// Charges what the state takes now.
@@ -183,7 +179,7 @@ mod tests {
         let charges: Vec<_> = std::iter::from_fn(|| budget.charge(share, "").ok()).collect();
         assert!(charges.len() >= 500, "{} fit", charges.len());
         let id = "hello/alice".parse().unwrap();
-        match ProcessMemory::create(id, &application, None, &budget).unwrap_err() {
+        match ProcessMemory::create(id, &application, None, 1, &budget).unwrap_err() {
             ControlError::LimitReached { used, limit, asked, advice, .. } => {
                 assert_eq!((used, limit, asked), (8 << 30, 8 << 30, share));
                 assert!(advice.contains("state_bytes_max"), "{advice}");
@@ -191,14 +187,14 @@ mod tests {
             other => panic!("{other}"),
         }
         drop(charges);
-        assert!(ProcessMemory::create(id, &application, None, &budget).is_ok());
+        assert!(ProcessMemory::create(id, &application, None, 1, &budget).is_ok());
     }
 
     #[test]
     fn memory_is_recovered_as_it_was_left_and_another_segment_is_refused() {
         let application = Application::new("hello".parse().unwrap(), "/bin/true".into());
         let budget = Budget::new(64 << 20);
-        let left = ProcessMemory::create("hello/alice".parse().unwrap(), &application, Some(7), &budget).unwrap();
+        let left = ProcessMemory::create("hello/alice".parse().unwrap(), &application, Some(7), 1, &budget).unwrap();
         let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
         let ledger = || ProcessLedger::open(copy(left.ledger.fd())).unwrap();
         let back = ProcessMemory::recover(ledger(), copy(left.objects.fd()), &budget).unwrap();
@@ -212,7 +208,7 @@ mod tests {
     fn a_state_is_charged_with_what_it_takes_once_that_is_more_than_its_share() {
         let application = Application::new("hello".parse().unwrap(), "/bin/true".into());
         let budget = Budget::new(8 << 20);
-        let mut memory = ProcessMemory::create("hello/alice".parse().unwrap(), &application, None, &budget).unwrap();
+        let mut memory = ProcessMemory::create("hello/alice".parse().unwrap(), &application, None, 1, &budget).unwrap();
         memory.measure();
         assert_eq!(budget.used_bytes(), 4 << 20);
         let store = memory.objects.worker_store(praas_shm::WorkerTag::new(0, 1)).unwrap();

@@ -6,16 +6,20 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use praas_protocol::control::{ControlError, LaneId, ProcessState, ProcessStatus, ServerMessage};
+use praas_protocol::control::{ControlError, LaneId, MessageLaneSlot, ProcessState, ProcessStatus, ServerMessage};
 use praas_protocol::limits::{OUTPUT_CHUNK_BYTES, PROCESSES_MAX};
 use praas_protocol::{Name, ProcessId};
 use praas_shm::control_page::ControlPage;
+use praas_shm::mail_bell::MailBell;
 
 use crate::application::Application;
 use crate::clients::ClientKey;
+use crate::directory::{Activity, Listed};
 use crate::drain::{Drain, Purpose};
+use crate::growth::Growth;
 use crate::lanes::Lane;
 use crate::limits::{OUTPUT_QUOTED_BYTES, WORKER_UID_FIRST, WORKER_UIDS};
+use crate::message_lanes::{MessageLane, Sending, unix_time_ns};
 use crate::output::OutputRing;
 use crate::process_memory::ProcessMemory;
 use crate::settling::Unsettled;
@@ -64,11 +68,17 @@ pub(crate) struct Process {
     pub(crate) stage: Stage,
     pub(crate) control: ControlPage,
     pub(crate) lanes: BTreeMap<LaneId, Lane>,
+    /// Lanes that bring messages.
+    pub(crate) inbound: BTreeMap<MessageLaneSlot, MessageLane>,
+    /// What its workers take of the host for lanes that they send messages on, since they opened one.
+    pub(crate) sending: Option<Sending>,
+    /// By which its workers hear that something changed; made with its first worker.
+    pub(crate) bell: Option<MailBell>,
     pub(crate) workers: BTreeSet<WorkerKey>,
     /// What outlives the server; `None` once it has ended, and for one that could not be brought back.
     pub(crate) memory: Option<ProcessMemory>,
-    /// Names under which the keeper holds it.
-    pub(crate) kept_names: [String; 2],
+    /// Names under which the keeper holds it, without those of its message lanes.
+    pub(crate) kept_names: Vec<String>,
     /// Whether the keeper has said so.
     pub(crate) is_kept: bool,
     /// Why it can do nothing any more but be stopped.
@@ -85,10 +95,14 @@ pub(crate) struct Process {
     pub(crate) never_ready: bool,
     pub(crate) last_exit: Option<String>,
     pub(crate) restarts: u64,
+    pub(crate) growth: Growth,
     /// Calls reported by workers that have ended.
     pub(crate) calls_of_ended: u64,
     /// What is counted of its functions.
     pub(crate) counts: FunctionCounts,
+    /// What other processes of its application see of it, once it is listed.
+    pub(crate) listed: Option<Listed>,
+    pub(crate) activity: Activity,
 }
 
 impl Process {
@@ -97,7 +111,7 @@ impl Process {
         id: ProcessId,
         application: Arc<Application>,
         control: ControlPage,
-        kept_names: [String; 2],
+        kept_names: impl Into<Vec<String>>,
     ) -> Self {
         let output = OutputRing::new(application.limits.output_bytes);
         Self {
@@ -106,9 +120,12 @@ impl Process {
             stage: Stage::Active(Vec::new()),
             control,
             lanes: BTreeMap::new(),
+            inbound: BTreeMap::new(),
+            sending: None,
+            bell: None,
             workers: BTreeSet::new(),
             memory: None,
-            kept_names,
+            kept_names: kept_names.into(),
             is_kept: false,
             broken: None,
             unsettled: Unsettled::default(),
@@ -120,8 +137,11 @@ impl Process {
             never_ready: true,
             last_exit: None,
             restarts: 0,
+            growth: Growth::default(),
             calls_of_ended: 0,
             counts: FunctionCounts::default(),
+            listed: None,
+            activity: Activity::new(),
         }
     }
 
@@ -129,6 +149,7 @@ impl Process {
         match &self.stage {
             Stage::Creating(_) => ProcessState::Creating,
             Stage::Active(_) if self.has_failed() => ProcessState::Failed,
+            Stage::Active(_) if self.activity.is_idle => ProcessState::Idle,
             Stage::Active(_) => ProcessState::Active,
             Stage::Draining(_) | Stage::Removing(_) | Stage::Ended => ProcessState::Draining,
         }
@@ -165,6 +186,8 @@ pub(crate) struct Processes {
     pub(crate) measured: Option<ProcessKey>,
     pub(crate) is_measured: bool,
     next_key: usize,
+    /// The highest that any process has.
+    last_incarnation: u64,
     users: BTreeSet<u32>,
     next_user: u32,
 }
@@ -198,6 +221,18 @@ impl Processes {
     pub(crate) fn take_user_again(&mut self, user: u32) -> Option<u32> {
         let is_ours = (WORKER_UID_FIRST..WORKER_UID_FIRST + WORKER_UIDS).contains(&user);
         if is_ours && self.users.insert(user) { Some(user) } else { self.take_user() }
+    }
+
+    /// The incarnation of a new process: higher than that of all before it, as far as anybody can know of them.
+    fn next_incarnation(&mut self) -> u64 {
+        self.note_incarnation(unix_time_ns());
+        self.note_incarnation(self.last_incarnation.saturating_add(1));
+        self.last_incarnation
+    }
+
+    /// An earlier server had a process of this incarnation.
+    pub(crate) fn note_incarnation(&mut self, incarnation: u64) {
+        self.last_incarnation = self.last_incarnation.max(incarnation);
     }
 
     /// Enters a process.
@@ -241,7 +276,8 @@ impl Shard {
             reason: error.to_string(),
         })?;
         let user = if self.gives_users { self.processes.take_user() } else { None };
-        let memory = match ProcessMemory::create(id, &application, user, &self.budget) {
+        let incarnation = self.processes.next_incarnation();
+        let memory = match ProcessMemory::create(id, &application, user, incarnation, &self.budget) {
             Ok(memory) => memory,
             Err(error) => {
                 user.inspect(|user| self.processes.give_user_back(*user));
@@ -254,6 +290,8 @@ impl Shard {
         let key = self.processes.enter(process);
         self.keep_process(key);
         self.measure_memory_later();
+        self.show_state(key);
+        self.look_at_activity_later();
         self.fill_workers(key);
         Ok(())
     }
@@ -265,11 +303,11 @@ impl Shard {
 
     /// Answers who waits for a process's workers, now that enough are ready.
     pub(crate) fn settle_if_ready(&mut self, key: ProcessKey) {
+        self.show_workers(key);
         let ready = self.ready_workers(key);
         let Some(process) = self.processes.get_mut(key) else { return };
-        process.control.set_workers(ready);
         if ready < process.application.workers_min || !process.wants_workers() {
-            return;
+            return self.show_state(key);
         }
         if let Stage::Creating(_) = process.stage {
             self.log.info(format_args!("process {} is active", process.id));
@@ -277,6 +315,8 @@ impl Shard {
         if let Stage::Creating(askers) | Stage::Active(askers) =
             std::mem::replace(&mut process.stage, Stage::Active(Vec::new()))
         {
+            // First: who is told that a process is there finds it listed so.
+            self.show_state(key);
             for asker in askers {
                 self.answer_done(asker);
             }
@@ -310,7 +350,9 @@ impl Shard {
             }
         }
         let names = std::mem::take(&mut process.kept_names);
+        process.bell = None;
         self.forget_kept(names);
+        self.end_message_lanes(key);
     }
 
     /// The files of an ended process are gone.
@@ -324,10 +366,12 @@ impl Shard {
             self.processes.give_user_back(user);
         }
         self.log.info(format_args!("process {id} has ended"));
+        self.show_state(key);
         self.serve_followers(key);
         for asker in askers {
             self.answer_done(asker);
         }
+        self.end_call_lanes_to(key);
         self.forget_if_empty(key);
     }
 

@@ -6,6 +6,8 @@
 //!    named in one line with what to do. Where only its application is not served, its memory stays with the keeper until a
 //!    server that serves it, or until one ends cleanly. Where the memory itself is damaged, the process is listed as failed
 //!    until it is stopped.
+//! 4. The lanes that brought messages are a part of a mailbox: they are taken over before the first worker of their process
+//!    starts, without the senders, who are dead.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
@@ -15,6 +17,7 @@ use praas_protocol::{Name, ProcessId};
 use praas_shm::control_page::ControlPage;
 
 use crate::application::Application;
+use crate::message_lanes::LaneName;
 use crate::process_ledger::ProcessLedger;
 use crate::process_memory::{ProcessMemory, memory_names, parse_memory_name};
 use crate::processes::Process;
@@ -35,12 +38,20 @@ impl Shard {
     pub(crate) fn recover_processes(&mut self) {
         let left: BTreeSet<_> = self.keeping.held_names().filter_map(parse_memory_name).collect();
         let mut unserved: BTreeMap<Name, usize> = BTreeMap::new();
+        let mut lanes: BTreeMap<_, Vec<LaneName>> = BTreeMap::new();
+        for lane in self.keeping.held_names().filter_map(LaneName::parse) {
+            lanes.entry((lane.process, lane.incarnation)).or_default().push(lane);
+        }
         for (id, incarnation) in left {
+            self.processes.note_incarnation(incarnation);
+            let lanes = lanes.remove(&(id, incarnation)).unwrap_or_default();
             match self.applications.get(&id.application).cloned() {
-                Some(application) => self.recover_process(id, incarnation, application),
+                Some(application) => self.recover_process(id, incarnation, application, lanes),
                 None => *unserved.entry(id.application).or_default() += 1,
             }
         }
+        // The process that they led to was let go of just before.
+        self.forget_kept(lanes.values().flatten().map(LaneName::to_string).collect::<Vec<_>>());
         for (application, processes) in unserved {
             self.log.warning(format_args!(
                 "the state of {processes} processes of {application} stays with the keeper, because that application is not \
@@ -49,8 +60,15 @@ impl Shard {
         }
     }
 
-    fn recover_process(&mut self, id: ProcessId, incarnation: u64, application: Arc<Application>) {
+    fn recover_process(
+        &mut self,
+        id: ProcessId,
+        incarnation: u64,
+        application: Arc<Application>,
+        lanes: Vec<LaneName>,
+    ) {
         let names = memory_names(id, incarnation);
+        let lane_names = lanes.iter().map(LaneName::to_string);
         let control = match ControlPage::create(self.incarnation, 1) {
             Ok(control) if !self.processes.by_id.contains_key(&id) => control,
             Ok(_) => {
@@ -66,7 +84,7 @@ impl Shard {
         };
         let mut process = Process::new(id, application, control, names.clone());
         match self.open_memory(id, incarnation, &names) {
-            Left::Ended => return self.forget_kept(names),
+            Left::Ended => return self.forget_kept(names.into_iter().chain(lane_names).collect::<Vec<_>>()),
             Left::Memory(memory) => {
                 let memory = process.memory.insert(*memory);
                 process.is_kept = true;
@@ -88,10 +106,20 @@ impl Shard {
                 let advice = format!("its memory is kept as it is; `praas process stop {id}` gives it up");
                 self.log.error(format_args!("process {id} cannot be brought back: {reason}; {advice}"));
                 process.broken = Some(format!("its state cannot be used: {reason}; {advice}"));
+                process.kept_names.extend(lane_names);
             }
         }
+        let is_back = process.memory.is_some();
         let key = self.processes.enter(process);
+        if is_back {
+            let unusable = self.adopt_message_lanes(key, lanes);
+            if let Some(process) = self.processes.get_mut(key) {
+                process.kept_names.extend(unusable);
+            }
+        }
         self.measure_memory_later();
+        self.show_state(key);
+        self.look_at_activity_later();
         self.fill_workers(key);
     }
 

@@ -42,6 +42,9 @@ impl Shard {
     pub(crate) fn settle_worker(&mut self, key: ProcessKey, dead: WorkerTag) {
         if let Some(process) = self.processes.get_mut(key) {
             process.unsettled.tags.push(dead);
+            if let Some(bell) = &process.bell {
+                bell.forget(dead);
+            }
             self.settle_workers(key);
         }
     }
@@ -78,7 +81,8 @@ impl Shard {
         }
         let Some(writer) = writer else {
             process.unsettled.since = None;
-            return;
+            // Messages that the dead held may be taken by others now.
+            return self.ring_mail_bell(key);
         };
         let now = Instant::now();
         if now.duration_since(*process.unsettled.since.get_or_insert(now)) >= SETTLING_MAX {
@@ -123,7 +127,10 @@ impl Shard {
             // It ends, or finds out when it is to begin anew.
             Stage::Draining(_) | Stage::Removing(_) | Stage::Ended => {}
         }
+        self.show_state(key);
+        self.ring_mail_bell(key);
         self.kill_workers(key, "the state of its process cannot be used");
+        self.end_message_lanes(key);
         self.refuse_others(key);
     }
 

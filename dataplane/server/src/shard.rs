@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use praas_protocol::Name;
-use praas_protocol::control::LaneId;
+use praas_protocol::control::{LaneId, MessageLaneSlot};
 use praas_protocol::token::Secret;
 use praas_sys::{Listener, SignalQueue};
 
@@ -26,11 +26,13 @@ use crate::budget::Budget;
 use crate::clients::Clients;
 use crate::data_directory::DataDirectory;
 use crate::dedicated::Dedicated;
+use crate::directory::Directories;
 use crate::drain::Purpose;
 use crate::hosting::{Hosting, JobResult};
 use crate::keeping::Keeping;
 use crate::limits::{POLL_EVENTS_MAX, TIMERS_TURN_MAX, TURN_SOURCES_MAX};
 use crate::log::Log;
+use crate::message_lanes::MessageLanes;
 use crate::metrics::Metrics;
 use crate::network::NetworkThreads;
 use crate::processes::{Processes, Stage};
@@ -67,6 +69,7 @@ pub(crate) struct Shard {
     pub(crate) dedicated: Dedicated,
     pub(crate) next_worker: usize,
     pub(crate) next_lane: u32,
+    pub(crate) messages: MessageLanes,
     pub(crate) gives_users: bool,
     pub(crate) hosting: Hosting,
     pub(crate) keeping: Keeping,
@@ -77,6 +80,7 @@ pub(crate) struct Shard {
     /// How long a worker above the minimum may have nothing to do.
     pub(crate) worker_idle: Duration,
     pub(crate) idle_watched: bool,
+    pub(crate) directories: Directories,
     pub(crate) shutting_down: bool,
     pub(crate) orders: Receiver<Order>,
     pub(crate) results: Receiver<JobResult>,
@@ -152,9 +156,13 @@ impl Shard {
                 Timer::Settle(key) => self.settle_again(key),
                 Timer::Drain(key) => self.look_at_drain(key),
                 Timer::Lane(key, lane) => self.opening_due(key, LaneId(lane)),
+                Timer::MessageLane(key, slot) => self.message_lane_due(key, MessageLaneSlot(slot)),
+                Timer::OrphanedLanes => self.look_at_orphaned_lanes(),
                 Timer::Connection(connection) => self.connection_due(connection),
                 Timer::Claims => self.look_at_claims(),
+                Timer::Growth(key) => self.growth_due(key),
                 Timer::Idle => self.look_for_idle_workers(),
+                Timer::Activity => self.look_at_activity(),
                 Timer::Memory => self.measure_memory(),
                 Timer::Watch => self.look_at_binaries(),
                 Timer::Accept => self.ready.add(Source::Listener),

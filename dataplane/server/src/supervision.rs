@@ -16,7 +16,7 @@ use crate::limits::{
     CLAIM_LOOK_PERIOD_MAX, IDLE_SCAN_PERIOD_MAX, IDLE_SCAN_PERIOD_MIN, OUTPUT_PAUSE, OUTPUT_READ_BYTES_TURN,
     REPLACE_DELAY_MAX, REPLACE_DELAY_MIN, WORKER_HEALTHY_AFTER,
 };
-use crate::processes::{Asker, ProcessKey, Stage};
+use crate::processes::{Asker, Process, ProcessKey, Stage};
 use crate::shard::Shard;
 use crate::sources::Source;
 use crate::timers::Timer;
@@ -112,24 +112,19 @@ impl Shard {
             process.counts.keep(&worker.page.functions());
         }
         self.forget_detached_lanes(worker.process, worker.lanes.into_keys());
+        self.forget_detached_message_lanes(worker.process, worker.inbound.into_keys());
+        self.orphan_message_lanes(worker.outbound.into_values());
+        for (lane, process) in worker.call_lanes {
+            self.close_lane(process, lane);
+        }
     }
 
     /// After a worker has left the tables: whoever waited for it is looked at, and calls that it left are picked up.
     pub(crate) fn worker_gone(&mut self, key: ProcessKey) {
-        let ready = self.ready_workers(key);
-        if let Some(process) = self.processes.get_mut(key) {
-            process.control.set_workers(ready);
-        }
+        self.show_workers(key);
         self.open_attached_lanes(key);
         self.look_at_drain(key);
-        let calls_wait = self.processes.get(key).is_some_and(|process| {
-            process.wants_workers()
-                && process.lanes.values().filter_map(|lane| lane.memory.as_ref()).any(|lane| lane.unclaimed() > 0)
-        });
-        if calls_wait {
-            self.wake_workers(key);
-            self.grow(key);
-        }
+        self.serve_unclaimed(key);
         self.fill_workers(key);
         self.forget_if_empty(key);
     }
@@ -163,20 +158,26 @@ impl Shard {
             process.replacement_set = true;
             self.timers.after(delay, Timer::Replace(key));
         }
+        self.show_state(key);
         for asker in askers {
             self.answer_failed(asker, ControlError::WorkersFailed { process: id, reason: words.clone() });
         }
         self.worker_gone_without_filling(key);
     }
 
-    fn worker_gone_without_filling(&mut self, key: ProcessKey) {
-        let ready = self.ready_workers(key);
-        if let Some(process) = self.processes.get_mut(key) {
-            process.control.set_workers(ready);
+    /// Sees to calls that lie unclaimed in an active process.
+    fn serve_unclaimed(&mut self, key: ProcessKey) {
+        if self.processes.get(key).is_some_and(Process::wants_workers) && self.has_unclaimed(key) {
+            self.wake_workers(key);
+            self.grow(key);
         }
+    }
+
+    fn worker_gone_without_filling(&mut self, key: ProcessKey) {
+        self.show_workers(key);
         self.open_attached_lanes(key);
         self.look_at_drain(key);
-        if ready > 0 {
+        if self.ready_workers(key) > 0 {
             self.wake_workers(key);
         }
     }
@@ -199,6 +200,8 @@ impl Shard {
         if let Some(process) = self.processes.get_mut(key) {
             process.replacement_set = false;
             self.fill_workers(key);
+            // Those that are there may all wait.
+            self.serve_unclaimed(key);
         }
     }
 
@@ -262,11 +265,18 @@ impl Shard {
         let keys: Vec<_> = self.processes.entries.keys().copied().collect();
         for key in keys {
             let Some(process) = self.processes.get(key) else { continue };
-            let surplus = self.ready_workers(key).saturating_sub(process.application.workers_min);
-            if surplus == 0 || !process.wants_workers() {
+            // Those that wait inside their calls are no help to others meanwhile.
+            let serving = self.ready_workers(key).saturating_sub(self.waiting_workers(key));
+            let surplus = serving.saturating_sub(process.application.workers_min);
+            if !process.wants_workers() {
                 continue;
             }
-            self.look_for_idle_workers_later();
+            if self.ready_workers(key) > process.application.workers_min {
+                self.look_for_idle_workers_later();
+            }
+            if surplus == 0 {
+                continue;
+            }
             let mut idle = Vec::new();
             for worker_key in self.worker_keys(key) {
                 let Some(worker) = self.workers.get_mut(&worker_key) else { continue };

@@ -35,12 +35,20 @@ pub(crate) enum Timer {
     Drain(ProcessKey),
     /// Whether a lane can be handed out.
     Lane(ProcessKey, u32),
+    /// Whether a message lane can be handed to its sender.
+    MessageLane(ProcessKey, u16),
+    /// Whether message lanes without a sender are drained.
+    OrphanedLanes,
     /// Whether the token of a dedicated connection has expired.
     Connection(ConnectionId),
     /// Whether calls outlast their limit.
     Claims,
+    /// Whether a process that could have no more workers can have one now.
+    Growth(ProcessKey),
     /// Whether workers above the minimum are idle.
     Idle,
+    /// What processes have been doing.
+    Activity,
     /// How much memory the states of processes take.
     Memory,
     /// Whether a binary was rebuilt.

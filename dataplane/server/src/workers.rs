@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use mio::Interest;
 use praas_protocol::codec;
-use praas_protocol::control::{CONTROL_VERSION, LaneId, WorkerCommand, WorkerMessage};
+use praas_protocol::control::{CONTROL_VERSION, LaneId, MessageLaneSlot, WorkerCommand, WorkerMessage};
 use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, FUNCTIONS_MAX, WORKER_HELLO_MS_MAX, WORKERS_MAX};
 use praas_protocol::{FunctionId, Name};
 use praas_shm::WorkerTag;
@@ -21,6 +21,7 @@ use praas_sys::{Cgroup, MessageSocket, Pidfd};
 
 use crate::hosting::{SpawnJob, Started, WorkerDescriptors};
 use crate::limits::{PEER_PACKETS_TURN_MAX, PEER_STALL_MAX, WORKER_EXIT_MAX};
+use crate::message_lanes::MessageLaneWish;
 use crate::peer::{Packet, Peer, PeerError};
 use crate::processes::{Process, ProcessKey};
 use crate::shard::Shard;
@@ -90,6 +91,12 @@ pub(crate) struct Worker {
     has_pages: bool,
     pub(crate) ready_since: Option<Instant>,
     pub(crate) lanes: BTreeMap<LaneId, Attachment>,
+    /// What it knows of the lanes that bring messages to its process.
+    pub(crate) inbound: BTreeMap<MessageLaneSlot, Attachment>,
+    /// Message lanes that it opened, by their serials: where they lead to.
+    pub(crate) outbound: BTreeMap<u64, (ProcessKey, MessageLaneSlot)>,
+    /// Lanes that it opened for calls of its own, and where they lead.
+    pub(crate) call_lanes: BTreeMap<LaneId, ProcessKey>,
     pub(crate) sightings: HashMap<usize, Sighting>,
     /// Calls at the last look, and since when they have not changed while it was parked.
     pub(crate) idle: Option<(u64, Instant)>,
@@ -102,6 +109,16 @@ pub(crate) struct Worker {
 impl Worker {
     pub(crate) fn is_ready(&self) -> bool {
         self.stage == WorkerStage::Ready
+    }
+
+    /// Whether it was given all that it needs to run calls.
+    pub(crate) fn is_introduced(&self) -> bool {
+        self.stage >= WorkerStage::Attaching
+    }
+
+    /// Whether it is there to stay.
+    pub(crate) fn stays(&self) -> bool {
+        self.stage != WorkerStage::Leaving && !self.doomed
     }
 
     pub(crate) fn pid(&self) -> Option<u32> {
@@ -125,6 +142,20 @@ impl Worker {
         self.page.notify();
         sent
     }
+
+    /// The same; a worker that cannot take it is killed. The time by which it must have read it, if it was not taken at once.
+    pub(crate) fn tell(&mut self, command: &WorkerCommand, fds: &[BorrowedFd<'_>]) -> Option<Instant> {
+        let was_queued = self.peer.has_queued();
+        match self.command(command, fds) {
+            Ok(()) => self.peer.stall_end().filter(|_| !was_queued),
+            // Its pidfd tells the rest.
+            Err(PeerError::Closed) => None,
+            Err(error) => {
+                self.kill(error.to_string());
+                None
+            }
+        }
+    }
 }
 
 impl Shard {
@@ -143,8 +174,8 @@ impl Shard {
     }
 
     /// Workers that are there to stay.
-    fn staying_workers(&self, key: ProcessKey) -> u32 {
-        let staying = self.workers_of(key).filter(|(_, worker)| worker.stage != WorkerStage::Leaving && !worker.doomed);
+    pub(crate) fn staying_workers(&self, key: ProcessKey) -> u32 {
+        let staying = self.workers_of(key).filter(|(_, worker)| worker.stays());
         u32::try_from(staying.count()).unwrap_or(u32::MAX)
     }
 
@@ -162,21 +193,7 @@ impl Shard {
         }
     }
 
-    /// Starts one more worker if calls wait, the process may have one, and none is on its way already.
-    pub(crate) fn grow(&mut self, key: ProcessKey) {
-        let Some(process) = self.processes.get(key) else { return };
-        let starting = self.workers_of(key).any(|(_, worker)| worker.stage < WorkerStage::Ready);
-        let full = self.staying_workers(key) >= process.application.workers_max;
-        if full || starting || process.replacement_set || !process.wants_workers() {
-            return;
-        }
-        match self.start_worker(key) {
-            Ok(()) => self.look_for_idle_workers_later(),
-            Err(reason) => self.worker_failed(key, reason, None),
-        }
-    }
-
-    fn start_worker(&mut self, key: ProcessKey) -> Result<(), String> {
+    pub(crate) fn start_worker(&mut self, key: ProcessKey) -> Result<(), String> {
         let mut taken: Vec<u8> = self.workers_of(key).map(|(_, worker)| worker.index).collect();
         let process = self.processes.get_mut(key).ok_or("the process is gone")?;
         taken.extend(process.unsettled.indices());
@@ -191,6 +208,7 @@ impl Shard {
         // job fails for want of descriptors, and its result meets no worker of this key.
         let (hand_over, descriptors) = std::sync::mpsc::sync_channel(1);
         self.hosting.spawn(SpawnJob { worker, process: id, application, user, descriptors })?;
+        self.ensure_bell(key).map_err(|error| error.to_string())?;
         let (ours, theirs) = MessageSocket::pair().map_err(|error| format!("a socket for the worker: {error}"))?;
         let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK);
         let (read_end, write_end) = pipe.map_err(|error| format!("a pipe for the worker: {error}"))?;
@@ -214,6 +232,9 @@ impl Shard {
                 has_pages: false,
                 ready_since: None,
                 lanes: BTreeMap::new(),
+                inbound: BTreeMap::new(),
+                outbound: BTreeMap::new(),
+                call_lanes: BTreeMap::new(),
                 sightings: HashMap::new(),
                 idle: None,
                 end_reason: None,
@@ -336,17 +357,8 @@ impl Shard {
 
     /// Sends a command; a worker that cannot take it is killed.
     pub(crate) fn command_worker(&mut self, key: WorkerKey, command: &WorkerCommand, fds: &[BorrowedFd<'_>]) {
-        let Some(worker) = self.workers.get_mut(&key) else { return };
-        let was_queued = worker.peer.has_queued();
-        match worker.command(command, fds) {
-            Ok(()) => {
-                if let Some(end) = worker.peer.stall_end().filter(|_| !was_queued) {
-                    self.timers.at(end, Timer::WorkerStall(key));
-                }
-            }
-            // Its pidfd tells the rest.
-            Err(PeerError::Closed) => {}
-            Err(error) => self.end_worker(key, error.to_string()),
+        if let Some(end) = self.workers.get_mut(&key).and_then(|worker| worker.tell(command, fds)) {
+            self.timers.at(end, Timer::WorkerStall(key));
         }
     }
 
@@ -375,7 +387,13 @@ impl Shard {
                 break;
             }
             let Some(worker) = self.workers.get_mut(&key) else { break };
-            let received = worker.peer.flush().and_then(|()| worker.peer.receive(&mut buffer));
+            let was_queued = worker.peer.has_queued();
+            let flushed = worker.peer.flush();
+            if was_queued {
+                // A worker that polls looks at its socket only when it is told to.
+                worker.page.notify();
+            }
+            let received = flushed.and_then(|()| worker.peer.receive(&mut buffer));
             let outcome = match received {
                 Ok(Some(packet)) => self.hear_worker(key, &packet),
                 Ok(None) => break,
@@ -422,12 +440,30 @@ impl Shard {
             WorkerMessage::Ready if worker.stage == WorkerStage::Leaving => Ok(()),
             WorkerMessage::LaneAttached { lane, error } => self.lane_attached(key, lane, error),
             WorkerMessage::LaneDetached { lane } => self.lane_detached(key, lane),
+            WorkerMessage::MessageLaneOpen { request, to, payload_bytes }
+                if worker.stage >= WorkerStage::Attaching && request != 0 =>
+            {
+                self.open_message_lane(MessageLaneWish { worker: key, request, to, payload_bytes });
+                Ok(())
+            }
+            WorkerMessage::MessageLaneClose { serial } => {
+                self.close_message_lane(key, serial);
+                Ok(())
+            }
+            WorkerMessage::InboundLaneAttached { slot, error } => self.inbound_lane_attached(key, slot, error),
+            WorkerMessage::InboundLaneDetached { slot } => self.inbound_lane_detached(key, slot),
             WorkerMessage::ConnectionEnded { connection } => self.connection_ended(key, connection),
             WorkerMessage::Ring if worker.stage >= WorkerStage::Attaching => {
                 let process = worker.process;
                 self.worker_rang(process);
                 Ok(())
             }
+            WorkerMessage::CallLaneOpen { request, process } if worker.is_introduced() => {
+                self.open_call_lane(key, request, process);
+                Ok(())
+            }
+            WorkerMessage::CallLaneRing { lane, process } => self.with_call_lane(key, lane, process, Self::lane_rang),
+            WorkerMessage::CallLaneClose { lane, process } => self.with_call_lane(key, lane, process, Self::close_lane),
             other => Err(format!("{other:?} does not come now")),
         }
     }
@@ -458,7 +494,8 @@ impl Shard {
             return;
         }
         let Some(process) = self.processes.get(worker.process).filter(|process| process.is_kept) else { return };
-        let Some(memory) = &process.memory else { return };
+        let (Some(memory), Some(bell)) = (&process.memory, &process.bell) else { return };
+        let Some(directory) = self.directories.get(&process.id.application) else { return };
         let mut sent = Ok(());
         if !worker.has_pages {
             worker.has_pages = true;
@@ -470,11 +507,20 @@ impl Shard {
                 payload_bytes_max: process.application.limits.payload_bytes_max,
                 workers_max: process.application.workers_max,
                 state_bytes: memory.state_bytes(),
+                incarnation: memory.incarnation(),
             };
-            sent = worker.peer.send(&start, &[process.control.fd(), worker.page.fd(), memory.objects.fd()]);
+            let fds = [process.control.fd(), worker.page.fd(), memory.objects.fd(), bell.fd(), directory.fd()];
+            sent = worker.peer.send(&start, &fds);
         }
         if worker.said_hello {
             worker.stage = WorkerStage::Attaching;
+            // First, so that whoever gets a call has been told of every lane that its messages may lie in.
+            for (slot, lane) in &process.inbound {
+                if sent.is_ok() && lane.is_served() {
+                    worker.inbound.insert(*slot, Attachment::Adding);
+                    sent = lane.announce(*slot, &mut worker.peer);
+                }
+            }
             for (id, lane) in &process.lanes {
                 if sent.is_ok() && lane.is_served() {
                     worker.lanes.insert(*id, Attachment::Adding);
@@ -504,16 +550,6 @@ impl Shard {
         self.look_at_claims_later();
         self.settle_if_ready(process);
         self.hosting.prepare_directories();
-    }
-
-    /// A worker has work to leave to others, or waits in a call of its own.
-    fn worker_rang(&mut self, key: ProcessKey) {
-        let idle = self.workers_of(key).any(|(_, worker)| worker.is_ready() && worker.page.is_parked());
-        if idle {
-            self.wake_workers(key);
-        } else {
-            self.grow(key);
-        }
     }
 }
 

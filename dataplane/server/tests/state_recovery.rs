@@ -4,26 +4,21 @@ mod common;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::AsFd;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::stage::{DIRECTORY, Played, Stage, block_on, options, process, status};
+use common::lingering::{self, end_cleanly, start_server, with_held};
+use common::stage::{Played, Stage, block_on, process, status};
 use common::sums::{self, Known, add_until, stateful, sum_of};
-use common::{PATIENCE, ROLE, children_with, eventually, is_keeper_socket, own_command, stage};
+use common::{PATIENCE, ROLE, children_with, eventually, is_keeper_socket, stage};
 use praas_client::{CallError, ProcessState, RequestError};
 use praas_protocol::control::ControlError;
-use praas_server::keeper::{HeldDescriptor, KeeperLink, KeeperPlan};
-use praas_server::{Level, Server};
-use praas_sys::FileLock;
+use praas_server::Level;
 
 /// Name of the application that a server role serves, if not the usual one.
 const SERVED: &str = "TEST_SERVED";
-
-/// How long a keeper waits for the next server.
-const LINGER: Duration = Duration::from_secs(60);
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
 #[test]
@@ -35,30 +30,12 @@ fn role() {
     }
 }
 
-/// A server whose keeper outlives it.
+/// A server of two workers a process.
 fn play_server() {
-    let signals = praas_sys::SignalQueue::termination().unwrap();
-    let directory = std::env::var_os(DIRECTORY).unwrap();
     let served = std::env::var(SERVED).unwrap_or_else(|_| "hello".into());
     let mut application = stateful(&served);
     (application.workers_min, application.workers_max) = (2, 2);
-    let mut options = options(Path::new(&directory), application);
-    options.keeper_linger = LINGER;
-    let server = Server::start(options).unwrap();
-    println!("\nplaying");
-    server.run(signals).unwrap();
-    std::process::exit(42);
-}
-
-fn start_server(stage: &Stage) -> Option<Played> {
-    Played::start("lingering server", stage.path(), &[])
-}
-
-/// Ends a server cleanly: its keeper goes, with all that it held.
-fn end_cleanly(server: Played, stage: Stage) {
-    server.terminate();
-    assert_eq!(server.end(), Some(42));
-    stage.end();
+    lingering::play_server(application);
 }
 
 #[test]
@@ -141,20 +118,6 @@ fn a_call_without_a_server_ends_at_its_deadline_and_the_next_server_serves_the_s
     assert_eq!(sum_of(&alice), 7);
     drop((pipeline, alice, client));
     end_cleanly(next, stage);
-}
-
-/// Plays the next server as far as the keeper goes: what it holds, then gone without a goodbye.
-fn with_held<T>(stage: &Stage, look: impl FnOnce(&[HeldDescriptor]) -> T) -> T {
-    let lock = FileLock::try_exclusive(&stage.path().join("lock")).unwrap().expect("the server is dead");
-    let plan = KeeperPlan {
-        command: own_command(),
-        socket: stage.path().join("keeper.sock"),
-        log: stage.path().join("keeper.log"),
-        cgroup_prefix: "praas-test-state".into(),
-        linger: LINGER,
-    };
-    let mut link = KeeperLink::connect(&plan, lock.as_fd()).unwrap().expect("the keeper lives");
-    look(&link.take().unwrap())
 }
 
 #[test]

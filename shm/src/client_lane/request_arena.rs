@@ -9,7 +9,7 @@ use crate::arena::{Block, Buddy, map_bytes, order_for};
 
 /// Which blocks of the request half are free. Private memory of the client.
 #[derive(Debug)]
-pub(super) struct RequestArena {
+pub(crate) struct RequestArena {
     map: Box<[AtomicU8]>,
     /// Allocated in the map, and nobody's.
     spare: Option<Block>,
@@ -17,7 +17,7 @@ pub(super) struct RequestArena {
 
 impl RequestArena {
     /// The allocator of a half of `half_bytes`, all free.
-    pub(super) fn new(half_bytes: usize) -> Self {
+    pub(crate) fn new(half_bytes: usize) -> Self {
         let zeroed = Box::<[AtomicU8]>::new_zeroed_slice(map_bytes(half_bytes));
         // SAFETY: an `AtomicU8` has the layout of a `u8`, so zero, as just allocated, is a valid one.
         Self { map: unsafe { zeroed.assume_init() }, spare: None }
@@ -29,7 +29,7 @@ impl RequestArena {
 
     /// A block of at least `bytes`.
     #[inline]
-    pub(super) fn allocate(&mut self, bytes: usize) -> Option<Block> {
+    pub(crate) fn allocate(&mut self, bytes: usize) -> Option<Block> {
         match self.spare.take_if(|spare| order_for(bytes) == Some(spare.order)) {
             None => self.allocate_otherwise(bytes),
             spare => spare,
@@ -45,7 +45,7 @@ impl RequestArena {
 
     /// Takes a block back.
     #[inline]
-    pub(super) fn free(&mut self, block: Block) {
+    pub(crate) fn free(&mut self, block: Block) {
         if let Some(replaced) = self.spare.replace(block) {
             self.buddy().free(replaced);
         }
@@ -58,7 +58,7 @@ impl RequestArena {
     }
 
     /// Bytes of the largest block that could be had.
-    pub(super) fn largest_free_bytes(&mut self) -> usize {
+    pub(crate) fn largest_free_bytes(&mut self) -> usize {
         self.free_spare();
         self.buddy().largest_free_bytes()
     }

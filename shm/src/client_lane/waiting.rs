@@ -84,12 +84,32 @@ impl ClientLane {
             WaitMode::Spin => self.spin(ticket, timeout),
             WaitMode::Park => self.park(ticket, timeout),
             WaitMode::Adaptive => {
-                let polls_pay = ticket.attended
-                    && self.worker_cpu.load(Ordering::Relaxed) != self.client_cpu.load(Ordering::Relaxed)
-                    && self.history.should_spin();
-                if polls_pay && self.spin_for_a_while(ticket) { WaitEnd::Answered } else { self.park(ticket, timeout) }
+                if self.polls_pay(ticket) && self.spin_for_a_while(ticket) {
+                    WaitEnd::Answered
+                } else {
+                    self.park(ticket, timeout)
+                }
             }
         }
+    }
+
+    /// The part of [`ClientLane::wait`] that sleeps not at all and takes tens of microseconds at most: whether the answer is
+    /// there. For who has something to do before a longer wait.
+    #[inline]
+    pub fn wait_briefly(&self, ticket: &Ticket, mode: WaitMode) -> bool {
+        let polls_pay = match mode {
+            WaitMode::Spin => true,
+            WaitMode::Park => false,
+            WaitMode::Adaptive => self.polls_pay(ticket),
+        };
+        if polls_pay { self.spin_for_a_while(ticket) } else { self.is_answered(ticket) }
+    }
+
+    #[inline]
+    fn polls_pay(&self, ticket: &Ticket) -> bool {
+        ticket.attended
+            && self.worker_cpu.load(Ordering::Relaxed) != self.client_cpu.load(Ordering::Relaxed)
+            && self.history.should_spin()
     }
 
     #[inline]
@@ -146,10 +166,15 @@ impl ClientLane {
             if let Some(end) = self.ended(ticket, Some(deadline)) {
                 return end;
             }
-            // A worker that died between being rung and claiming took the ring with it: ring again.
-            if ring::is_unclaimed(self.memory.entries(), ticket.position) {
-                self.summon_again();
-            }
+            self.ring_again(ticket);
+        }
+    }
+
+    /// For who waits in short turns: summons again if the request still lies unclaimed. A worker that died between being rung
+    /// and claiming took the ring with it.
+    pub fn ring_again(&self, ticket: &Ticket) {
+        if ring::is_unclaimed(self.memory.entries(), ticket.position) {
+            self.summon_again();
         }
     }
 

@@ -39,6 +39,14 @@ pub(crate) enum Kind {
     Retired,
     /// Not a block: the marker behind the last one.
     End,
+    /// Holds a message, or is spare for one; see `crate::mailbox`.
+    Message,
+    /// Holds a queue of messages, or the record of a key.
+    MailQueue,
+    /// Holds what is known of a source that may repeat.
+    MailSource,
+    /// Holds the table that leads to queues and sources.
+    MailTable,
 }
 
 impl Kind {
@@ -50,6 +58,10 @@ impl Kind {
             Self::Overflow => 4,
             Self::Retired => 5,
             Self::End => 6,
+            Self::Message => 7,
+            Self::MailQueue => 8,
+            Self::MailSource => 9,
+            Self::MailTable => 10,
         }
     }
 
@@ -61,6 +73,10 @@ impl Kind {
             4 => Self::Overflow,
             5 => Self::Retired,
             6 => Self::End,
+            7 => Self::Message,
+            8 => Self::MailQueue,
+            9 => Self::MailSource,
+            10 => Self::MailTable,
             _ => return None,
         })
     }
@@ -174,10 +190,10 @@ mod tests {
     fn words_of_a_header_come_back() {
         let sizes = Sizes { granules: 7, before: u32::MAX };
         assert_eq!(Sizes::of_word(sizes.word()), sizes);
-        for kind in [Kind::Free, Kind::Object, Kind::Loan, Kind::Overflow, Kind::Retired, Kind::End] {
+        for kind in (1..=10).map(|code| Kind::from_code(code).unwrap()) {
             let word = kind_and_link(kind, (1 << 40) - 1);
             assert_eq!((kind_of(word), link_of(word)), (Some(kind), (1 << 40) - 1));
         }
-        assert_eq!(kind_of(0), None);
+        assert_eq!((kind_of(0), kind_of(11)), (None, None));
     }
 }

@@ -9,6 +9,8 @@ use super::entry::{Buckets, block_of, fingerprint, may_be};
 use super::error::StateError;
 use super::granule::{Granule, WORDS_PER_GRANULE};
 use super::hash;
+use super::key::Namespace;
+use super::keyed_calls;
 use super::layout::{header, log};
 use super::limits::LOANS_PER_WORKER;
 use super::lock::Locked;
@@ -39,6 +41,8 @@ pub struct Checked {
     pub largest_free_bytes: u64,
     /// Buckets in use.
     pub buckets: u64,
+    /// Messages.
+    pub mail: crate::mailbox::CheckedMail,
 }
 
 /// A block that the walk over the heap has met.
@@ -51,7 +55,8 @@ struct Met {
 }
 
 /// All blocks, in order of their places.
-struct Blocks<'a> {
+#[derive(Debug)]
+pub(crate) struct Blocks<'a> {
     space: Space<'a>,
     met: Vec<Met>,
 }
@@ -66,6 +71,7 @@ pub(crate) fn check(locked: &Locked<'_>) -> Result<Checked, StateError> {
     check_index(&mut blocks, &mut found)?;
     check_retired(&mut blocks, &mut found)?;
     check_loans(&mut blocks, &mut found)?;
+    found.mail = crate::mailbox::check::check(&mut blocks)?;
     blocks.all_named()?;
     Ok(found)
 }
@@ -107,8 +113,12 @@ impl<'a> Blocks<'a> {
         Ok(Self { space, met })
     }
 
+    pub(crate) fn space(&self) -> Space<'a> {
+        self.space
+    }
+
     /// Marks the block of this kind at `number` as named; it must not have been.
-    fn name(&mut self, number: u64, kind: Kind, at: usize) -> Result<Block, StateError> {
+    pub(crate) fn name(&mut self, number: u64, kind: Kind, at: usize) -> Result<Block, StateError> {
         let index = self.met.binary_search_by_key(&number, |met| met.block.place.number());
         let met = index.ok().map(|index| &mut self.met[index]).filter(|met| met.kind == kind && !met.named);
         let met = met.ok_or_else(|| StateError::corrupt("name of a block", at))?;
@@ -171,6 +181,7 @@ fn check_index(blocks: &mut Blocks<'_>, found: &mut Checked) -> Result<(), State
     let space = blocks.space;
     let buckets = Buckets::load(space)?;
     let seed = space.words.load(header::HASH_SEED);
+    let (mut calls, mut call_granules) = (0, 0);
     for number in 0..buckets.count() {
         let mut seen: Vec<(u64, Placed)> = Vec::new();
         for bucket in chain(space, Bucket::new(space, number)) {
@@ -194,11 +205,16 @@ fn check_index(blocks: &mut Blocks<'_>, found: &mut Checked) -> Result<(), State
                     return Err(StateError::corrupt("second entry of a key", at));
                 }
                 seen.push((entry >> 40, object));
+                if object.namespace == Namespace::CALLS {
+                    calls += 1;
+                    call_granules += u64::from(block.granules);
+                }
                 found.keys += 1;
                 found.object_bytes += block.bytes();
             }
         }
     }
+    keyed_calls::check(space, calls, call_granules)?;
     found.buckets = buckets.count() as u64;
     if buckets.count() < space.layout.bucket_count_max {
         let next = Bucket::new(space, buckets.count());

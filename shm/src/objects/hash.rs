@@ -34,6 +34,32 @@ pub(crate) fn of_words(seed: u64, namespace: u8, bytes: usize, words: impl Itera
     fold(mixed ^ bytes as u64, THIRD)
 }
 
+/// What stands for a namespace in keys of messages.
+#[cfg(not(loom))]
+const MESSAGES: u8 = 0xff;
+
+/// The hash of a message's key.
+#[cfg(not(loom))]
+#[inline]
+pub(crate) fn of_message_key(seed: u64, bytes: usize, words: impl Iterator<Item = u64>) -> u64 {
+    of_words(seed, MESSAGES, bytes, words)
+}
+
+/// The hash of an address, whose words are zero from some word on.
+#[cfg(not(loom))]
+#[inline]
+pub(crate) fn of_address(seed: u64, words: &[u64; 8]) -> u64 {
+    let used = words.iter().rposition(|&word| word != 0).map_or(0, |last| last + 1);
+    of_words(seed, MESSAGES, used, words[..used].iter().copied())
+}
+
+/// The hash of two things together.
+#[cfg(not(loom))]
+#[inline]
+pub(crate) fn joined(first: u64, second: u64) -> u64 {
+    fold(first ^ THIRD, second ^ SECOND)
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::super::key::Namespace;

@@ -14,6 +14,8 @@ use super::error::StateError;
 use super::granule::Granule;
 use super::heap;
 use super::key::Key;
+#[cfg(not(loom))]
+use super::key::Namespace;
 use super::layout::{BUCKET_WORDS, header};
 use super::limits::{CHAIN_ENTRIES_MAX, CHAIN_MAX, ENTRIES_PER_BUCKET};
 use super::lock::Locked;
@@ -54,6 +56,29 @@ pub(crate) fn find(space: Space<'_>, key: &Key<'_>, hash: u64) -> Result<Spot, S
         }
     }
     Ok(vacant.map_or(Spot::Behind { bucket: last }, |at| Spot::Vacant { at }))
+}
+
+/// Looks for an object of this namespace by its hash alone, under the lock. Of several with one hash it is any.
+#[cfg(not(loom))]
+pub(crate) fn find_hashed(
+    space: Space<'_>,
+    hash: u64,
+    namespace: Namespace,
+) -> Result<Option<(usize, Placed)>, StateError> {
+    let print = fingerprint(hash, space.layout);
+    for bucket in chain(space, Bucket::new(space, Buckets::load(space)?.bucket_of(hash))) {
+        for at in bucket?.entries() {
+            let entry = space.words.load(at);
+            if may_be(entry, print) {
+                let place = Granule::checked(block_of(entry), space.layout, "entry of the index", at)?;
+                let object = Placed::read(space, place)?;
+                if object.namespace == namespace && object.hash(space) == hash {
+                    return Ok(Some((at, object)));
+                }
+            }
+        }
+    }
+    Ok(None)
 }
 
 /// Makes `entry` the commit word of the transaction, at a new key's spot.

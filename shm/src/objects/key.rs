@@ -11,8 +11,10 @@ pub struct Namespace(pub u8);
 impl Namespace {
     /// What functions and clients name.
     pub const USER: Self = Self(0);
-    /// What praas itself keeps in a process's state: records of idempotency keys, and what comes later.
+    /// What praas itself keeps in a process's state.
     pub const SYSTEM: Self = Self(1);
+    /// Records of calls with idempotency keys, which have an order of their own beside the index: see `keyed_calls`.
+    pub(crate) const CALLS: Self = Self(2);
 }
 
 /// A checked key, borrowed from its text.

@@ -1,7 +1,7 @@
 //! Where everything lies in an objects segment: one chained table, in words of 8 bytes.
 //!
 //! ```text
-//! header 4 KiB │ rows │ undo log │ heads of the heap's free lists │ index buckets (an eighth) │ heap
+//! header 4 KiB │ rows │ undo log │ heads of the heap's free lists │ ring of calls │ index buckets (an eighth) │ heap
 //! ```
 //!
 //! The layout follows from the limit in the server's message alone; nobody takes it from the segment. Pages that were
@@ -9,7 +9,10 @@
 
 use super::error::LimitError;
 use super::granule::{GRANULE_BYTES, WORDS_PER_GRANULE};
-use super::limits::{LOANS_PER_WORKER, LOG_ENTRIES_MAX, PINS_PER_WORKER, ROWS, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use super::limits::{
+    CALL_RECORD_SHARE_BYTES, CALL_RECORDS_MAX, LOANS_PER_WORKER, LOG_ENTRIES_MAX, PINS_PER_WORKER, ROWS,
+    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+};
 use super::size_class::HEAD_WORDS;
 
 const WORD_BYTES: usize = 8;
@@ -44,6 +47,38 @@ pub(crate) mod header {
     pub(crate) const RETIRED_TAIL: usize = 52;
     /// Number of retired blocks in the low half, their granules in the high half.
     pub(crate) const RETIRED_TOTALS: usize = 53;
+    /// The ring of records of calls: numbers of the oldest slot and of the next one; see `keyed_calls`.
+    pub(crate) const CALLS_OLDEST: usize = 54;
+    pub(crate) const CALLS_NEXT: usize = 55;
+    /// Granules of all records of calls.
+    pub(crate) const CALLS_GRANULES: usize = 56;
+    /// The mailbox's table, 0 before the first message; what follows is the mailbox's too, see `crate::mailbox`.
+    pub(crate) const MAIL_TABLE: usize = 64;
+    /// Messages that are queued or held.
+    pub(crate) const MAIL_MESSAGES: usize = 65;
+    /// Lists of spare blocks for messages: the first one (40) │ how many (24).
+    pub(crate) const MAIL_SPARE_SMALL: usize = 66;
+    pub(crate) const MAIL_SPARE_LARGE: usize = 67;
+    /// Removed messages whose blocks in lanes are still to be given back.
+    pub(crate) const MAIL_RETURNS: usize = 68;
+    /// Counts recoveries: what they could not publish in lanes is published by whoever sees that it has changed.
+    pub(crate) const MAIL_REPAIRS: usize = 69;
+    /// Not 0: somebody has left messages in a lane for want of room.
+    pub(crate) const MAIL_STALLED: usize = 70;
+    /// Queues and records of keys.
+    pub(crate) const MAIL_QUEUES: usize = 71;
+    /// Where the last sweep of idle queues has ended.
+    pub(crate) const MAIL_SWEPT: usize = 72;
+    /// Sources that may repeat: how many, and the ends of their list.
+    pub(crate) const MAIL_SOURCES: usize = 73;
+    pub(crate) const MAIL_SOURCE_OLDEST: usize = 74;
+    pub(crate) const MAIL_SOURCE_NEWEST: usize = 75;
+    /// The number given out last for a message that this process sends; a line pair of its own, without the lock.
+    pub(crate) const MAIL_SEQUENCE: usize = 80;
+    #[cfg(not(loom))]
+    pub(crate) const WORDS: usize = 96;
+    /// A model's executions are fast only with few words.
+    #[cfg(loom)]
     pub(crate) const WORDS: usize = 64;
 }
 
@@ -53,10 +88,18 @@ pub(crate) mod row {
 
     /// Pins beyond this number were never used.
     pub(crate) const PINS_USED: usize = 0;
+    /// Tag of the worker that has this row; see `row_owner`.
+    pub(crate) const OWNER: usize = 1;
     pub(crate) const PINS: usize = 8;
     pub(crate) const LOANS: usize = PINS + PINS_PER_WORKER;
+    /// The message that this worker's call has received last, of those that it holds.
+    pub(crate) const MAIL_HELD: usize = LOANS + LOANS_PER_WORKER;
+    /// The same of messages that it has accepted all together, and that are being removed.
+    pub(crate) const MAIL_ENDING: usize = MAIL_HELD + 1;
+    /// A message that this worker is filling.
+    pub(crate) const MAIL_FILLING: usize = MAIL_HELD + 2;
     /// Rows do not share line pairs: a pin is stored by every read.
-    pub(crate) const WORDS: usize = (LOANS + LOANS_PER_WORKER).next_multiple_of(PAIR_WORDS);
+    pub(crate) const WORDS: usize = (MAIL_FILLING + 1).next_multiple_of(PAIR_WORDS);
 }
 
 /// Words of the undo log, from its start.
@@ -78,6 +121,9 @@ pub struct ObjectsLayout {
     pub(crate) row_count: usize,
     pub(crate) log: usize,
     pub(crate) heads: usize,
+    /// The ring of records of calls, a word each.
+    pub(crate) calls: usize,
+    pub(crate) call_slots: usize,
     pub(crate) buckets: usize,
     pub(crate) bucket_count_max: usize,
     /// The first bucket count is two to this power.
@@ -118,14 +164,29 @@ impl ObjectsLayout {
         let rows = header::WORDS.next_multiple_of(align);
         let log = (rows + row_count * row::WORDS).next_multiple_of(align);
         let heads = (log + log::WORDS).next_multiple_of(align);
-        let buckets = (heads + HEAD_WORDS).next_multiple_of(align);
+        let calls = (heads + HEAD_WORDS).next_multiple_of(align);
+        let call_slots = (words * WORD_BYTES / CALL_RECORD_SHARE_BYTES).min(CALL_RECORDS_MAX);
+        let buckets = (calls + call_slots).next_multiple_of(align);
         let heap = (buckets + bucket_count_max * BUCKET_WORDS).next_multiple_of(align);
         // The last granules hold the end marker and keep the words that any block header has inside the segment.
         let heap_words = words.checked_sub(heap + END_WORDS).expect("the least segment has room for a heap");
         assert!(bucket_count_max >= 1 << first_power, "the first buckets have room");
         let heap_start = (heap / WORDS_PER_GRANULE) as u64;
         let heap_end = heap_start + (heap_words / WORDS_PER_GRANULE) as u64;
-        Self { rows, row_count, log, heads, buckets, bucket_count_max, first_power, heap_start, heap_end, words }
+        Self {
+            rows,
+            row_count,
+            log,
+            heads,
+            calls,
+            call_slots,
+            buckets,
+            bucket_count_max,
+            first_power,
+            heap_start,
+            heap_end,
+            words,
+        }
     }
 
     /// Bytes of the segment.

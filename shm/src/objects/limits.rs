@@ -70,6 +70,25 @@ pub(crate) const READ_TRIES_MAX: usize = 4096;
 /// Slots of the worker's private memory of validated versions.
 pub(crate) const VALIDATED_SLOTS: usize = 1024;
 
+/// Bytes of the segment for each record of a call with an idempotency key that there can be at most.
+pub(crate) const CALL_RECORD_SHARE_BYTES: usize = 1 << 10;
+/// Records of calls in one process, however large its segment: the ring that forgets them takes 8 MiB then.
+#[cfg(not(loom))]
+pub(crate) const CALL_RECORDS_MAX: usize = 1 << 20;
+/// The models have none.
+#[cfg(loom)]
+pub(crate) const CALL_RECORDS_MAX: usize = 0;
+/// One part in so many of the heap is for records: above it no new ones come, and large replies are not kept.
+pub(crate) const CALL_RECORDS_SHARE_OF_HEAP: u64 = 4;
+/// Bytes that are set aside for the end of a call before it runs: what most replies and messages fit.
+pub(crate) const CALL_SPARE_BYTES: u32 = 256;
+/// Oldest records that each new one looks at: as it brings one, what is over is always caught up with.
+pub(crate) const CALL_LOOKS: usize = 2;
+/// The same when there is no room for it: some tens of microseconds.
+pub(crate) const CALL_LOOKS_WHEN_FULL: usize = 64;
+/// Looks at a record that others change meanwhile: each of them began or ended the call.
+pub(crate) const CALL_BEGIN_TRIES_MAX: usize = 64;
+
 const _: () = {
     assert!(PINS_PER_WORKER <= 64 && LOANS_PER_WORKER <= 16, "their use is kept in one word each");
     assert!(CHAIN_ENTRIES_MAX + CHAIN_MAX * (HEAP_STORES_MAX + 1) + 4 <= LOG_ENTRIES_MAX, "a split fits the log");

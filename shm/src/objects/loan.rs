@@ -8,8 +8,11 @@
 use praas_protocol::state::Condition;
 
 use super::error::StateError;
+use super::granule::Granule;
+use super::index::Spot;
 use super::object::Meta;
 use super::store::Store;
+use super::transaction::Transaction;
 use super::write::{self, Hashed, Lent, Publication};
 use crate::copy;
 
@@ -103,10 +106,21 @@ impl<'s, 'k> Loan<'s, 'k> {
         condition: Condition,
         modified_unix_ms: u64,
     ) -> Result<u64, Unpublished<'s, 'k>> {
+        self.publish_with(meta, condition, modified_unix_ms, |_, _, _| Ok(()))
+    }
+
+    /// The same, and `also` in the transaction that publishes it.
+    pub(crate) fn publish_with(
+        self,
+        meta: Meta,
+        condition: Condition,
+        modified_unix_ms: u64,
+        also: impl FnMut(&mut Transaction<'_>, &Spot, Granule) -> Result<(), StateError>,
+    ) -> Result<u64, Unpublished<'s, 'k>> {
         let publication = Publication { meta, value_bytes: self.value_bytes, modified_unix_ms, condition };
         let (key, lent) = (self.key, self.lent);
         let published =
-            self.store.with_lock(|locked, pinned| write::publish(locked, pinned, &lent, &key, &publication));
+            self.store.with_lock(|locked, pinned| write::publish(locked, pinned, &lent, &key, &publication, also));
         match published {
             Ok(version) => {
                 self.store.loan_is_over(self.slot);

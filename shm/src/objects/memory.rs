@@ -19,6 +19,7 @@ use super::layout::{ObjectsLayout, header};
 use super::limits::ROWS;
 use super::lock::{self, LockOwner};
 use super::recovery::{self, Recovered};
+use super::row_owner;
 use super::store::Store;
 use super::usage::Usage;
 use super::words::{Space, Words};
@@ -27,7 +28,7 @@ use crate::sync::Ordering;
 use crate::tag::WorkerTag;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"praasobj");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const KIND: &str = "objects segment";
 
 /// The mapped state of one process.
@@ -38,6 +39,8 @@ pub struct Objects {
     words: NonNull<crate::sync::AtomicU64>,
     /// Rows that an end in this very process uses.
     rows_taken: [AtomicBool; ROWS],
+    /// The same of ends of the mailbox.
+    mail_rows_taken: [AtomicBool; ROWS],
 }
 
 // SAFETY: the pointer lies in the segment that the value owns, which may be shared and sent; it points to atomics.
@@ -87,7 +90,7 @@ impl Objects {
     fn over(segment: Segment, layout: ObjectsLayout) -> Self {
         let words = segment.at(0, layout.segment_bytes()).cast();
         assert!(words.is_aligned(), "a mapping starts on a page");
-        Self { segment, layout, words, rows_taken: [const { AtomicBool::new(false) }; ROWS] }
+        Self { segment, layout, words, rows_taken: no_rows(), mail_rows_taken: no_rows() }
     }
 
     /// The descriptor, for handing out.
@@ -118,6 +121,7 @@ impl Objects {
     pub fn worker_store(self: &Arc<Self>, tag: WorkerTag) -> Result<Store, RowTaken> {
         let row = usize::from(tag.index());
         self.take_row(row)?;
+        row_owner::set(self.space(), tag);
         Ok(Store::new(Arc::clone(self), row, LockOwner::Worker(tag)))
     }
 
@@ -139,7 +143,16 @@ impl Objects {
         self.rows_taken[row].store(false, Ordering::Relaxed);
     }
 
-    /// Server: settles what a dead worker was at, clears its pins and frees its loans. The worker must be known to be dead.
+    /// False if this process already has a mailbox of that row.
+    pub(crate) fn take_mail_row(&self, row: usize) -> bool {
+        !self.mail_rows_taken[row].swap(true, Ordering::Relaxed)
+    }
+
+    pub(crate) fn give_mail_row_back(&self, row: usize) {
+        self.mail_rows_taken[row].store(false, Ordering::Relaxed);
+    }
+
+    /// Server: settles what a dead worker was at, gives back the messages that it held, clears its pins and frees its loans. The worker must be known to be dead.
     ///
     /// # Errors
     /// [`RecoverError::Busy`] while a live worker writes: come back by a timer. [`RecoverError::Corrupt`]: the process has
@@ -196,4 +209,8 @@ impl Objects {
     pub(crate) fn bytes(&self, offset: usize, bytes: usize) -> NonNull<u8> {
         self.segment.at(offset, bytes)
     }
+}
+
+fn no_rows() -> [AtomicBool; ROWS] {
+    [const { AtomicBool::new(false) }; ROWS]
 }

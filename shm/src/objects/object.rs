@@ -21,6 +21,7 @@ use super::granule::{GRANULE_BYTES, Granule};
 use super::key::{Key, Namespace};
 use super::limits::VALUE_BYTES_MAX;
 use super::words::Space;
+use crate::sync::prefetch_for_read;
 
 const VERSION: usize = 2;
 const HASH: usize = 3;
@@ -167,6 +168,13 @@ pub(crate) fn granules_used(place: Granule, value: ValuePlace, value_bytes: u32)
 pub(crate) fn stamp(space: Space<'_>, place: Granule, version: u64, modified_unix_ms: u64) {
     space.words.store_private(place.at() + VERSION, version);
     space.words.store_private(place.at() + MODIFIED, modified_unix_ms);
+}
+
+/// Asks for an object's header and the beginning of its key.
+#[inline]
+pub(crate) fn prefetch(space: Space<'_>, place: Granule) {
+    prefetch_for_read(space.words.at(place.at()));
+    prefetch_for_read(space.words.at(place.at() + KEY));
 }
 
 /// An object in view, its shape checked against its block.

@@ -14,7 +14,7 @@ use super::granule::Granule;
 use super::key::Key;
 use super::limits::READ_TRIES_MAX;
 use super::lock;
-use super::object::Placed;
+use super::object::{self, Placed};
 use super::pin::PinSlot;
 use super::words::Space;
 
@@ -62,6 +62,8 @@ fn look(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64, first: Bucket
                 continue;
             }
             let place = Granule::checked(block_of(entry), space.layout, "entry of the index", at)?;
+            // Nothing behind the pin's fence is loaded before it is over; asked for here, header and key come meanwhile.
+            object::prefetch(space, place);
             if !slot.pin(space, place, at, entry) {
                 return Ok(Look::Changed);
             }

@@ -9,6 +9,8 @@ use super::error::{RecoverError, StateError};
 use super::limits::LOANS_PER_WORKER;
 use super::lock::{self, LockOwner, Locked};
 use super::pin::Row;
+#[cfg(not(loom))]
+use super::row_owner;
 use super::transaction::{self, Settled};
 use super::words::Space;
 use super::write;
@@ -23,6 +25,8 @@ pub struct Recovered {
     pub settled: Settled,
     /// Loans of the dead that were freed.
     pub loans_freed: usize,
+    /// Messages that the dead held, and that others can receive now: whoever waits for messages is to be woken.
+    pub messages_returned: usize,
 }
 
 /// After the end of one worker. Others live and may be writing.
@@ -68,14 +72,29 @@ fn finish(locked: Locked<'_>, inherited: bool, rows: std::ops::Range<usize>) -> 
 fn settle_and_free(locked: &Locked<'_>, rows: std::ops::Range<usize>) -> Result<Recovered, StateError> {
     let space = locked.space();
     let settled = transaction::settle(locked)?;
-    let mut loans_freed = 0;
-    for row in rows.map(|index| Row::new(space, index)) {
+    let (mut loans_freed, mut messages_returned) = (0, 0);
+    for (index, row) in rows.map(|index| (index, Row::new(space, index))) {
+        messages_returned += return_messages(locked, index)?;
         row.clear_pins(space);
         for slot in 0..LOANS_PER_WORKER {
             loans_freed += usize::from(write::give_back(locked, row.loan_at(slot))?);
         }
+        // Last: who sees it finds all settled.
+        #[cfg(not(loom))]
+        row_owner::clear(space, index);
     }
-    Ok(Recovered { settled, loans_freed })
+    Ok(Recovered { settled, loans_freed, messages_returned })
+}
+
+#[cfg(not(loom))]
+fn return_messages(locked: &Locked<'_>, row: usize) -> Result<usize, StateError> {
+    crate::mailbox::recovery::settle_row(locked, row)
+}
+
+/// The models have no messages.
+#[cfg(loom)]
+fn return_messages(_locked: &Locked<'_>, _row: usize) -> Result<usize, StateError> {
+    Ok(0)
 }
 
 #[cold]

@@ -27,6 +27,7 @@ use super::memory::Objects;
 use super::object::{Meta, ObjectHeader};
 use super::pin::Row;
 use super::reader;
+use super::row_owner;
 use super::usage::Usage;
 use super::validated::Validated;
 use super::words::Space;
@@ -195,6 +196,14 @@ impl Store {
         hash::of(self.seed, key)
     }
 
+    /// The word of the worker whose end it is, as it stands in its row; 0 for the server's.
+    pub(crate) fn owner_word(&self) -> u32 {
+        match self.owner {
+            LockOwner::Worker(tag) => tag.word(),
+            _ => 0,
+        }
+    }
+
     /// Whether values may be used in place: by workers, which are one trust domain.
     #[inline]
     pub(crate) fn is_trusting(&self) -> bool {
@@ -268,25 +277,28 @@ impl Store {
     }
 
     #[inline]
-    fn hashed<'k>(&self, key: &Key<'k>) -> Hashed<'k> {
+    pub(crate) fn hashed<'k>(&self, key: &Key<'k>) -> Hashed<'k> {
         Hashed { key: *key, hash: hash::of(self.seed, key) }
     }
 }
 
 impl Drop for Store {
     fn drop(&mut self) {
+        if self.owner != LockOwner::Server {
+            row_owner::clear(self.space(), self.row_index);
+        }
         self.objects.give_row_back(self.row_index);
     }
 }
 
-fn checked_value_bytes(bytes: usize) -> Result<u32, StateError> {
+pub(crate) fn checked_value_bytes(bytes: usize) -> Result<u32, StateError> {
     let checked = u32::try_from(bytes).ok().filter(|&bytes| bytes <= VALUE_BYTES_MAX);
     let limit_bytes = u64::from(VALUE_BYTES_MAX);
     checked.ok_or(StateError::TooLarge { value_bytes: bytes as u64, limit_bytes })
 }
 
 /// Milliseconds since 1970; 0 under a clock that is set before.
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

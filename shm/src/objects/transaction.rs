@@ -15,12 +15,14 @@ use super::index;
 use super::layout::log;
 use super::limits::LOG_ENTRIES_MAX;
 use super::lock::Locked;
-use super::words::Space;
+use super::words::{Space, store_word};
+use crate::sync::{AtomicU64, Ordering};
 
 /// Stores that are taken back unless they are committed.
 #[derive(Debug)]
 pub(crate) struct Transaction<'a> {
     space: Space<'a>,
+    log: &'a [AtomicU64; log::WORDS],
     count: usize,
     open: bool,
 }
@@ -30,12 +32,12 @@ impl<'a> Transaction<'a> {
     #[inline]
     pub(crate) fn begin(locked: &Locked<'a>) -> Result<Self, StateError> {
         let space = locked.space();
-        let at = space.layout.log;
-        let words = space.words;
-        if words.load(at + log::COUNT) | words.load(at + log::COMMIT_AT) | words.load(at + log::FOLLOW_UP) != 0 {
-            return Err(StateError::corrupt("undo log of a free lock", at));
+        let log = space.words.region(space.layout.log);
+        let open = [log::COUNT, log::COMMIT_AT, log::FOLLOW_UP].map(|word| log[word].load(Ordering::Relaxed));
+        if open != [0; 3] {
+            return Err(StateError::corrupt("undo log of a free lock", space.layout.log));
         }
-        Ok(Self { space, count: 0, open: true })
+        Ok(Self { space, log, count: 0, open: true })
     }
 
     #[inline]
@@ -51,27 +53,33 @@ impl<'a> Transaction<'a> {
     /// Stores a word, so that it can be taken back.
     #[inline]
     pub(crate) fn store(&mut self, at: usize, value: u64) -> Result<(), StateError> {
-        if self.space.words.load(at) == value {
+        let word = self.space.words.at(at);
+        let before = word.load(Ordering::Relaxed);
+        if before == value {
             return Ok(());
         }
-        self.keep(at)?;
-        self.space.words.store(at, value);
+        self.keep_value(at, before)?;
+        store_word(word, value);
         Ok(())
     }
 
     /// Has a word's value put back if this transaction is, whoever writes over it meanwhile.
     #[inline]
     pub(crate) fn keep(&mut self, at: usize) -> Result<(), StateError> {
-        let (words, log_at) = (self.space.words, self.space.layout.log);
-        if self.count == LOG_ENTRIES_MAX {
+        self.keep_value(at, self.load(at))
+    }
+
+    #[inline]
+    fn keep_value(&mut self, at: usize, before: u64) -> Result<(), StateError> {
+        let (entries, _) = self.log[log::ENTRIES..].as_chunks::<2>();
+        let Some([place, value]) = entries.get(self.count) else {
             // By the argument at the constant this takes links that lead further than any of ours.
-            return Err(StateError::corrupt("undo log, which has no room", log_at));
-        }
-        let entry = log_at + log::ENTRIES + 2 * self.count;
-        words.store(entry, at as u64);
-        words.store(entry + 1, words.load(at));
+            return Err(StateError::corrupt("undo log, which has no room", self.space.layout.log));
+        };
+        store_word(place, at as u64);
+        store_word(value, before);
         self.count += 1;
-        words.store(log_at + log::COUNT, self.count as u64);
+        store_word(&self.log[log::COUNT], self.count as u64);
         Ok(())
     }
 
@@ -79,7 +87,7 @@ impl<'a> Transaction<'a> {
     #[inline]
     pub(crate) fn commit(mut self) {
         self.open = false;
-        self.space.words.store(self.space.layout.log + log::COUNT, 0);
+        store_word(&self.log[log::COUNT], 0);
     }
 
     /// Stores the commit word, with which all happens.

@@ -56,8 +56,15 @@ impl<'a> Words<'a> {
 
     #[inline]
     pub(crate) fn store(self, index: usize, value: u64) {
-        self.at(index).store(value, Ordering::Release);
-        step();
+        store_word(self.at(index), value);
+    }
+
+    /// A region that the layout places inside the segment: checked once for all of it.
+    #[inline]
+    pub(crate) fn region<const WORDS: usize>(self, index: usize) -> &'a [AtomicU64; WORDS] {
+        assert!(index.checked_add(WORDS).is_some_and(|end| end <= self.count), "outside the segment");
+        // SAFETY: all of them are inside the `count` atomics that `new` was promised, which lie one after the other.
+        unsafe { self.first.add(index).cast().as_ref() }
     }
 
     /// Into a block that nobody else sees yet: ordered by the store that publishes it.
@@ -65,6 +72,13 @@ impl<'a> Words<'a> {
     pub(crate) fn store_private(self, index: usize, value: u64) {
         self.at(index).store(value, Ordering::Relaxed);
     }
+}
+
+/// The one way to store a word that is not private (invariant 2).
+#[inline]
+pub(crate) fn store_word(word: &AtomicU64, value: u64) {
+    word.store(value, Ordering::Release);
+    step();
 }
 
 /// Words with the layout that gives them meaning.

@@ -66,7 +66,20 @@ pub(crate) fn put(
     pinned: &mut PinnedScratch,
     key: &Hashed<'_>,
     publication: &Publication,
+    fill: impl FnMut(Granule, ValuePlace),
+) -> Result<u64, StateError> {
+    put_with(locked, pinned, key, publication, fill, |_, _, _| Ok(()))
+}
+
+/// The same, and `also` in the same transaction, which is told what there was and where the new object lies.
+#[inline]
+pub(crate) fn put_with(
+    locked: &Locked<'_>,
+    pinned: &mut PinnedScratch,
+    key: &Hashed<'_>,
+    publication: &Publication,
     mut fill: impl FnMut(Granule, ValuePlace),
+    mut also: impl FnMut(&mut Transaction<'_>, &Spot, Granule) -> Result<(), StateError>,
 ) -> Result<u64, StateError> {
     let granules = object::granules_for(&key.key, publication.value_bytes);
     let (version, is_new) = with_room(locked, pinned, || {
@@ -77,6 +90,7 @@ pub(crate) fn put(
         let (space, meta) = (locked.space(), publication.meta);
         let value = object::prepare(space, place, &key.key, key.hash, meta, publication.value_bytes);
         fill(place, value);
+        also(&mut transaction, &spot, place)?;
         replace(transaction, key, spot, place, publication.modified_unix_ms)
     })?;
     tidy(locked, pinned, is_new)?;
@@ -110,13 +124,14 @@ pub(crate) fn lend_free(locked: &Locked<'_>, row: Row, slot: usize, granules: u3
     Ok(place)
 }
 
-/// Publishes a block on loan as the object of its key.
+/// Publishes a block on loan as the object of its key, and does `also` as in [`put_with`].
 pub(crate) fn publish(
     locked: &Locked<'_>,
     pinned: &mut PinnedScratch,
     lent: &Lent,
     key: &Hashed<'_>,
     publication: &Publication,
+    mut also: impl FnMut(&mut Transaction<'_>, &Spot, Granule) -> Result<(), StateError>,
 ) -> Result<u64, StateError> {
     let (version, is_new) = with_room(locked, pinned, || {
         let space = locked.space();
@@ -134,6 +149,7 @@ pub(crate) fn publish(
         heap::shrink(&mut transaction, block, granules)?;
         transaction.store(lent.slot_at, 0)?;
         transaction.store(lent.place.at() + KIND_AND_LINK, kind_and_link(Kind::Object, 0))?;
+        also(&mut transaction, &spot, lent.place)?;
         replace(transaction, key, spot, lent.place, publication.modified_unix_ms)
     })?;
     tidy(locked, pinned, is_new)?;
@@ -167,14 +183,26 @@ pub(crate) fn delete(
     let spot = index::find(space, &key.key, key.hash)?;
     check(condition, version_of(&spot))?;
     let Spot::Held { at, object } = spot else { return Ok(None) };
+    delete_with(locked, pinned, at, &object, |_| Ok(())).map(Some)
+}
+
+/// Takes the object that the entry at `at` names out of the index, and does `also` in the same transaction.
+pub(crate) fn delete_with(
+    locked: &Locked<'_>,
+    pinned: &mut PinnedScratch,
+    at: usize,
+    object: &object::Placed,
+    also: impl FnOnce(&mut Transaction<'_>) -> Result<(), StateError>,
+) -> Result<u64, StateError> {
     let mut transaction = Transaction::begin(locked)?;
     let position = next_position(&mut transaction)?;
     let keys = transaction.load(KEYS).checked_sub(1).ok_or_else(|| StateError::corrupt("count of keys", KEYS))?;
     transaction.store(KEYS, keys)?;
-    retire_object(&mut transaction, &object)?;
+    also(&mut transaction)?;
+    retire_object(&mut transaction, object)?;
     transaction.publish(at, 0)?;
     tidy(locked, pinned, false)?;
-    Ok(Some(position))
+    Ok(position)
 }
 
 fn version_of(spot: &Spot) -> Option<u64> {
@@ -242,6 +270,18 @@ fn has_reclaimed(locked: &Locked<'_>, pinned: &mut PinnedScratch) -> Result<bool
             return Ok(true);
         }
     }
+    give_up_spare_room(locked)
+}
+
+/// What the mailbox keeps without need.
+#[cfg(not(loom))]
+fn give_up_spare_room(locked: &Locked<'_>) -> Result<bool, StateError> {
+    crate::mailbox::room::make(locked)
+}
+
+/// The models have no messages.
+#[cfg(loom)]
+fn give_up_spare_room(_locked: &Locked<'_>) -> Result<bool, StateError> {
     Ok(false)
 }
 

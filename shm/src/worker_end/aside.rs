@@ -21,6 +21,8 @@ pub const NO_LANE: LaneId = LaneId(u32::MAX);
 /// A claimed call that came beside the lanes. [`AsideCall::release`] ends it.
 #[derive(Debug)]
 pub struct AsideCall<'w> {
+    pub(super) end: &'w WorkerEnd,
+    pub(super) root: Cell<u128>,
     page: &'w Words,
     functions: &'w [Slot],
     sequence: u64,
@@ -60,6 +62,8 @@ impl WorkerEnd {
             self.pass_on_the_rest();
         }
         Some(AsideCall {
+            end: self,
+            root: Cell::new(root),
             page: self.words(),
             functions: worker_page::slots(&self.page),
             sequence: self.sequence,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use praas_client::{Client, Process};
+use praas_client::{Client, Process, ProcessId};
 use praas_sys::Pidfd;
 use serde::Serialize;
 
@@ -16,7 +16,7 @@ use crate::failure::Failure;
 pub(super) struct Killed {
     /// The worker's operating-system process.
     pub(super) pid: u32,
-    /// From the kill to the answer of another worker.
+    /// From the decision to kill it to the answer of another worker.
     pub(super) answered_after_ms: f64,
     /// The search that was repeated.
     pub(super) query: String,
@@ -35,15 +35,8 @@ pub(super) fn kill_and_search(
 ) -> Result<Option<Killed>, Failure> {
     let Some(before) = before else { return Ok(None) };
     let client = Client::connect(super::options(server))?;
-    let status = client.list()?.into_iter().find(|status| status.process == process.id());
-    let Some(pid) = status.and_then(|status| status.worker_pids.first().copied()) else { return Ok(None) };
-    let Ok(worker) = Pidfd::open(pid) else { return Ok(None) };
-    // A number may have passed to somebody else by now; what the descriptor means is a child of the server, or is spared.
-    let is_worker = parent_of(pid) == Some(server.pid()) && worker.is_alive();
     let start = Instant::now();
-    if !is_worker || worker.kill().is_err() {
-        return Ok(None);
-    }
+    let Some(pid) = kill_worker(server, &client, process.id())? else { return Ok(None) };
     let after = searching::search(process, &before.query, interruption)?;
     Ok(Some(Killed {
         pid,
@@ -52,6 +45,16 @@ pub(super) fn kill_and_search(
         documents_before: before.documents,
         documents_after: after.documents,
     }))
+}
+
+/// Kills the worker of a process; `None` where it cannot be found or killed.
+pub(super) fn kill_worker(server: &OwnServer, client: &Client, id: ProcessId) -> Result<Option<u32>, Failure> {
+    let status = client.list()?.into_iter().find(|status| status.process == id);
+    let Some(pid) = status.and_then(|status| status.worker_pids.first().copied()) else { return Ok(None) };
+    let Ok(worker) = Pidfd::open(pid) else { return Ok(None) };
+    // A number may have passed to somebody else by now; what the descriptor means is a child of the server, or is spared.
+    let is_worker = parent_of(pid) == Some(server.pid()) && worker.is_alive();
+    Ok((is_worker && worker.kill().is_ok()).then_some(pid))
 }
 
 /// The parent of an operating-system process, as the kernel tells it.

@@ -12,6 +12,7 @@ mod killing;
 mod measuring;
 mod own_server;
 mod searching;
+mod sending;
 mod story;
 
 use std::path::PathBuf;
@@ -34,6 +35,7 @@ use killing::Killed;
 use measuring::LatencyTable;
 use own_server::OwnServer;
 use searching::Searched;
+use sending::Sent;
 use story::Story;
 
 /// The process of the demo within its application.
@@ -43,7 +45,7 @@ const PROCESS: &str = "library";
 pub(crate) const LONG_ABOUT: &str = "\
 Shows what praas does on real input, and how fast. It starts a server for itself alone, creates a process, fills it with a \
 full-text index over the text files below PATH with one function, searches it with another, kills the worker to show that \
-nothing is lost, and measures calls beside what this machine can do at best. It leaves nothing behind.";
+nothing is lost, sends results to a second process as messages, and measures calls beside what this machine can do at best. It leaves nothing behind.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -67,6 +69,7 @@ struct Report {
     indexed: Indexed,
     searches: Vec<Searched>,
     killed: Option<Killed>,
+    sent: Option<Sent>,
     #[serde(flatten)]
     latency: LatencyTable,
     left_behind: Vec<String>,
@@ -107,24 +110,31 @@ fn tell(story: &Story, interruption: &Interruption, path: PathBuf) -> Result<Rep
     story.searched(&searches)?;
     let killed = killing::kill_and_search(&server, &process, searches.first(), interruption)?;
     story.killed(killed.as_ref())?;
+    let sent = sending::send_and_receive(&server, &process, &searches, interruption)?;
+    story.sent(process.id(), sent.as_ref())?;
     let remote = remote_process(&server, process.id());
     let latency = measuring::measure(&process, &remote, &queries, interruption)?;
     story.latency(&latency)?;
     drop(process);
     server.stop()?;
     story.note_leftovers(server.leftovers());
-    Ok(Report { path, process_created_ms, indexed, searches, killed, latency, left_behind: Vec::new() })
+    Ok(Report { path, process_created_ms, indexed, searches, killed, sent, latency, left_behind: Vec::new() })
 }
 
 fn create_process(server: &OwnServer) -> Result<(Process, f64), Failure> {
     let client = Client::connect(options(server))?;
-    let id: ProcessId = format!("{APPLICATION}/{PROCESS}")
-        .parse()
-        .map_err(|error: praas_client::NameError| Failure::Usage { message: error.to_string() })?;
+    let id = process_id(PROCESS)?;
     let start = Instant::now();
     client.create(id)?;
     let took_ms = start.elapsed().as_secs_f64() * 1e3;
     Ok((client.process(id)?, took_ms))
+}
+
+/// A process of the demo.
+fn process_id(name: &str) -> Result<ProcessId, Failure> {
+    format!("{APPLICATION}/{name}")
+        .parse()
+        .map_err(|error: praas_client::NameError| Failure::Usage { message: error.to_string() })
 }
 
 fn options(server: &OwnServer) -> ConnectOptions {

@@ -10,6 +10,7 @@ use super::killing::Killed;
 use super::measuring::LatencyTable;
 use super::own_server::OwnServer;
 use super::searching::Searched;
+use super::sending::Sent;
 use crate::failure::Failure;
 use crate::latency::{LatencyFigures, grouped, readable_ns};
 use crate::output::Output;
@@ -93,8 +94,25 @@ impl Story {
         ))
     }
 
+    pub(super) fn sent(&self, from: ProcessId, sent: Option<&Sent>) -> Result<(), Failure> {
+        let Some(sent) = sent else { return Ok(()) };
+        let killed = sent.killed_pid.map_or_else(String::new, |pid| {
+            format!(" Its program (operating-system process {pid})\n   is killed with all of them unread; another reads them.")
+        });
+        self.output.line(format_args!(
+            "6. A second process, {}, gets what {from} found, as messages.{killed}\n   It received {} of {}:",
+            sent.to,
+            sent.received.len(),
+            sent.sent,
+        ))?;
+        for (query, documents) in &sent.received {
+            self.output.line(format_args!("   “{query}”: {documents}"))?;
+        }
+        self.output.line("")
+    }
+
     pub(super) fn latency(&self, table: &LatencyTable) -> Result<(), Failure> {
-        self.output.line("6. How long calls take, and what this machine can do at best, measured in turns:\n")?;
+        self.output.line("7. How long calls take, and what this machine can do at best, measured in turns:\n")?;
         let mut columns = Columns::new(&[&[""][..], &LatencyFigures::HEADINGS].concat());
         for floor in [false, true] {
             let heading = if floor {

@@ -48,7 +48,7 @@ fn as_text(processes: &[ProcessStatus]) -> String {
     for status in processes {
         columns.row(vec![
             status.process.to_string(),
-            format!("{:?}", status.state).to_lowercase(),
+            status.state.to_string(),
             status.workers.to_string(),
             status.lanes.to_string(),
             status.calls_reported.to_string(),

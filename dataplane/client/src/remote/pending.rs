@@ -2,13 +2,14 @@
 //!
 //! Invariants
 //! 1. A ticket is settled and taken, or abandoned, exactly once; dropping abandons it.
-//! 2. The request is sent again only when it certainly never ran: it was refused, not taken, or never sent as a whole.
+//! 2. The request is sent again only when it certainly never ran: it was refused, not taken, or never sent as a whole; one with
+//!    an idempotency key also when it may have run.
 //! 3. Every wait ends at the call's deadline.
 
 use std::sync::Arc;
 use std::task::{Poll, Waker};
 
-use praas_protocol::{CallError, FunctionId, Phase, ProcessId};
+use praas_protocol::{CallError, FunctionId, Idempotency, Phase, ProcessId};
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
@@ -40,6 +41,10 @@ pub(crate) struct RemotePending<'a> {
     /// What the last attempt failed for; all of these say that nothing ran.
     obstacle: Option<CallError>,
     hops: usize,
+    /// With a key it is sent again even if it may have run.
+    idempotency: Option<Idempotency>,
+    /// An attempt was lost that may have run.
+    may_have_run: bool,
     place: Place,
 }
 
@@ -80,6 +85,8 @@ impl<'a> RemotePending<'a> {
             refused: false,
             obstacle: None,
             hops: 0,
+            idempotency: None,
+            may_have_run: false,
             place: Place::None,
         }
     }
@@ -100,13 +107,21 @@ impl<'a> RemotePending<'a> {
         function: Function<'_>,
         payload: Payload<'_>,
         deadline: Deadline,
+        idempotency: Option<Idempotency>,
     ) -> Result<RemotePending<'static>, CallError> {
-        let mut pending = RemotePending::new(process, function, Kept::detached(private(payload)), deadline);
+        let kept = Kept::detached(private(payload));
+        let mut pending = RemotePending::new(process, function, kept, deadline).keyed(idempotency);
         pending.send_patiently(false)?;
         if let Stage::Sent { binding, .. } = &pending.stage {
             binding.link().started();
         }
         Ok(pending)
+    }
+
+    /// The call with an idempotency key, or with none.
+    pub(crate) fn keyed(mut self, idempotency: Option<Idempotency>) -> Self {
+        self.idempotency = idempotency;
+        self
     }
 
     pub(crate) fn process_id(&self) -> ProcessId {
@@ -136,6 +151,15 @@ impl<'a> RemotePending<'a> {
 
     /// Waits for the end of a call whatever its stage, sending it again where that is allowed.
     pub(crate) fn finish(&mut self) -> Result<Reply, CallError> {
+        self.finish_attempts().map_err(|error| self.after_lost(error))
+    }
+
+    /// The error of a call of which an earlier attempt was lost: a later one that never ran does not settle it.
+    fn after_lost(&self, error: CallError) -> CallError {
+        if self.may_have_run { error.of_repeated_call() } else { error }
+    }
+
+    fn finish_attempts(&mut self) -> Result<Reply, CallError> {
         self.place = Place::None;
         loop {
             self.send_patiently(true)?;
@@ -200,8 +224,8 @@ impl<'a> RemotePending<'a> {
         }
         let (link, seat) = (binding.link(), binding.seat());
         let sent = match waker {
-            None => link.send_call(seat, self.function, payload, &mut self.deadline),
-            Some(waker) => link.post_call(seat, self.function, payload, &mut self.deadline, waker),
+            None => link.send_call(seat, self.function, self.idempotency, payload, &mut self.deadline),
+            Some(waker) => link.post_call(seat, self.function, self.idempotency, payload, &mut self.deadline, waker),
         };
         match sent {
             Ok(ticket) => {
@@ -254,6 +278,10 @@ impl<'a> RemotePending<'a> {
             Some(Settlement::NotTaken | Settlement::NeverSent) => {
                 self.stage = Stage::Unsent;
                 Err(Setback::Way(never_ran))
+            }
+            Some(Settlement::Lost) if self.idempotency.is_some() => {
+                (self.stage, self.may_have_run) = (Stage::Unsent, true);
+                Err(Setback::Way(CallError::ConnectionLost { may_have_run: true }))
             }
             Some(Settlement::Lost) => Err(Setback::End(CallError::ConnectionLost { may_have_run: true })),
             Some(Settlement::Answer(_)) => {
@@ -318,7 +346,7 @@ impl<'a> RemotePending<'a> {
 
     /// The future's poll.
     pub(crate) fn poll(&mut self, waker: &Waker) -> Poll<Result<Reply, CallError>> {
-        let end = self.poll_end(waker);
+        let end = self.poll_end(waker).map_err(|error| self.after_lost(error));
         if end.is_ready() {
             self.close();
         }

@@ -124,7 +124,7 @@ impl RemoteProcess {
         if bytes.len() > binding.payload_bytes_max() as usize || !binding.is_usable() {
             return RemotePending::borrowing(self, function, payload, deadline).finish();
         }
-        match binding.link().send_call(binding.seat(), function.id(), bytes, &mut deadline) {
+        match binding.link().send_call(binding.seat(), function.id(), None, bytes, &mut deadline) {
             Err(error) => {
                 let binding = Arc::clone(&binding);
                 RemotePending::borrowing(self, function, payload, deadline).finish_refused(&binding, error)

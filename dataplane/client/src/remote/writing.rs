@@ -10,8 +10,8 @@ use std::sync::{MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
-use praas_protocol::FunctionId;
 use praas_protocol::wire::{HEADER_BYTES, Header, REQUEST_HEAD_BYTES_MAX, Request, Side};
+use praas_protocol::{FunctionId, Idempotency};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, send, sendmsg};
@@ -65,11 +65,12 @@ impl Link {
         &self,
         seat: usize,
         function: FunctionId,
+        idempotency: Option<Idempotency>,
         payload: &[u8],
         deadline: &mut Deadline,
     ) -> Result<Ticket, SendError> {
-        let time_remaining_ns = deadline.remaining_ns();
-        self.core.send_call(seat, function, time_remaining_ns, payload, Patience::Blocking(deadline))
+        let request = Request::new(0, 0, function, deadline.remaining_ns()).with_idempotency(idempotency);
+        self.core.send_call(seat, request, payload, Patience::Blocking(deadline))
     }
 
     /// Sends a call without waiting for anything; `waker` is woken if it is [`SendError::Busy`].
@@ -77,12 +78,13 @@ impl Link {
         &self,
         seat: usize,
         function: FunctionId,
+        idempotency: Option<Idempotency>,
         payload: &[u8],
         deadline: &mut Deadline,
         waker: &Waker,
     ) -> Result<Ticket, SendError> {
-        let time_remaining_ns = deadline.remaining_ns();
-        self.core.send_call(seat, function, time_remaining_ns, payload, Patience::Polling(waker))
+        let request = Request::new(0, 0, function, deadline.remaining_ns()).with_idempotency(idempotency);
+        self.core.send_call(seat, request, payload, Patience::Polling(waker))
     }
 
     /// Sends a question.
@@ -97,8 +99,7 @@ impl Core {
     fn send_call(
         &self,
         seat: usize,
-        function: FunctionId,
-        time_remaining_ns: u64,
+        mut request: Request,
         payload: &[u8],
         mut patience: Patience<'_>,
     ) -> Result<Ticket, SendError> {
@@ -116,7 +117,7 @@ impl Core {
             }
         };
         drop(state);
-        let request = Request::new(ticket.id, handle, function, time_remaining_ns);
+        (request.request_id, request.handle) = (ticket.id, handle);
         let mut head = [0; REQUEST_HEAD_BYTES_MAX];
         let head = request.encode_head(payload_bytes, &mut head);
         let written = self.write_frame(ticket.id, head, payload, &mut patience);

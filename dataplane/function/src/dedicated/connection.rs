@@ -252,8 +252,14 @@ impl Connection {
                 talk.admit(&header, handle)?;
                 at = bytes.len() - rest.len();
                 let is_last = rest.is_empty();
-                let wanted =
-                    Wanted { request_id: header.request_id, function, time_remaining_ns, root: 0, principal: None };
+                let wanted = Wanted {
+                    request_id: header.request_id,
+                    function,
+                    time_remaining_ns,
+                    root: 0,
+                    principal: None,
+                    idempotency: None,
+                };
                 talk.run(&wanted, payload, cancels.contains(header.request_id), is_last, host)?;
                 calls += 1;
                 if is_last {

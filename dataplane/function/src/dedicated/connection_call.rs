@@ -19,7 +19,6 @@ pub(crate) struct ConnectionCall<'w> {
     pub(crate) call: AsideCall<'w>,
     pub(crate) request_id: u64,
     pub(crate) function: FunctionId,
-    pub(crate) root: u128,
     pub(crate) payload_bytes_max: usize,
     pub(crate) caller: CallerWatch<'w>,
 }
@@ -27,10 +26,6 @@ pub(crate) struct ConnectionCall<'w> {
 impl<'w> ConnectionCall<'w> {
     pub(crate) fn function(&self) -> FunctionId {
         self.function
-    }
-
-    pub(crate) fn root(&self) -> u128 {
-        self.root
     }
 
     pub(crate) fn payload_bytes_max(&self) -> usize {

@@ -8,7 +8,7 @@ use praas_protocol::wire::{
     Frame, Goaway, GoawayReason, HandedOver, Header, Kind, Ping, Pong, Request, Response, RuleError, Session, Side,
     Verdict, WindowLimits,
 };
-use praas_protocol::{FunctionId, Name, Outcome, Phase};
+use praas_protocol::{FunctionId, Idempotency, Name, Outcome, Phase};
 use praas_shm::claim::Condemned;
 use praas_shm::worker_end::ClaimedAt;
 use rustix::net::{Shutdown, shutdown, sockopt};
@@ -56,12 +56,14 @@ pub(super) struct Wanted {
     /// 0 is none.
     pub(super) root: u128,
     pub(super) principal: Option<Name>,
+    pub(super) idempotency: Option<Idempotency>,
 }
 
 impl Wanted {
     pub(super) fn of(request: &Request) -> Self {
         let Request { request_id, function, time_remaining_ns, root, principal, .. } = *request;
-        Self { request_id, function, time_remaining_ns, root: root.map_or(0, u128::from_le_bytes), principal }
+        let (root, idempotency) = (root.map_or(0, u128::from_le_bytes), request.idempotency());
+        Self { request_id, function, time_remaining_ns, root, principal, idempotency }
     }
 }
 
@@ -152,7 +154,7 @@ impl Talk {
         host: &mut Host<'_>,
     ) -> Result<(), Stop> {
         self.look_at_cpu();
-        let &Wanted { request_id, function, time_remaining_ns, root, ref principal } = wanted;
+        let &Wanted { request_id, function, time_remaining_ns, root, ref principal, idempotency } = wanted;
         let Some(call) = host.end.claim_aside(self.caller_cpu, time_remaining_ns, root) else {
             self.say_farewell(GoawayReason::Draining, true, DRAINS);
             return Err(Stop::Leaves);
@@ -176,7 +178,6 @@ impl Talk {
             call,
             request_id,
             function,
-            root,
             payload_bytes_max,
             caller: CallerWatch::new(cancelled, is_last.then(|| socket.as_fd())),
         };
@@ -189,7 +190,7 @@ impl Talk {
             // No token allows to speak for others yet.
             reply(Outcome::Unauthorized, 0, 0, &[]);
         } else {
-            host.runner.run_beside(&call, caller, payload, reply);
+            host.runner.run_beside(&call, caller, idempotency, payload, reply);
         }
         call.release()?;
         sent?;

@@ -54,6 +54,11 @@ impl StateRoom {
         Self { store, migrations, archiving: RefCell::new(Archiving { arena: Arena::new(), scratch }) }
     }
 
+    /// The end of the store itself, for what is no object of users.
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     #[inline]
     pub(crate) fn get<T: StateObject>(&self, key: Key<'_>) -> Result<Option<State<'_, T>>, StateError> {
         let Some(guard) = self.store.get(&memory_key(key))? else { return Ok(None) };

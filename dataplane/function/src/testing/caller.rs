@@ -6,15 +6,15 @@ use std::time::{Duration, Instant};
 
 use praas_protocol::control::{LaneId, WaitMode};
 use praas_protocol::limits::CALL_DEADLINE_NS_DEFAULT;
-use praas_protocol::{CallError, FunctionId};
-use praas_shm::client_lane::{ClientLane, Payload, Ticket, WaitEnd};
+use praas_protocol::{CallError, FunctionId, Idempotency};
+use praas_shm::client_lane::{ClientLane, KeyedPayload, Payload, Ticket, WaitEnd};
 use rkyv::api::high::{HighDeserializer, HighSerializer};
 use rkyv::rancor::Error;
 use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
-use super::answer;
+use crate::call_end::{bytes_of, end_of, of_submit_error};
 use crate::typed::{TypedInput, checked};
 
 /// How long a call is waited for by default, as by a client.
@@ -86,14 +86,45 @@ impl Caller {
         let ticket = self
             .lane
             .submit(FunctionId::of(function), Payload::Bytes(payload), deadline_ns, 0)
-            .map_err(|error| answer::of_submit_error(&error))?;
-        Ok(Pending {
-            caller: self,
-            function: function.to_owned(),
-            ticket: Some(ticket),
-            started: Instant::now(),
-            deadline,
-        })
+            .map_err(|error| of_submit_error(&error))?;
+        Ok(self.pending(function, ticket, deadline))
+    }
+
+    /// [`Caller::invoke`] with an idempotency key: repetitions of the call get the answer of the first one.
+    ///
+    /// # Errors
+    /// The [`CallError`] that a client would get.
+    pub fn invoke_once(
+        &self,
+        function: &str,
+        idempotency: impl Into<Idempotency>,
+        payload: &[u8],
+    ) -> Result<Vec<u8>, CallError> {
+        self.begin_once(function, idempotency, payload, Some(DEADLINE_DEFAULT))?.wait()
+    }
+
+    /// [`Caller::begin`] with an idempotency key.
+    ///
+    /// # Errors
+    /// The [`CallError`] that a client would get, when nothing was sent.
+    pub fn begin_once(
+        &self,
+        function: &str,
+        idempotency: impl Into<Idempotency>,
+        payload: &[u8],
+        deadline: Option<Duration>,
+    ) -> Result<Pending<'_>, CallError> {
+        let (deadline_ns, payload) = (deadline.map_or(0, nanoseconds), KeyedPayload::Bytes(payload));
+        let ticket = self
+            .lane
+            .submit_keyed(FunctionId::of(function), idempotency.into(), payload, deadline_ns, 0)
+            .map_err(|error| of_submit_error(&error))?;
+        Ok(self.pending(function, ticket, deadline))
+    }
+
+    fn pending(&self, function: &str, ticket: Ticket, deadline: Option<Duration>) -> Pending<'_> {
+        let (function, started) = (function.to_owned(), Instant::now());
+        Pending { caller: self, function, ticket: Some(ticket), started, deadline }
     }
 }
 
@@ -128,7 +159,7 @@ impl Pending<'_> {
         let lane = &self.caller.lane;
         let deadline = self.deadline.unwrap_or(DEADLINE_DEFAULT);
         match lane.wait(&ticket, self.caller.wait_mode, deadline.saturating_sub(self.started.elapsed())) {
-            WaitEnd::Answered => answer::read(&lane.take(ticket), &self.function),
+            WaitEnd::Answered => end_of(lane.take(ticket), &self.function).map(|output| bytes_of(&output)),
             WaitEnd::DeadlinePassed => {
                 lane.abandon(ticket);
                 Err(CallError::DeadlineExceeded { deadline_ns: nanoseconds(deadline) })

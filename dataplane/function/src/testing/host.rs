@@ -10,11 +10,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use praas_protocol::codec;
 use praas_protocol::control::{LaneId, WorkerCommand, WorkerMessage};
-use praas_protocol::limits::{CELLS_DEFAULT, CONTROL_MESSAGE_BYTES_MAX, LANES_PER_PROCESS_MAX, WORKERS_MAX};
+use praas_protocol::limits::{CELLS_DEFAULT, LANES_PER_PROCESS_MAX, WORKERS_MAX};
 use praas_protocol::token::Rights;
-use praas_protocol::{NameError, Phase, ProcessId};
+use praas_protocol::{Name, NameError, Phase};
 use praas_shm::client_lane::{ClientLane, ClientLaneParts};
 use praas_shm::control_page::ControlPage;
 use praas_shm::layout;
@@ -23,18 +22,20 @@ use praas_shm::segment::AttachError;
 use praas_shm::server_lane::{CreateLaneError, ServerLane};
 use praas_shm::worker_page::ServerWorkerPage;
 use praas_sys::doorbell::Doorbell;
-use praas_sys::message_socket::{MessageSocket, Sending, SocketError};
+use praas_sys::message_socket::{MessageSocket, SocketError};
 
+use super::call_lanes::Callable;
+use super::listener::Line;
+use super::realm::{Mailboxes, Realm, SenderId, process_id};
 use super::{Caller, HarnessOptions};
 use crate::application::Application;
-use crate::limits::SERVER_ANSWER_MAX;
 use crate::worker::{Ended, Worker, WorkerError};
 
 /// Time that a worker gets to end when its harness is dropped; a function may still be running.
 const END_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes that the state of the process may grow to.
-const STATE_BYTES: u64 = praas_protocol::limits::STATE_BYTES_MAX_DEFAULT;
+pub(super) const STATE_BYTES: u64 = praas_protocol::limits::STATE_BYTES_MAX_DEFAULT;
 
 /// How often the end of a worker is looked for meanwhile.
 const END_POLL: Duration = Duration::from_millis(1);
@@ -58,6 +59,15 @@ pub enum HarnessError {
     /// The process has as many lanes as it can.
     #[error("the process has {LANES_PER_PROCESS_MAX} lanes already: close a caller first")]
     Lanes,
+    /// There is a process of this name already.
+    #[error("there is a process {name} already: choose another name, or drop it first")]
+    ProcessExists {
+        /// Its name.
+        name: Name,
+    },
+    /// A name is none.
+    #[error("the name of a process is refused: {0}")]
+    Process(NameError),
     /// A principal's name is not a name.
     #[error("the principal's name is refused: {0}")]
     Principal(#[from] NameError),
@@ -84,20 +94,24 @@ pub enum HarnessError {
 pub(super) type Maker = Arc<dyn Fn() -> Application + Send + Sync>;
 
 struct HostedWorker {
-    page: ServerWorkerPage,
-    socket: MessageSocket,
+    line: Arc<Line>,
     thread: Option<JoinHandle<Result<Ended, WorkerError>>>,
 }
 
 /// The server's side of a harness.
 pub(super) struct Host {
-    options: HarnessOptions,
+    pub(super) options: HarnessOptions,
+    pub(super) application: Maker,
+    pub(super) realm: Arc<Realm>,
+    name: Name,
+    incarnation: u64,
+    mailboxes: Arc<Mailboxes>,
     page: Arc<ControlPage>,
     /// The state of the process, shared by its workers.
     objects: Objects,
     workers: Vec<HostedWorker>,
     lanes: Vec<HostedLane>,
-    lane_last: u32,
+    callable: Arc<Callable>,
 }
 
 struct HostedLane {
@@ -106,52 +120,80 @@ struct HostedLane {
 }
 
 impl Host {
-    pub(super) fn start(options: HarnessOptions, application: &Maker) -> Result<Self, HarnessError> {
+    pub(super) fn start(
+        realm: Arc<Realm>,
+        name: Name,
+        options: HarnessOptions,
+        application: Maker,
+    ) -> Result<Self, HarnessError> {
         if options.workers == 0 || usize::from(options.workers) > WORKERS_MAX {
             return Err(HarnessError::Workers { workers: options.workers });
         }
+        let incarnation = realm.next_incarnation();
         let page = Arc::new(ControlPage::create(1, 1)?);
         let layout = ObjectsLayout::for_limit(STATE_BYTES).expect("the default lies within the limits");
         let objects = Objects::create(layout)?;
-        let mut host = Self { options, page, objects, workers: Vec::new(), lanes: Vec::new(), lane_last: 0 };
+        let mailboxes = realm.enter(name, options.payload_bytes_max)?;
+        let (workers, lanes) = (Vec::new(), Vec::new());
+        let callable = Arc::new(Callable::new(Arc::clone(&page), options));
+        realm.enter_callable(name, &callable);
+        let mut host =
+            Self { options, application, realm, name, incarnation, mailboxes, page, objects, workers, lanes, callable };
         for index in 0..options.workers {
-            host.start_worker(index, Arc::clone(application))?;
+            host.start_worker(index)?;
         }
         host.page.set_workers(options.workers.into());
         Ok(host)
     }
 
-    fn start_worker(&mut self, index: u8, application: Maker) -> Result<(), HarnessError> {
+    fn start_worker(&mut self, index: u8) -> Result<(), HarnessError> {
         let (socket, other_end) = MessageSocket::pair()?;
         let page = ServerWorkerPage::create()?;
+        let page_fd = page.fd().try_clone_to_owned()?;
+        let application = Arc::clone(&self.application);
         let thread = std::thread::Builder::new()
             .name(format!("worker {index}"))
             .spawn(move || Worker::start(other_end, application())?.serve())?;
-        let mut worker = HostedWorker { page, socket, thread: Some(thread) };
+        let sender = SenderId { source: self.name.into(), incarnation: self.incarnation, worker: index };
+        let line = Line::open(socket, move || page.notify(), &self.realm, sender)?;
+        let mut worker = HostedWorker { line, thread: Some(thread) };
         let start = WorkerCommand::Start {
-            process: process_id(),
+            process: process_id(self.name),
             index,
             generation: 1,
             wait_mode: self.options.wait_mode,
             payload_bytes_max: self.options.payload_bytes_max,
             workers_max: self.options.workers.into(),
             state_bytes: STATE_BYTES,
+            incarnation: self.incarnation,
         };
-        worker.greet(&start, self.page.fd(), self.objects.fd()).map_err(|error| worker.own_words().unwrap_or(error))?;
+        let directory = self.realm.directory_fd()?;
+        let (bell, objects) = (self.mailboxes.bell.fd(), self.objects.fd());
+        let fds = [self.page.fd(), page_fd.as_fd(), objects, bell, directory.as_fd()];
+        worker.greet(&start, &fds).map_err(|error| worker.own_words().unwrap_or(error))?;
+        self.mailboxes.add_worker(&worker.line)?;
+        self.callable.add_worker(&worker.line);
         self.workers.push(worker);
         Ok(())
     }
 
+    /// Shows a phase, and wakes whoever waits.
+    pub(super) fn set_phase(&self, phase: Phase) -> Result<(), HarnessError> {
+        self.page.set_phase(phase);
+        self.mailboxes.bell.ring();
+        self.workers.iter().try_for_each(|worker| worker.line.tell(&WorkerCommand::Wake, &[]))
+    }
+
     pub(super) fn open_lane(&mut self, principal: &str, trusted: bool) -> Result<Caller, HarnessError> {
         let principal = principal.parse()?;
-        let lane = self.next_lane()?;
+        let lane = self.callable.take_number().ok_or(HarnessError::Lanes)?;
         let geometry = layout::geometry_for(self.options.payload_bytes_max, CELLS_DEFAULT);
         let server_lane = ServerLane::create(lane, geometry)?;
         let bell = Doorbell::new().map_err(io::Error::from)?;
         let rights = if trusted { Rights::ALL } else { Rights::INVOKE };
         let command = WorkerCommand::LaneAdd { lane, geometry, rights, in_place: trusted, principal };
         for worker in &self.workers {
-            worker.tell(
+            worker.line.tell(
                 &command,
                 &[server_lane.segment_fd(), server_lane.ledger_fd(), bell.listen.as_fd(), bell.ring.as_fd()],
             )?;
@@ -180,73 +222,36 @@ impl Host {
         Ok(Caller::new(client_lane, self.options.wait_mode))
     }
 
-    /// Numbers are never given twice, and are unique among live lanes also modulo the count of lanes.
-    fn next_lane(&mut self) -> Result<LaneId, HarnessError> {
-        let slot_of = |number: u32| number as usize % LANES_PER_PROCESS_MAX;
-        for number in self.lane_last.saturating_add(1)..u32::MAX {
-            if self.lanes.len() >= LANES_PER_PROCESS_MAX {
-                break;
-            }
-            if self.lanes.iter().all(|lane| slot_of(lane.server.id().0) != slot_of(number)) {
-                self.lane_last = number;
-                return Ok(LaneId(number));
-            }
-        }
-        Err(HarnessError::Lanes)
-    }
-
     pub(super) fn close_lane(&mut self, lane: LaneId) -> Result<(), HarnessError> {
         for worker in &self.workers {
-            worker.tell(&WorkerCommand::LaneRemove { lane }, &[])?;
+            worker.line.tell(&WorkerCommand::LaneRemove { lane }, &[])?;
         }
         for worker in &self.workers {
-            match worker.hear()? {
-                WorkerMessage::LaneDetached { lane: detached } if detached == lane => {}
-                _ => return Err(unexpected("detached lane")),
-            }
+            worker.line.await_answer("detached lane", |message| {
+                matches!(message, WorkerMessage::LaneDetached { lane: detached } if detached == lane).then_some(())
+            })?;
         }
         self.lanes.retain(|one| one.server.id() != lane);
+        self.callable.give_number_back(lane);
         Ok(())
     }
 }
 
 impl HostedWorker {
     /// The server's part of a worker's start.
-    fn greet(
-        &self,
-        start: &WorkerCommand,
-        control_page: BorrowedFd<'_>,
-        objects: BorrowedFd<'_>,
-    ) -> Result<(), HarnessError> {
-        let WorkerMessage::Hello { .. } = self.hear()? else { return Err(unexpected("hello")) };
-        self.tell(start, &[control_page, self.page.fd(), objects])?;
-        let WorkerMessage::Ready = self.hear()? else { return Err(unexpected("ready")) };
-        Ok(())
+    fn greet(&self, start: &WorkerCommand, fds: &[BorrowedFd<'_>]) -> Result<(), HarnessError> {
+        self.line.await_answer("hello", |message| matches!(message, WorkerMessage::Hello { .. }).then_some(()))?;
+        self.line.tell(start, fds)?;
+        self.line.await_answer("ready", |message| matches!(message, WorkerMessage::Ready).then_some(()))
     }
 
     fn await_lane(&self, wanted: LaneId) -> Result<(), HarnessError> {
-        match self.hear()? {
-            WorkerMessage::LaneAttached { lane, error: None } if lane == wanted => Ok(()),
-            WorkerMessage::LaneAttached { error: Some(error), .. } => Err(HarnessError::LaneRefused(error)),
-            _ => Err(unexpected("attached lane")),
-        }
-    }
-
-    fn tell(&self, command: &WorkerCommand, fds: &[BorrowedFd<'_>]) -> Result<(), HarnessError> {
-        let bytes = codec::encode(command).map_err(WorkerError::from)?;
-        match self.socket.send_deadline(&bytes, fds, SERVER_ANSWER_MAX)? {
-            Sending::Sent => self.page.notify(),
-            Sending::Full => return Err(HarnessError::NoAnswer("its control socket is full".to_owned())),
-        }
-        Ok(())
-    }
-
-    fn hear(&self) -> Result<WorkerMessage, HarnessError> {
-        let mut buffer = vec![0; CONTROL_MESSAGE_BYTES_MAX];
-        match self.socket.recv_deadline(&mut buffer, 0, SERVER_ANSWER_MAX)? {
-            Some(received) => Ok(codec::decode(&buffer[..received.bytes]).map_err(WorkerError::from)?),
-            None => Err(HarnessError::NoAnswer(format!("nothing came within {} s", SERVER_ANSWER_MAX.as_secs()))),
-        }
+        self.line.await_answer("attached lane", |message| match message {
+            WorkerMessage::LaneAttached { lane, error } if lane == wanted => {
+                Some(error.map_or(Ok(()), |error| Err(HarnessError::LaneRefused(error))))
+            }
+            _ => None,
+        })?
     }
 
     /// What the worker itself says about its failed start, if its thread has ended or is about to.
@@ -277,8 +282,9 @@ impl Drop for Host {
         self.page.set_phase(Phase::Closed);
         for worker in &self.workers {
             // A worker that is gone already needs no telling.
-            let _ = worker.tell(&WorkerCommand::Exit, &[]);
+            let _ = worker.line.tell(&WorkerCommand::Exit, &[]);
         }
+        self.mailboxes.bell.ring();
         for (index, worker) in self.workers.iter_mut().enumerate() {
             match worker.join() {
                 Some(Ok(Ok(_))) => {}
@@ -290,6 +296,7 @@ impl Drop for Host {
         for lane in &self.lanes {
             lane.client.mark_lost();
         }
+        self.realm.leave(self.name);
     }
 }
 
@@ -303,15 +310,6 @@ impl fmt::Debug for Host {
     }
 }
 
-fn unexpected(expected: &str) -> HarnessError {
-    HarnessError::NoAnswer(format!("it sent something other than its {expected}"))
-}
-
-/// The process that harnesses pretend to be.
-fn process_id() -> ProcessId {
-    "testing/harness".parse().expect("a constant process id")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -319,15 +317,16 @@ mod tests {
 
     fn host() -> Host {
         let application = || Application::new().function("echo", |call: &mut Call| call.reply(call.input()));
-        Host::start(HarnessOptions::default(), &(Arc::new(application) as Maker)).unwrap()
+        let name = "tested".parse().unwrap();
+        let realm = Arc::new(Realm::new().unwrap());
+        Host::start(realm, name, HarnessOptions::default(), Arc::new(application)).unwrap()
     }
 
     #[test]
     fn a_worker_ends_when_the_servers_socket_closes() {
         let mut host = host();
         let mut worker = host.workers.pop().unwrap();
-        let (other, _kept) = MessageSocket::pair().unwrap();
-        drop(std::mem::replace(&mut worker.socket, other));
+        rustix::net::shutdown(&worker.line.socket, rustix::net::Shutdown::Both).unwrap();
         assert_eq!(worker.join().expect("the worker ended").unwrap().unwrap(), Ended::ServerGone);
     }
 
@@ -344,7 +343,7 @@ mod tests {
             });
             assert!(call.is_ok() || matches!(call, Err(praas_protocol::CallError::Unavailable { .. })), "{call:?}");
             host.page.set_phase(Phase::Active);
-            host.workers[0].tell(&WorkerCommand::Wake, &[]).unwrap();
+            host.workers[0].line.tell(&WorkerCommand::Wake, &[]).unwrap();
             assert_eq!(caller.invoke("echo", b"again").unwrap(), b"again");
         }
     }
@@ -361,9 +360,9 @@ mod tests {
         let too_few = [wrong.as_fd()];
         let no_lane = [wrong.as_fd(), wrong.as_fd(), bell.listen.as_fd(), bell.ring.as_fd()];
         for fds in [&too_few[..], &no_lane[..]] {
-            host.workers[0].tell(&command, fds).unwrap();
-            let answer = host.workers[0].hear().unwrap();
-            assert!(matches!(&answer, WorkerMessage::LaneAttached { error: Some(_), .. }), "{answer:?}");
+            host.workers[0].line.tell(&command, fds).unwrap();
+            let answer = host.workers[0].await_lane(LaneId(9));
+            assert!(matches!(answer, Err(HarnessError::LaneRefused(_))), "{answer:?}");
         }
         assert_eq!(host.open_lane("someone", true).unwrap().invoke("echo", b"x").unwrap(), b"x");
     }

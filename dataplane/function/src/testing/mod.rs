@@ -26,23 +26,31 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-mod answer;
+mod call_lanes;
 mod caller;
+mod correspondent;
 mod host;
+mod listener;
+mod realm;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use praas_protocol::CallError;
 use praas_protocol::control::WaitMode;
 use praas_protocol::limits::PAYLOAD_BYTES_MAX_DEFAULT;
+use praas_protocol::{CallError, Phase};
 use rkyv::Archive;
 
 pub use caller::{Caller, Decodable, Encodable, Pending};
+pub use correspondent::Correspondent;
 pub use host::HarnessError;
 
 use crate::application::Application;
 use host::{Host, Maker};
+use realm::Realm;
+
+/// Name of the process that a harness begins with.
+const PROCESS: &str = "harness";
 
 /// A process of an application within the test's process, with one caller inside the application's trust domain and one
 /// outside.
@@ -59,7 +67,8 @@ pub struct Harness {
 /// How a [`Harness`] is set up.
 #[derive(Debug, Clone, Copy)]
 pub struct HarnessOptions {
-    /// Workers of the process, at least one.
+    /// Workers of the process, at least one. Unlike a server, a harness starts no others in the stead of those that wait: a
+    /// process that calls itself, or is called back, needs one more for each call that waits.
     pub workers: u8,
     /// How workers and callers wait. `Park` suits tests, which share their cores.
     pub wait_mode: WaitMode,
@@ -91,10 +100,80 @@ impl Harness {
         options: HarnessOptions,
         application: impl Fn() -> Application + Send + Sync + 'static,
     ) -> Result<Self, HarnessError> {
-        let mut host = Host::start(options, &(Arc::new(application) as Maker))?;
+        let realm = Arc::new(Realm::new()?);
+        Self::start(realm, PROCESS, options, Arc::new(application))
+    }
+
+    fn start(realm: Arc<Realm>, name: &str, options: HarnessOptions, application: Maker) -> Result<Self, HarnessError> {
+        let name = name.parse().map_err(HarnessError::Process)?;
+        let mut host = Host::start(realm, name, options, application)?;
         let trusted = host.open_lane("insider", true)?;
         let untrusted = host.open_lane("outsider", false)?;
         Ok(Self { trusted, untrusted, host })
+    }
+
+    /// A further process of the same application, under a name of its own. The processes find each other by their names; the
+    /// first one is called `harness`.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use praas_function::testing::Harness;
+    /// use praas_function::{Application, Call, FunctionResult};
+    ///
+    /// fn relay(call: &mut Call) -> FunctionResult {
+    ///     let context = call.context();
+    ///     let message = context.recv("alice", "letters", Duration::from_secs(10))?;
+    ///     context.send("tester", "letters", &message)?;
+    ///     Ok(())
+    /// }
+    ///
+    /// fn write(call: &mut Call) -> FunctionResult {
+    ///     call.context().send("bob", "letters", call.input())?;
+    ///     Ok(())
+    /// }
+    ///
+    /// let harness = Harness::new(|| Application::new().function("relay", relay).function("write", write))?;
+    /// let (alice, bob) = (harness.another("alice")?, harness.another("bob")?);
+    /// let tester = harness.correspondent("tester")?;
+    /// alice.invoke("write", b"dear bob")?;
+    /// bob.invoke("relay", b"")?;
+    /// assert_eq!(tester.recv("bob", "letters", Duration::from_secs(10))?.bytes, b"dear bob");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::new`]; [`HarnessError::ProcessExists`].
+    pub fn another(&self, name: &str) -> Result<Self, HarnessError> {
+        let Host { realm, options, application, .. } = &self.host;
+        Self::start(Arc::clone(realm), name, *options, Arc::clone(application))
+    }
+
+    /// A process without functions among these, whose mailbox is the test's: it sends to functions, and receives what they
+    /// send to its name.
+    ///
+    /// # Errors
+    /// [`HarnessError`] when the name is taken, or the system refuses memory or descriptors.
+    pub fn correspondent(&self, name: &str) -> Result<Correspondent, HarnessError> {
+        let name = name.parse().map_err(HarnessError::Process)?;
+        Correspondent::enter(&self.host.realm, name, &self.host.options)
+    }
+
+    /// Lets the process drain: what waits for messages is interrupted. No call is refused as a server would: that is not the
+    /// worker's part.
+    ///
+    /// # Errors
+    /// [`HarnessError`] when a worker cannot be told.
+    pub fn drain(&self) -> Result<(), HarnessError> {
+        self.host.set_phase(Phase::Draining)
+    }
+
+    /// Ends a drain: the process is active again.
+    ///
+    /// # Errors
+    /// As [`Self::drain`].
+    pub fn resume(&self) -> Result<(), HarnessError> {
+        self.host.set_phase(Phase::Active)
     }
 
     /// A caller inside the application's trust domain; its principal is `insider`.

@@ -123,7 +123,7 @@ kinds! {
     /// First frame of the worker that took the connection.
     HandedOver = 0x14, "HANDED_OVER", Server, Earlier, 0, 20, 20;
     /// A call.
-    Request = 0x20, "REQUEST", Client, New, 0x0f, 20, REQUEST;
+    Request = 0x20, "REQUEST", Client, New, 0x1f, 20, REQUEST;
     /// A call's answer.
     Response = 0x21, "RESPONSE", Server, Earlier, 0, 12, RESPONSE;
     /// The caller no longer waits for this call. Not answered; the call still is.

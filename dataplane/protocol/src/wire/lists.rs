@@ -8,7 +8,7 @@ use crate::limits::{
     LIST_PAGE_PROCESSES, PROCESS_ID_BYTES_MAX, WIRE_CONTROL_BODY_BYTES_MAX, WIRE_LAST_EXIT_BYTES_MAX, WORKERS_MAX,
 };
 use crate::wire::fields::{Fields, frame, put_cut_text, put_process, put_text};
-use crate::wire::refusal::{state, state_code};
+use crate::wire::refusal::state;
 use crate::wire::{HEADER_BYTES, Header, Kind, WireError};
 use crate::{Name, ProcessId};
 
@@ -158,7 +158,7 @@ impl<'o> ProcessPage<'o> {
         self.page.push(|out| {
             put_process(out, &status.process);
             let pids = &status.worker_pids[..status.worker_pids.len().min(WORKERS_MAX)];
-            out.push(state_code(status.state));
+            out.push(status.state.code());
             out.push(u8::try_from(pids.len()).expect("at most 64 workers"));
             out.extend_from_slice(&status.workers.to_le_bytes());
             out.extend_from_slice(&status.lanes.to_le_bytes());

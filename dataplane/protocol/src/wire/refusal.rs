@@ -178,7 +178,7 @@ pub fn encode_control_error(error: &ControlError, request_id: u64, out: &mut Vec
         ControlError::WorkersFailed { process, reason } => named(WORKERS_FAILED, process, reason, out),
         ControlError::WrongState { process, state } => {
             let subject = process.to_string();
-            Refused { state: state_code(*state), ..plain(request_id, WRONG_STATE, &subject, "") }.encode(out);
+            Refused { state: state.code(), ..plain(request_id, WRONG_STATE, &subject, "") }.encode(out);
         }
         ControlError::ShuttingDown => plain(request_id, SHUTTING_DOWN, "", "").encode(out),
         ControlError::Protocol { reason } => plain(request_id, PROTOCOL, "", reason).encode(out),
@@ -190,23 +190,8 @@ fn plain<'a>(request_id: u64, code: u16, subject: &'a str, reason: &'a str) -> R
     Refused { request_id, code, state: 0, numbers: [0; 3], subject, reason, advice: "" }
 }
 
-pub(crate) fn state_code(state: ProcessState) -> u8 {
-    match state {
-        ProcessState::Creating => 1,
-        ProcessState::Active => 2,
-        ProcessState::Draining => 3,
-        ProcessState::Failed => 4,
-    }
-}
-
 pub(crate) fn state(code: u8) -> Result<ProcessState, WireError> {
-    match code {
-        1 => Ok(ProcessState::Creating),
-        2 => Ok(ProcessState::Active),
-        3 => Ok(ProcessState::Draining),
-        4 => Ok(ProcessState::Failed),
-        other => Err(WireError::Value { field: "the state of a process", value: u64::from(other) }),
-    }
+    ProcessState::from_code(code).ok_or(WireError::Value { field: "the state of a process", value: u64::from(code) })
 }
 
 fn version(number: u64) -> Result<u32, WireError> {

@@ -11,12 +11,14 @@
 //! | … | 1 | durability, if flag 8 |
 //! | … | | payload, to the end of the frame |
 //!
+//! Flag 16 says that the call may run again if it was lost; it stands only beside flag 1.
+//!
 //! The flags alone say where the payload starts, so a receiver knows it from the header.
 
 use crate::limits::{NAME_BYTES_MAX, PAYLOAD_BYTES_MAX, WIRE_REQUEST_HEAD_BYTES, WIRE_REQUEST_HEAD_BYTES_MAX};
 use crate::wire::fields::{Fields, frame};
 use crate::wire::{HEADER_BYTES, Header, Kind, WireError};
-use crate::{FunctionId, Name};
+use crate::{FunctionId, Idempotency, IdempotencyKey, Name};
 
 /// Bytes of the longest REQUEST head, header included.
 pub const REQUEST_HEAD_BYTES_MAX: usize = WIRE_REQUEST_HEAD_BYTES_MAX;
@@ -29,6 +31,9 @@ pub const FLAG_ROOT: u8 = 2;
 pub const FLAG_PRINCIPAL: u8 = 4;
 /// Flag: a durability level follows.
 pub const FLAG_DURABILITY: u8 = 8;
+
+/// Flag: run the call again if the worker that ran it first has died. Only with an idempotency key; it has no field.
+pub const FLAG_RERUN_LOST: u8 = 16;
 
 const PRINCIPAL_BYTES: usize = 1 + NAME_BYTES_MAX;
 
@@ -70,6 +75,8 @@ pub struct Request {
     pub time_remaining_ns: u64,
     /// What makes a repetition of this call the same call.
     pub idempotency_key: Option<[u8; 16]>,
+    /// Whether the call may run again if the worker that ran it first has died. Without a key it means nothing.
+    pub rerun_lost: bool,
     /// The call at the root of the tree of calls that this one belongs to.
     pub root: Option<[u8; 16]>,
     /// In whose name, if not the token's; believed only from peers that may speak for others.
@@ -88,10 +95,27 @@ impl Request {
             function,
             time_remaining_ns,
             idempotency_key: None,
+            rerun_lost: false,
             root: None,
             principal: None,
             durability: None,
         }
+    }
+
+    /// The call with an idempotency key, or with none.
+    #[must_use]
+    #[inline]
+    pub fn with_idempotency(mut self, idempotency: Option<Idempotency>) -> Self {
+        self.idempotency_key = idempotency.map(|idempotency| idempotency.key.to_bytes());
+        self.rerun_lost = idempotency.is_some_and(|idempotency| idempotency.rerun_lost);
+        self
+    }
+
+    /// What it says of its key, if it has one.
+    #[must_use]
+    pub fn idempotency(&self) -> Option<Idempotency> {
+        let rerun_lost = self.rerun_lost;
+        self.idempotency_key.map(|key| Idempotency { key: IdempotencyKey::from_bytes(key), rerun_lost })
     }
 
     /// The call and its payload. `body` is everything after the header.
@@ -131,6 +155,9 @@ impl Request {
         let mut fields = Fields::of(Kind::Request, rest);
         if flags & FLAG_IDEMPOTENCY_KEY != 0 {
             self.idempotency_key = Some(fields.array()?);
+            self.rerun_lost = flags & FLAG_RERUN_LOST != 0;
+        } else if flags & FLAG_RERUN_LOST != 0 {
+            return Err(WireError::Value { field: "the flags of a call without a key", value: u64::from(flags) });
         }
         if flags & FLAG_ROOT != 0 {
             self.root = Some(fields.array()?);
@@ -202,6 +229,7 @@ impl Request {
     fn flags(&self) -> u8 {
         let bit = |present: bool, flag: u8| if present { flag } else { 0 };
         bit(self.idempotency_key.is_some(), FLAG_IDEMPOTENCY_KEY)
+            | bit(self.rerun_lost && self.idempotency_key.is_some(), FLAG_RERUN_LOST)
             | bit(self.root.is_some(), FLAG_ROOT)
             | bit(self.principal.is_some(), FLAG_PRINCIPAL)
             | bit(self.durability.is_some(), FLAG_DURABILITY)

@@ -167,12 +167,13 @@ fn golden() -> Vec<(&'static str, &'static str, Frame<'static>)> {
         (
             "request-full",
             "\
-             76000000200f000008000000000000006441042660e50030000000000000000001000000111111111111111111111111\
+             76000000201f000008000000000000006441042660e50030000000000000000001000000111111111111111111111111\
              111111112222222222222222222222222222222203626f62000000000000000000000000000000000000000000000000\
              000000000000000000000000000000000000000000000000000000000000000000000000022a",
             Frame::Request(
                 Request {
                     idempotency_key: Some([0x11; 16]),
+                    rerun_lost: true,
                     root: Some([0x22; 16]),
                     principal: Some(name("bob")),
                     durability: Some(Durability::Logged),
@@ -254,8 +255,9 @@ fn golden() -> Vec<(&'static str, &'static str, Frame<'static>)> {
 }
 
 const PROCESSES: &str = "\
-    3b000000350100000d0000000000000001000b0068656c6c6f2f616c6963650202020000000300000001000000000000\
-    00f401000000000000a10f0000a20f000008007369676e616c2039";
+    62000000350100000d0000000000000002000b0068656c6c6f2f616c6963650202020000000300000001000000000000\
+    00f401000000000000a10f0000a20f000008007369676e616c2039\
+    090068656c6c6f2f626f6205000000000000000000000000000000000007000000000000000000";
 const COUNTS: &str = "\
     680000003b010000110000000000000001000200000000000000010000000000000003000000000000000100000000000000\
     04006563686fe80300000000000003000000000000000f0000000000000084030000000000002003000000000000d0070000\
@@ -289,11 +291,21 @@ fn a_page_of_processes_reads_and_writes_as_documented() {
         last_exit: Some("signal 9".to_owned()),
         calls_reported: 500,
     };
+    let idle = ProcessStatus {
+        process: "hello/bob".parse().unwrap(),
+        state: ProcessState::Idle,
+        workers: 0,
+        worker_pids: Vec::new(),
+        lanes: 0,
+        worker_restarts: 0,
+        last_exit: None,
+        calls_reported: 7,
+    };
     let bytes = from_hex(PROCESSES);
     let Frame::Processes(page) = parse(&bytes) else { panic!("another kind") };
     assert!(page.more && page.request_id == 13);
     let rows: Vec<ProcessStatus> = page.rows().map(|row| row.to_status()).collect();
-    assert_eq!(rows, [status]);
+    assert_eq!(rows, [status, idle]);
     assert_eq!(bytes_of(&Frame::Processes(page)), bytes);
 }
 

@@ -100,7 +100,7 @@ fn headers_that_do_not_go_together_are_refused() {
     for code in (0..0x80).filter(|code| Kind::from_code(*code).is_none()) {
         assert_eq!(parse(header_of(0, code, 0, 0, 1)), WireError::UnknownKind { code });
     }
-    assert!(matches!(parse(header_of(20, 0x20, 0x10, 0, 1)), WireError::UnknownFlags { flags: 0x10, .. }));
+    assert!(matches!(parse(header_of(20, 0x20, 0x20, 0, 1)), WireError::UnknownFlags { flags: 0x20, .. }));
     assert!(matches!(parse(header_of(20, 0x20, 0, 0, 0)), WireError::RequestId { request_id: 0, .. }));
     assert!(matches!(parse(header_of(8, 0x05, 0, 0, 3)), WireError::RequestId { request_id: 3, .. }));
     // Flags make a head longer: the length must agree.

@@ -29,7 +29,8 @@ fn every_error() -> Vec<ControlError> {
         ControlError::Protocol { reason: text() },
         ControlError::Host { what: "opening".to_owned(), reason: text() },
     ];
-    for state in [ProcessState::Creating, ProcessState::Active, ProcessState::Draining, ProcessState::Failed] {
+    let states = (0..=u8::MAX).filter_map(ProcessState::from_code);
+    for state in states.inspect(|state| assert_eq!(ProcessState::from_code(state.code()), Some(*state))) {
         errors.push(ControlError::WrongState { process: alice(), state });
     }
     errors

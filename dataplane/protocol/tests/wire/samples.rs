@@ -99,14 +99,15 @@ fn payloads() -> impl Strategy<Value = Vec<u8>> {
 
 pub(crate) fn requests() -> impl Strategy<Value = Request> {
     let optional = (
-        any::<Option<[u8; 16]>>(),
+        any::<Option<([u8; 16], bool)>>(),
         any::<Option<[u8; 16]>>(),
         prop::option::of(names()),
         prop::option::of((0_u8..3).prop_map(|code| Durability::from_code(code).unwrap())),
     );
     (1_u64.., any::<u32>(), any::<u64>(), any::<u64>(), prop_oneof![Just((None, None, None, None)), optional]).prop_map(
-        |(id, handle, function, time, (idempotency_key, root, principal, durability))| Request {
-            idempotency_key,
+        |(id, handle, function, time, (key, root, principal, durability))| Request {
+            idempotency_key: key.map(|(key, _)| key),
+            rerun_lost: key.is_some_and(|(_, rerun_lost)| rerun_lost),
             root,
             principal,
             durability,
@@ -120,7 +121,8 @@ fn statuses() -> impl Strategy<Value = ProcessStatus> {
         Just(ProcessState::Creating),
         Just(ProcessState::Active),
         Just(ProcessState::Draining),
-        Just(ProcessState::Failed)
+        Just(ProcessState::Failed),
+        Just(ProcessState::Idle)
     ];
     let pids = prop::collection::vec(any::<u32>(), 0..=64);
     let exits = prop::option::of("[a-zäß ]{1,80}");

@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Version of these messages.
-pub(crate) const KEEPER_VERSION: u32 = 2;
+pub(crate) const KEEPER_VERSION: u32 = 3;
 
 /// Server → keeper. Every request is answered, in order.
 #[derive(Debug, Clone, Serialize, Deserialize)]

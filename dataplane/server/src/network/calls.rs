@@ -9,9 +9,10 @@
 use std::time::{Duration, Instant};
 
 use praas_protocol::control::WaitMode;
+use praas_protocol::limits::IDEMPOTENCY_PREFIX_BYTES;
 use praas_protocol::wire::{Header, Request, Response, Side, Verdict};
-use praas_protocol::{FunctionId, Name, Outcome, Phase};
-use praas_shm::client_lane::{Answer, Bounded, LoanBlock, Payload, SmallAnswer, SubmitError};
+use praas_protocol::{FunctionId, Idempotency, Name, Outcome, Phase};
+use praas_shm::client_lane::{Answer, Bounded, KeyedPayload, LoanBlock, Payload, SmallAnswer, SubmitError};
 use praas_shm::io_buffer::{IoBuffer, LoanBuffer};
 
 use super::connection::{Connection, ConnectionKey, Incoming};
@@ -34,12 +35,14 @@ pub(super) struct Wanted {
     /// 0 is none.
     pub(super) root: u128,
     pub(super) principal: Option<Name>,
+    pub(super) idempotency: Option<Idempotency>,
 }
 
 impl Wanted {
     pub(super) fn of(request: &Request) -> Self {
         let Request { handle, function, time_remaining_ns, root, principal, .. } = *request;
-        Self { handle, function, time_remaining_ns, root: root.map_or(0, u128::from_le_bytes), principal }
+        let (root, idempotency) = (root.map_or(0, u128::from_le_bytes), request.idempotency());
+        Self { handle, function, time_remaining_ns, root, principal, idempotency }
     }
 }
 
@@ -54,11 +57,17 @@ pub(super) struct Asked {
     /// 0 is none.
     pub(super) time_remaining_ns: u64,
     pub(super) root: u128,
+    pub(super) idempotency: Option<Idempotency>,
     /// When its head came.
     pub(super) came: Instant,
 }
 
 impl Asked {
+    /// Bytes before the payload in a block of the lane.
+    fn prefix_bytes(&self) -> usize {
+        if self.idempotency.is_some() { IDEMPOTENCY_PREFIX_BYTES } else { 0 }
+    }
+
     /// Nanoseconds until the caller's deadline, 0 for none; `None` when it has passed.
     fn time_left_ns(&self, now: Instant) -> Option<u64> {
         if self.time_remaining_ns == 0 || now <= self.came {
@@ -176,10 +185,13 @@ impl NetworkShard {
             return self.break_off_for(key, &unknown_handle(wanted.handle));
         };
         let payload_bytes = header.payload_bytes();
+        // The key travels before the payload from here on.
+        let prefix_bytes = if wanted.idempotency.is_some() { IDEMPOTENCY_PREFIX_BYTES } else { 0 };
+        let limit_bytes = handle.payload_bytes_max.saturating_sub(u32::try_from(prefix_bytes).unwrap_or(0));
         let refused = if speaks_for_other {
             Some(NotRun::new(Outcome::Unauthorized, 0, 0))
-        } else if payload_bytes > handle.payload_bytes_max {
-            Some(NotRun::new(Outcome::PayloadTooLarge, handle.payload_bytes_max.into(), payload_bytes.into()))
+        } else if payload_bytes > limit_bytes {
+            Some(NotRun::new(Outcome::PayloadTooLarge, limit_bytes.into(), payload_bytes.into()))
         } else if handle.in_flight >= handle.in_flight_max {
             Some(NotRun::new(Outcome::Overloaded, handle.in_flight_max.into(), handle.in_flight.into()))
         } else {
@@ -194,6 +206,7 @@ impl NetworkShard {
             payload_bytes,
             time_remaining_ns: wanted.time_remaining_ns,
             root: wanted.root,
+            idempotency: wanted.idempotency,
             came: self.now,
         };
         if let Some(refused) = refused {
@@ -219,14 +232,20 @@ impl NetworkShard {
             Some(LaneState::Opening(_)) => return Begun::NoRoom(None),
             _ => return self.answered_unrun(key, asked, NotRun::unavailable(Phase::Closed)),
         };
-        let mut loan = match lane.loan(asked.payload_bytes as usize) {
+        let payload_bytes = asked.payload_bytes as usize;
+        let loan = match asked.idempotency {
+            None => lane.loan(payload_bytes),
+            Some(idempotency) => lane.loan_keyed(idempotency, payload_bytes),
+        };
+        let mut loan = match loan {
             Ok(loan) => loan,
             Err(error) => return self.not_submitted(key, asked, error),
         };
-        lane.loan_write(&mut loan, 0, payload);
+        let filled_bytes = asked.prefix_bytes() + payload.len();
+        lane.loan_write(&mut loan, asked.prefix_bytes(), payload);
         let buffer = Some(LoanBuffer::new(lane, loan));
         if let Some(connection) = self.connections.get_mut(key) {
-            let incoming = Incoming { asked: *asked, buffer, filled_bytes: payload.len() };
+            let incoming = Incoming { asked: *asked, buffer, filled_bytes };
             connection.incoming = Some(Box::new(incoming));
         }
         Begun::Yes
@@ -239,7 +258,7 @@ impl NetworkShard {
         else {
             return Flow::GoOn;
         };
-        debug_assert_eq!(IoBuffer::bytes(&buffer), asked.payload_bytes as usize);
+        debug_assert_eq!(IoBuffer::bytes(&buffer), asked.prefix_bytes() + asked.payload_bytes as usize);
         let (_lane, loan) = buffer.into_loan();
         match self.submit(key, &asked, Payload::Loan(loan)) {
             Begun::Yes => Flow::GoOn,
@@ -273,7 +292,17 @@ impl NetworkShard {
             LaneState::Opening(_) => return Begun::no_room(payload),
             LaneState::Closed => return self.answered_unrun(key, asked, NotRun::unavailable(Phase::Closed)),
         };
-        let ticket = match lane.submit_quietly(asked.function, payload, left_ns, asked.root) {
+        let submitted = match asked.idempotency {
+            None => lane.submit_quietly(asked.function, payload, left_ns, asked.root),
+            Some(idempotency) => {
+                let payload = match payload {
+                    Payload::Bytes(bytes) => KeyedPayload::Bytes(bytes),
+                    Payload::Loan(loan) => KeyedPayload::Loan(loan),
+                };
+                lane.submit_keyed_quietly(asked.function, idempotency, payload, left_ns, asked.root)
+            }
+        };
+        let ticket = match submitted {
             Ok(ticket) => ticket,
             Err(error) => return self.not_submitted(key, asked, error),
         };

@@ -76,7 +76,8 @@ impl NetworkShard {
             };
             if let Some(call) = connection.decoder.plain_call(input) {
                 let PlainCall { header, handle, function, time_remaining_ns, payload, rest } = call;
-                let wanted = Wanted { handle, function, time_remaining_ns, root: 0, principal: None };
+                let wanted =
+                    Wanted { handle, function, time_remaining_ns, root: 0, principal: None, idempotency: None };
                 if self.request_came(key, &header, &wanted, payload, rest) == Flow::Stop || rest.is_empty() {
                     return;
                 }

@@ -9,7 +9,7 @@ use praas_protocol::control::WaitMode;
 use praas_sys::driver::DriverChoice;
 
 use crate::application::Application;
-use crate::limits::{CLIENT_HELLO_DEFAULT, KEEPER_LINGER_DEFAULT, WORKER_IDLE_DEFAULT};
+use crate::limits::{CLIENT_HELLO_DEFAULT, KEEPER_LINGER_DEFAULT, PROCESS_IDLE_DEFAULT, WORKER_IDLE_DEFAULT};
 use crate::log::Level;
 
 /// How a server is to run.
@@ -31,6 +31,8 @@ pub struct ServerOptions {
     pub client_hello: Duration,
     /// How long a worker above `min` may have nothing to do before it is ended.
     pub worker_idle: Duration,
+    /// How long a process must have run no call to be shown as idle. It goes on as before: idle is a word, not a measure.
+    pub process_idle: Duration,
     /// Addresses that remote clients connect to; none, and there is no network. Nothing on it is encrypted.
     pub listen: Vec<SocketAddr>,
     /// Threads that serve the network.
@@ -58,6 +60,7 @@ impl ServerOptions {
             keeper_linger: KEEPER_LINGER_DEFAULT,
             client_hello: CLIENT_HELLO_DEFAULT,
             worker_idle: WORKER_IDLE_DEFAULT,
+            process_idle: PROCESS_IDLE_DEFAULT,
             listen: Vec::new(),
             network_shards: std::thread::available_parallelism().map_or(1, usize::from),
             network_driver: DriverChoice::default(),

@@ -15,6 +15,7 @@ use super::{Order, SandboxLack, ServerOptions, StartError};
 use crate::application::Application;
 use crate::budget::{Budget, host_memory_bytes};
 use crate::data_directory::DataDirectory;
+use crate::directory::Directories;
 use crate::hosting::{Hosting, HostingPlan, worker_plan};
 use crate::keeper::link::{KeeperLink, KeeperPlan};
 use crate::keeping::Keeping;
@@ -79,6 +80,8 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
         .map_err(|error| StartError::host("binding the server's socket", &error))?;
     data.write_local_token(&secret)?;
     let memory = options.memory_bytes_max.or_else(host_memory_bytes).unwrap_or(u64::MAX);
+    let directories = Directories::create(applications.keys().copied(), options.process_idle)
+        .map_err(host("creating the directories of processes"))?;
     let mut incarnation = [0; 8];
     praas_sys::process_self::random_bytes(&mut incarnation)
         .map_err(|error| StartError::host("choosing an incarnation", &error))?;
@@ -103,6 +106,7 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
         dedicated: crate::dedicated::Dedicated::default(),
         next_worker: 0,
         next_lane: 1,
+        messages: Default::default(),
         gives_users,
         hosting,
         keeping: Keeping::new(link, held),
@@ -111,6 +115,7 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
         claims_watched: false,
         worker_idle: options.worker_idle,
         idle_watched: false,
+        directories,
         shutting_down: false,
         orders,
         results,

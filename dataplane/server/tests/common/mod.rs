@@ -5,7 +5,11 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 pub(crate) mod client;
+pub(crate) mod correspondence;
 pub(crate) mod functions;
+pub(crate) mod lingering;
+pub(crate) mod mails;
+pub(crate) mod nesting;
 pub(crate) mod network;
 pub(crate) mod random;
 pub(crate) mod remote;

@@ -17,7 +17,7 @@ use tempfile::TempDir;
 
 use crate::common::functions::{self, own_segments};
 use crate::common::{
-    ROLE, children_with, eventually, is_keeper_socket, open_descriptors, own_command, private_directory,
+    PATIENCE, ROLE, children_with, eventually, is_keeper_socket, open_descriptors, own_command, private_directory,
 };
 
 /// Data directory of a role.
@@ -121,6 +121,8 @@ pub(crate) fn options(directory: &Path, application: Application) -> ServerOptio
     options.keeper_linger = Duration::ZERO;
     options.log_level = if std::env::var_os("TEST_LOG").is_some() { Level::Info } else { Level::Error };
     options.applications = vec![application];
+    // A slow machine shows no process as idle that its test has just called.
+    options.process_idle = PATIENCE * 100;
     options
 }
 

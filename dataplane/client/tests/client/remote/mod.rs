@@ -4,6 +4,7 @@ mod calls;
 mod connection;
 mod fallback;
 mod hostile;
+mod idempotency;
 mod interleaving;
 mod state;
 mod wire_server;

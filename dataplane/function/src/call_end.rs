@@ -1,21 +1,27 @@
-//! From an answer in a reply cell to what a client would get.
+//! From an answer in a reply cell to what its caller gets.
+//!
+//! Everything in an answer was written by other workers, so each number is checked before it is believed.
 
+use praas_protocol::limits::ERROR_MESSAGE_BYTES_MAX;
 use praas_protocol::{CallError, Outcome, Phase};
 use praas_shm::client_lane::{Answer, AnswerPayload, SubmitError};
 
 /// The output in `answer`, or the error that it tells of.
-pub(super) fn read(answer: &Answer, function: &str) -> Result<Vec<u8>, CallError> {
+pub(crate) fn end_of(answer: Answer, function: &str) -> Result<AnswerPayload, CallError> {
     let Answer { outcome_code, detail, more, payload, .. } = answer;
-    let (detail, more) = (*detail, *more);
     let Some(payload) = payload else {
         return Err(CallError::MalformedReply { what: "its payload lies outside the lane" });
     };
-    let Some(outcome) = Outcome::from_code(*outcome_code) else {
+    let Some(outcome) = Outcome::from_code(outcome_code) else {
         return Err(CallError::MalformedReply { what: "its outcome is unknown" });
     };
-    let text = || String::from_utf8_lossy(&bytes_of(payload)).into_owned();
+    let text = || {
+        let mut bytes = bytes_of(&payload);
+        bytes.truncate(ERROR_MESSAGE_BYTES_MAX);
+        String::from_utf8_lossy(&bytes).into_owned()
+    };
     Err(match outcome {
-        Outcome::Ok => return Ok(bytes_of(payload)),
+        Outcome::Ok => return Ok(payload),
         Outcome::FunctionFailed => CallError::FunctionFailed { code: detail, message: text() },
         Outcome::FunctionPanicked => CallError::FunctionPanicked { message: text() },
         Outcome::WorkerLost => CallError::WorkerLost,
@@ -33,12 +39,13 @@ pub(super) fn read(answer: &Answer, function: &str) -> Result<Vec<u8>, CallError
         Outcome::Interrupted => CallError::Interrupted,
         Outcome::Malformed => CallError::MalformedReply { what: "the worker could not read the request" },
         Outcome::ReplyLost => CallError::ReplyLost { free_bytes: detail.into(), actual_bytes: more.into() },
+        Outcome::KeyReused => CallError::KeyReused,
         Outcome::Moved => CallError::MalformedReply { what: "a worker said that its process moved" },
     })
 }
 
-/// Why nothing was submitted, as a client would tell it.
-pub(super) fn of_submit_error(error: &SubmitError) -> CallError {
+/// Why nothing was submitted, as its caller would be told.
+pub(crate) fn of_submit_error(error: &SubmitError) -> CallError {
     match error {
         SubmitError::Full { what, used, limit, .. } => {
             CallError::Overloaded { what: what.name(), used: *used, limit: *limit }
@@ -51,7 +58,8 @@ pub(super) fn of_submit_error(error: &SubmitError) -> CallError {
     }
 }
 
-fn bytes_of(payload: &AnswerPayload) -> Vec<u8> {
+/// The bytes of an answer in memory of our own.
+pub(crate) fn bytes_of(payload: &AnswerPayload) -> Vec<u8> {
     let mut bytes = vec![0; payload.len()];
     payload.copy_to(&mut bytes);
     bytes

@@ -1,0 +1,278 @@
+//! Brokering of message lanes: admission, creation, keeping, telling the receivers, handing over to the sender, and the end.
+//!
+//! A message lane leads from one worker to the mailbox of one process of the same application, and is a part of that mailbox:
+//! it is entered with the process that receives, held by the keeper, and outlives its sender and this server.
+//!
+//! 1. A lane is charged to the host's budget with all that it may take, before it is created, until it is removed. It counts
+//!    also as use of the host by the process whose worker asked: one process cannot take what all need.
+//! 2. The sender gets a lane when the keeper holds it and every ready worker of the receiver has attached it. One that runs
+//!    a call has [`MESSAGE_LANE_BUSY_MAX`] for it, because it attaches when it next looks at its messages; and nobody makes a
+//!    sender wait for longer than [`MESSAGE_LANE_IDLE_MAX`]. The order of messages does not depend on it: a worker takes
+//!    nothing from any lane while it has not heard of all that it was told of (`praas_shm::mailbox`).
+//! 3. A worker that starts is told of all inbound lanes before it is given lanes that bring calls.
+//! 4. A slot is used again only after every worker has forgotten the lane that had it, and after the keeper was told to let
+//!    go of it. With its serial it tells a lane from all others of that process, in every server.
+//! 5. Nothing that was published is lost while the process lives: a lane without a sender stays until it is drained
+//!    (`orphans.rs`).
+//!
+//! The server maps a lane only to make it and to see whether it is drained. What stands in it decides about nothing else.
+
+mod name;
+mod opening;
+mod orphans;
+mod tally;
+
+use std::collections::VecDeque;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant, SystemTime};
+
+use praas_protocol::Address;
+use praas_protocol::control::{ControlError, MessageLaneGeometry, MessageLaneSlot, WorkerCommand};
+use praas_shm::mail_bell::MailBell;
+
+pub(crate) use self::name::LaneName;
+pub(crate) use self::opening::MessageLaneWish;
+use self::tally::{Counted, Tally};
+use crate::budget::{Budget, Charge};
+use crate::limits::{MESSAGE_LANE_BUSY_MAX, MESSAGE_LANE_IDLE_MAX, MESSAGE_LANE_LOOK_PERIOD};
+use crate::peer::{Peer, PeerError};
+use crate::processes::ProcessKey;
+use crate::shard::Shard;
+use crate::workers::{Attachment, Worker, WorkerKey};
+
+/// How far a message lane has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum LaneStage {
+    /// Keeper and receivers take it; the sender waits.
+    Opening { worker: WorkerKey, request: u32, since: Instant },
+    /// The sender has it.
+    Open(WorkerKey),
+    /// Nobody sends any more.
+    Orphaned,
+    /// It is drained; the receivers forget it.
+    Removing,
+}
+
+/// A message lane, in the table of the process that it leads to.
+#[derive(Debug)]
+pub(crate) struct MessageLane {
+    serial: u64,
+    source: Address,
+    /// Which life of the source.
+    incarnation: u64,
+    geometry: MessageLaneGeometry,
+    /// Largest message in bytes.
+    payload_bytes_max: u32,
+    fd: OwnedFd,
+    kept_name: String,
+    /// Whether the keeper has said so.
+    is_kept: bool,
+    stage: LaneStage,
+    _use: LaneUse,
+}
+
+/// What a lane takes of what is limited; given back with the lane.
+#[derive(Debug)]
+struct LaneUse {
+    _of_host: Charge,
+    _lane: Counted,
+    /// Of the process that sends; none for a lane of an earlier server.
+    _by_sender: Option<(Charge, Counted)>,
+}
+
+/// What the workers of one process take of the host for lanes that they send on.
+#[derive(Debug)]
+pub(crate) struct Sending {
+    bytes: Budget,
+    lanes: Tally,
+}
+
+/// What all message lanes share.
+#[derive(Debug)]
+pub(crate) struct MessageLanes {
+    next_serial: u64,
+    lanes: Tally,
+    /// Lanes without a sender, the one looked at longest ago first.
+    orphans: VecDeque<(ProcessKey, MessageLaneSlot, u64)>,
+    /// Until they are looked at again.
+    look_period: Duration,
+    /// When that is; none when nobody needs to look. Timers are never taken back, so one that comes before this is left over.
+    next_look: Option<Instant>,
+}
+
+impl Default for MessageLanes {
+    fn default() -> Self {
+        Self {
+            // Above those of all earlier servers, which counted on from their own start.
+            next_serial: unix_time_ns(),
+            lanes: Tally::default(),
+            orphans: VecDeque::new(),
+            look_period: MESSAGE_LANE_LOOK_PERIOD,
+            next_look: None,
+        }
+    }
+}
+
+/// Nanoseconds since 1970; numbers that begin with it are higher than those of an earlier server.
+pub(crate) fn unix_time_ns() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl MessageLane {
+    /// Whether receivers are to attach it.
+    pub(crate) fn is_served(&self) -> bool {
+        self.stage != LaneStage::Removing
+    }
+
+    /// What the keeper holds of it.
+    pub(crate) fn kept_part(&self) -> (String, std::os::fd::BorrowedFd<'_>) {
+        (self.kept_name.clone(), self.fd.as_fd())
+    }
+
+    pub(crate) fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    /// Tells a worker of the receiver of the lane.
+    pub(crate) fn announce(&self, slot: MessageLaneSlot, peer: &mut Peer) -> Result<(), PeerError> {
+        let Self { serial, geometry, source, incarnation, .. } = *self;
+        peer.send(&WorkerCommand::InboundLaneAdd { slot, serial, geometry, source, incarnation }, &[self.fd.as_fd()])
+    }
+
+    /// Whether the answer of this worker has to be waited for.
+    fn awaits(&self, slot: MessageLaneSlot, worker: &Worker) -> bool {
+        let LaneStage::Opening { since, .. } = self.stage else { return false };
+        let is_attached = worker.inbound.get(&slot) == Some(&Attachment::Attached);
+        let is_busy = worker.page.claims().next().is_some();
+        let patience = if is_busy { MESSAGE_LANE_BUSY_MAX } else { MESSAGE_LANE_IDLE_MAX };
+        worker.is_ready() && !is_attached && since.elapsed() < patience
+    }
+}
+
+impl Shard {
+    /// The bell of a process, made at its first use.
+    pub(crate) fn ensure_bell(&mut self, key: ProcessKey) -> Result<(), ControlError> {
+        let Some(process) = self.processes.get_mut(key) else { return Ok(()) };
+        if process.bell.is_none() {
+            process.bell = Some(MailBell::create().map_err(|error| host("creating a mail bell", &error))?);
+        }
+        Ok(())
+    }
+
+    /// Makes the workers of a process that wait for messages look at everything again.
+    pub(crate) fn ring_mail_bell(&self, key: ProcessKey) {
+        if let Some(bell) = self.processes.get(key).and_then(|process| process.bell.as_ref()) {
+            bell.ring();
+        }
+    }
+
+    /// A worker says that it has an inbound lane, or why not.
+    pub(crate) fn inbound_lane_attached(
+        &mut self,
+        worker_key: WorkerKey,
+        slot: MessageLaneSlot,
+        error: Option<String>,
+    ) -> Result<(), String> {
+        let Some(worker) = self.workers.get_mut(&worker_key) else { return Ok(()) };
+        let key = worker.process;
+        match worker.inbound.get_mut(&slot) {
+            Some(attachment @ Attachment::Adding) => *attachment = Attachment::Attached,
+            Some(Attachment::Removing) => return Ok(()),
+            _ => return Err(format!("it attached message lane {}, which it was not given", slot.0)),
+        }
+        let Some(error) = error else {
+            self.hand_over_message_lane(key, slot);
+            return Ok(());
+        };
+        worker.inbound.remove(&slot);
+        let lane = self.processes.get_mut(key).and_then(|process| process.inbound.get_mut(&slot));
+        let Some(lane) = lane else { return Ok(()) };
+        match lane.stage {
+            LaneStage::Opening { .. } => {
+                self.refuse_opening(key, slot, host("attaching the message lane in a worker", &error));
+                Ok(())
+            }
+            // Whoever sends can spoil it so that nobody can attach it; then there is nothing to lose in it.
+            _ if !lane.can_be_attached() => {
+                self.log.warning(format_args!("a message lane of {} is given up: {error}", lane.source));
+                self.remove_message_lane(key, slot);
+                Ok(())
+            }
+            _ => Err(format!("it cannot attach message lane {}: {error}", slot.0)),
+        }
+    }
+
+    /// A worker says that it has forgotten an inbound lane.
+    pub(crate) fn inbound_lane_detached(&mut self, worker_key: WorkerKey, slot: MessageLaneSlot) -> Result<(), String> {
+        let Some(worker) = self.workers.get_mut(&worker_key) else { return Ok(()) };
+        if worker.inbound.get(&slot) != Some(&Attachment::Removing) {
+            return Err(format!("it forgot message lane {}, which it was not told to", slot.0));
+        }
+        worker.inbound.remove(&slot);
+        let key = worker.process;
+        self.forget_message_lane_if_detached(key, slot);
+        Ok(())
+    }
+
+    /// The keeper holds a lane.
+    pub(crate) fn message_lane_is_kept(&mut self, key: ProcessKey, slot: MessageLaneSlot, serial: u64) {
+        let lane = self.processes.get_mut(key).and_then(|process| process.inbound.get_mut(&slot));
+        if let Some(lane) = lane.filter(|lane| lane.serial == serial) {
+            lane.is_kept = true;
+            self.hand_over_message_lane(key, slot);
+        }
+    }
+
+    /// The keeper has no room for a lane. One that just begins is not opened; another goes on, and is lost with the server.
+    pub(crate) fn message_lane_is_not_kept(
+        &mut self,
+        key: ProcessKey,
+        slot: MessageLaneSlot,
+        serial: u64,
+        reason: &str,
+    ) {
+        let lane = self.processes.get(key).and_then(|process| process.inbound.get(&slot));
+        let Some(lane) = lane.filter(|lane| lane.serial == serial) else { return };
+        self.log.error(format_args!("the keeper does not hold a message lane of {}: {reason}", lane.source));
+        self.refuse_opening(key, slot, host("having the keeper hold a message lane", &reason));
+    }
+
+    /// A worker sends nothing more on a lane that it opened. One that it has not got any more was closed from the other side.
+    pub(crate) fn close_message_lane(&mut self, worker: WorkerKey, serial: u64) {
+        let Some(worker) = self.workers.get_mut(&worker) else { return };
+        if let Some((key, slot)) = worker.outbound.remove(&serial) {
+            self.orphan_message_lane(key, slot);
+        }
+    }
+
+    /// The lanes of a process end with it: whoever sends to it is told.
+    pub(crate) fn end_message_lanes(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let (id, lanes) = (process.id, std::mem::take(&mut process.inbound));
+        let mut names = Vec::with_capacity(lanes.len());
+        for lane in lanes.into_values() {
+            let (LaneStage::Opening { worker, .. } | LaneStage::Open(worker)) = lane.stage else {
+                names.push(lane.kept_name);
+                continue;
+            };
+            if let Some(worker) = self.workers.get_mut(&worker) {
+                worker.outbound.remove(&lane.serial);
+            }
+            match lane.stage {
+                LaneStage::Opening { request, .. } => {
+                    self.refuse_worker(worker, request, ControlError::UnknownProcess { process: id });
+                }
+                _ => self.command_worker(worker, &WorkerCommand::MessageLaneGone { serial: lane.serial }, &[]),
+            }
+            names.push(lane.kept_name);
+        }
+        if !names.is_empty() {
+            self.forget_kept(names);
+        }
+    }
+}
+
+fn host(what: &str, error: &dyn std::fmt::Display) -> ControlError {
+    ControlError::Host { what: what.into(), reason: error.to_string() }
+}

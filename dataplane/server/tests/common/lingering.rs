@@ -1,0 +1,52 @@
+//! Servers that are killed, and the keeper that outlives them.
+
+use std::os::fd::AsFd;
+use std::path::Path;
+use std::time::Duration;
+
+use praas_server::keeper::{HeldDescriptor, KeeperLink, KeeperPlan};
+use praas_server::{Application, Server};
+use praas_sys::FileLock;
+
+use crate::common::own_command;
+use crate::common::stage::{DIRECTORY, Played, Stage, options};
+
+/// How long a keeper waits for the next server.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// A server whose keeper outlives it.
+pub(crate) fn play_server(application: Application) {
+    let signals = praas_sys::SignalQueue::termination().unwrap();
+    let directory = std::env::var_os(DIRECTORY).unwrap();
+    let mut options = options(Path::new(&directory), application);
+    options.keeper_linger = LINGER;
+    let server = Server::start(options).unwrap();
+    println!("\nplaying");
+    server.run(signals).unwrap();
+    std::process::exit(42);
+}
+
+pub(crate) fn start_server(stage: &Stage) -> Option<Played> {
+    Played::start("lingering server", stage.path(), &[])
+}
+
+/// Ends a server cleanly: its keeper goes, with all that it held.
+pub(crate) fn end_cleanly(server: Played, stage: Stage) {
+    server.terminate();
+    assert_eq!(server.end(), Some(42));
+    stage.end();
+}
+
+/// Plays the next server as far as the keeper goes: what it holds, then gone without a goodbye.
+pub(crate) fn with_held<T>(stage: &Stage, look: impl FnOnce(&[HeldDescriptor]) -> T) -> T {
+    let lock = FileLock::try_exclusive(&stage.path().join("lock")).unwrap().expect("the server is dead");
+    let plan = KeeperPlan {
+        command: own_command(),
+        socket: stage.path().join("keeper.sock"),
+        log: stage.path().join("keeper.log"),
+        cgroup_prefix: "praas-test-state".into(),
+        linger: LINGER,
+    };
+    let mut link = KeeperLink::connect(&plan, lock.as_fd()).unwrap().expect("the keeper lives");
+    look(&link.take().unwrap())
+}

@@ -1,0 +1,20 @@
+//! Room in the heap that the mailbox can do without: idle queues and spare blocks.
+
+use crate::objects::error::StateError;
+use crate::objects::layout::header::MAIL_TABLE;
+use crate::objects::lock::Locked;
+
+use super::message::Spares;
+use super::queue;
+
+/// Gives back what is kept for later messages. False if there was nothing. No queue may be in use that was looked up before
+/// and has no messages.
+#[cold]
+pub(crate) fn make(locked: &Locked<'_>) -> Result<bool, StateError> {
+    if locked.space().words.load(MAIL_TABLE) == 0 {
+        return Ok(false);
+    }
+    let spares = Spares::SMALL.give_back(locked)? + Spares::LARGE.give_back(locked)?;
+    let queues = queue::sweep_all(locked)?;
+    Ok(spares + queues > 0)
+}

@@ -1,0 +1,170 @@
+//! A receiver's end of a message lane. Every worker of the receiving process has one of each lane; the lock of their mailbox
+//! says which of them uses it.
+//!
+//! The end keeps no position: that is the mailbox's, moved by the transaction that takes a message.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use praas_protocol::control::MessageLaneGeometry;
+use praas_protocol::{Key, MessageId};
+
+use super::arrived::{Arrived, ArrivedRoom, BlockPlace, Contents, InPlace, PLACE_WORDS, block_bytes};
+use super::entry::{self, Entry, stamp_of};
+use super::error::Spoiled;
+use super::memory::MessageLaneMemory;
+use super::shape::{KEY_BYTES_BESIDE_BLOCK, Kind, Shape, checked_offset};
+use crate::copy;
+use crate::segment::AttachError;
+use crate::sync::Ordering;
+
+/// A receiver's end of a message lane.
+#[derive(Debug)]
+pub struct Inbound {
+    memory: Arc<MessageLaneMemory>,
+}
+
+impl Inbound {
+    /// Worker: the receiver's end of the lane behind a descriptor from the server.
+    ///
+    /// # Errors
+    /// [`AttachError`] when it is not a message lane of this geometry.
+    pub fn attach(fd: OwnedFd, geometry: &MessageLaneGeometry) -> Result<Self, AttachError> {
+        Ok(Self { memory: Arc::new(MessageLaneMemory::attach(fd, geometry)?) })
+    }
+
+    /// Sizes of the lane.
+    #[must_use]
+    pub fn geometry(&self) -> MessageLaneGeometry {
+        self.memory.geometry()
+    }
+
+    /// Whether the message of this position is published: one load, of the word that the sender publishes. May be asked
+    /// without the lock.
+    #[must_use]
+    #[inline]
+    pub fn has_arrived(&self, position: u64) -> bool {
+        entry::arrived(self.memory.entries(), position).is_some()
+    }
+
+    /// The message of this position, if it is published, copied into `room` and checked. Changes nothing.
+    ///
+    /// # Errors
+    /// [`Spoiled`] when something is published there that is no message: go on with the next position.
+    #[inline]
+    pub fn arrived_at<'room>(
+        &self,
+        position: u64,
+        room: &'room mut ArrivedRoom,
+    ) -> Result<Option<Arrived<'room>>, Spoiled> {
+        match entry::arrived(self.memory.entries(), position) {
+            None => Ok(None),
+            Some(entry) => self.read(entry, position, room).map(Some).map_err(|what| Spoiled { position, what }),
+        }
+    }
+
+    /// The message of this position, if it is published, is one, and has this very key: for receivers that know what comes.
+    /// Cheaper than [`Inbound::arrived_at`], for a key that equals a checked one is one.
+    #[inline]
+    pub fn arrived_under<'room>(
+        &self,
+        position: u64,
+        key: Key<'_>,
+        room: &'room mut ArrivedRoom,
+    ) -> Option<(MessageId, Contents<'room>)> {
+        let entry = entry::arrived(self.memory.entries(), position)?;
+        let (id, said, contents) = self.read_parts(entry, position, room).ok()?;
+        (said == key.as_str().as_bytes()).then_some((id, contents))
+    }
+
+    #[inline]
+    fn read<'room>(
+        &self,
+        entry: &Entry,
+        position: u64,
+        room: &'room mut ArrivedRoom,
+    ) -> Result<Arrived<'room>, &'static str> {
+        let (id, key, contents) = self.read_parts(entry, position, room)?;
+        let key = Key::from_bytes(key).map_err(|_| "its key is none")?;
+        Ok(Arrived { id, key, contents })
+    }
+
+    /// Id, bytes that should be a key, and payload.
+    #[inline]
+    fn read_parts<'room>(
+        &self,
+        entry: &Entry,
+        position: u64,
+        room: &'room mut ArrivedRoom,
+    ) -> Result<(MessageId, &'room [u8], Contents<'room>), &'static str> {
+        let layout = self.memory.layout();
+        let shape = Shape::checked(entry.shape.load(Ordering::Relaxed), layout).ok_or("its sizes fit no message")?;
+        let id = MessageId {
+            incarnation: entry.incarnation.load(Ordering::Relaxed),
+            sequence: entry.sequence.load(Ordering::Relaxed),
+        };
+        let key_bytes = usize::from(shape.key_bytes);
+        let (key, contents) = match shape.kind {
+            Kind::Inline => {
+                let start = key_bytes.next_multiple_of(8);
+                let text = &mut room.0[..start + shape.payload_bytes as usize];
+                copy::load_inline(&entry.text, text);
+                let (key, payload) = text.split_at(start);
+                (&key[..key_bytes], Contents::Inline(payload))
+            }
+            Kind::Block { descriptor } => {
+                let offset = checked_offset(entry.text[0].load(Ordering::Relaxed), shape.payload_bytes, layout)
+                    .ok_or("its block lies outside the arena")?;
+                let (beside, end) = room.0[..key_bytes].split_at_mut(key_bytes.min(KEY_BYTES_BESIDE_BLOCK));
+                copy::load_inline(&entry.text[1..], beside);
+                copy::load_inline(&self.memory.key_ends()[usize::from(descriptor)].0, end);
+                let place = BlockPlace { stamp: stamp_of(position), offset, bytes: shape.payload_bytes, descriptor };
+                (&room.0[..key_bytes], Contents::Block(place))
+            }
+        };
+        Ok((id, key, contents))
+    }
+
+    /// Tells the sender that all entries before `position` may be used again, and wakes it if it waits for them. To be
+    /// called under the lock, after what was taken is committed; repeating it costs a load, and makes up for a receiver that
+    /// died before it had.
+    #[inline]
+    pub fn publish_consumed(&self, position: u64) {
+        self.memory.room().publish_consumed(position);
+    }
+
+    /// Gives a block back to the sender, after the removal of its message is committed. Under the lock, for the last stamp
+    /// that this descriptor had; repeating it costs a load. An unknown descriptor is none of this lane's, and left alone.
+    #[inline]
+    pub fn release(&self, descriptor: u16, stamp: u64) {
+        let Some(released) = self.memory.released().get(usize::from(descriptor)) else { return };
+        if released.load(Ordering::Relaxed) != stamp {
+            // Release pairs with the Acquire in `blocks.rs`: the block's last read comes before its next write.
+            released.store(stamp, Ordering::Release);
+            self.memory.room().tell_sender();
+        }
+    }
+
+    /// The place that [`BlockPlace::words`] stands for; `None` if there is no such place in this lane.
+    #[must_use]
+    #[inline]
+    pub fn place_of(&self, words: [u64; PLACE_WORDS]) -> Option<BlockPlace> {
+        BlockPlace::checked(words, self.memory.layout())
+    }
+
+    /// The bytes of a payload where they lie, aligned to 1 KiB. They are the message's until its block is released.
+    ///
+    /// # Panics
+    /// If the place is another lane's, and outside this one.
+    #[must_use]
+    #[inline]
+    pub fn block(&self, place: &BlockPlace) -> &[u8] {
+        block_bytes(&self.memory, place)
+    }
+
+    /// The same, keeping the lane mapped.
+    #[must_use]
+    pub fn in_place(&self, place: &BlockPlace) -> InPlace {
+        InPlace { memory: Arc::clone(&self.memory), place: *place }
+    }
+}
