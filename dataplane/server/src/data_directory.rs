@@ -14,6 +14,8 @@ use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::Instant;
 
 use praas_protocol::ProcessId;
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
@@ -22,7 +24,7 @@ use praas_sys::data_directory::{SOCKET_FILE, TOKEN_FILE};
 use praas_sys::private_directory::create_private_directory;
 
 use crate::StartError;
-use crate::limits::SOCKET_PATH_BYTES_MAX;
+use crate::limits::{LOCK_FREE_MAX, LOCK_LOOK_PAUSE, SOCKET_PATH_BYTES_MAX};
 use crate::secret::{SECRET_FILE, SecretError, read_secret};
 
 /// An open data directory. Dropping it releases the lock and leaves the files.
@@ -46,10 +48,14 @@ impl DataDirectory {
         if longest > SOCKET_PATH_BYTES_MAX {
             return Err(StartError::PathTooLong { path, bytes: longest, limit: SOCKET_PATH_BYTES_MAX });
         }
-        match FileLock::try_exclusive(&path.join("lock")) {
-            Ok(Some(lock)) => Ok(Self { path, lock }),
-            Ok(None) => Err(StartError::InUse { path }),
-            Err(error) => Err(StartError::host("locking the data directory", &error)),
+        let until = Instant::now() + LOCK_FREE_MAX;
+        loop {
+            match FileLock::try_exclusive(&path.join("lock")) {
+                Ok(Some(lock)) => return Ok(Self { path, lock }),
+                Ok(None) if Instant::now() < until => thread::sleep(LOCK_LOOK_PAUSE),
+                Ok(None) => return Err(StartError::InUse { path }),
+                Err(error) => return Err(StartError::host("locking the data directory", &error)),
+            }
         }
     }
 

@@ -6,6 +6,13 @@ use std::time::Duration;
 /// Ready sources that one turn of the loop serves; the rest waits for the next turn, timers are looked at in between.
 pub(crate) const TURN_SOURCES_MAX: usize = 256;
 
+/// Time within which the lock of a killed server comes free: a child that it was just starting holds the lock, too, until it
+/// runs its own program. A directory that is locked for longer is in use.
+pub(crate) const LOCK_FREE_MAX: Duration = Duration::from_millis(500);
+
+/// Pause between two attempts at the lock.
+pub(crate) const LOCK_LOOK_PAUSE: Duration = Duration::from_millis(5);
+
 /// Events taken from the kernel in one poll.
 pub(crate) const POLL_EVENTS_MAX: usize = 512;
 

@@ -106,7 +106,8 @@ impl Story {
             sent.sent,
         ))?;
         for (query, documents) in &sent.received {
-            self.output.line(format_args!("   “{query}”: {documents}"))?;
+            let files = if *documents == 1 { "file" } else { "files" };
+            self.output.line(format_args!("   “{query}”: {documents} {files}"))?;
         }
         self.output.line("")
     }

@@ -8,8 +8,8 @@ use praas_server::keeper::{HeldDescriptor, KeeperLink, KeeperPlan};
 use praas_server::{Application, Server};
 use praas_sys::FileLock;
 
-use crate::common::own_command;
 use crate::common::stage::{DIRECTORY, Played, Stage, options};
+use crate::common::{eventually, own_command};
 
 /// How long a keeper waits for the next server.
 const LINGER: Duration = Duration::from_secs(60);
@@ -39,7 +39,13 @@ pub(crate) fn end_cleanly(server: Played, stage: Stage) {
 
 /// Plays the next server as far as the keeper goes: what it holds, then gone without a goodbye.
 pub(crate) fn with_held<T>(stage: &Stage, look: impl FnOnce(&[HeldDescriptor]) -> T) -> T {
-    let lock = FileLock::try_exclusive(&stage.path().join("lock")).unwrap().expect("the server is dead");
+    let mut lock = None;
+    // A child that the dead server was just starting holds the lock until it runs its own program.
+    eventually("the lock of the dead server is free", || {
+        lock = FileLock::try_exclusive(&stage.path().join("lock")).unwrap();
+        lock.is_some()
+    });
+    let lock = lock.expect("it was locked");
     let plan = KeeperPlan {
         command: own_command(),
         socket: stage.path().join("keeper.sock"),
