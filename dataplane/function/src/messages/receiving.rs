@@ -87,7 +87,7 @@ impl MessageRoom {
             Sources::AnyOf(list) => Wanted::Of(list),
         };
         for _ in 0..LANES_TOLD_MAX {
-            self.heed(around).map_err(unreachable_server)?;
+            self.heed(around).map_err(|error| unreachable_server(&error))?;
             match mailbox.peek_if(wanted, key, &|| self.is_heeded(around)) {
                 Err(MailError::Outdated) => {}
                 peeked => return Ok(peeked?),
@@ -105,7 +105,7 @@ impl MessageRoom {
         key: Key<'_>,
     ) -> Result<Option<Received<'room>>, RecvError> {
         for _ in 0..LANES_TOLD_MAX {
-            self.heed(around).map_err(unreachable_server)?;
+            self.heed(around).map_err(|error| unreachable_server(&error))?;
             match mailbox.take_if(wanted, key, &|| self.is_heeded(around)) {
                 Ok(received) => return Ok(received),
                 // The server has told of a lane meanwhile.
@@ -202,7 +202,6 @@ pub(super) fn unreachable_mailbox(reason: String) -> RecvError {
     RecvError::Unavailable { reason }
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "it is given to map_err")]
-pub(super) fn unreachable_server(error: WorkerError) -> RecvError {
+pub(super) fn unreachable_server(error: &WorkerError) -> RecvError {
     RecvError::Unavailable { reason: error.to_string() }
 }

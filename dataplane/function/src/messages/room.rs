@@ -169,6 +169,7 @@ impl MessageRoom {
 
     #[cold]
     fn hear(&self, mail_count: u32) -> Result<(), WorkerError> {
+        // A further round takes a queue full of announcements, and a mailbox has a bounded number of lanes.
         loop {
             self.mail.hear()?;
             let was_full = self.mail.is_full();

@@ -8,7 +8,10 @@ pub(crate) struct Tally(Rc<()>);
 
 /// One of them, as long as it is kept.
 #[derive(Debug)]
-pub(crate) struct Counted(#[allow(dead_code, reason = "it is kept for its end")] Rc<()>);
+pub(crate) struct Counted {
+    /// Counted by its own references.
+    _kept: Rc<()>,
+}
 
 impl Tally {
     pub(crate) fn count(&self) -> usize {
@@ -16,7 +19,7 @@ impl Tally {
     }
 
     pub(crate) fn add(&self) -> Counted {
-        Counted(Rc::clone(&self.0))
+        Counted { _kept: Rc::clone(&self.0) }
     }
 }
 
