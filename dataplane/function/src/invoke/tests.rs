@@ -1,3 +1,5 @@
+//! Calls from function to function through the harness: how they end, and what is refused before they begin.
+
 use std::time::Duration;
 
 use super::{CallError, InvokeOptions};
