@@ -5,7 +5,8 @@ use std::path::Path;
 use crate::bars::Settings;
 use crate::floors::{
     BareRing, Blocks, Config, Copy, CopyFromPeer, Crowd, EchoServer, FloorError, MessageQueue, PingPong, Placement,
-    SharedMemoryCrate, Spawn, TRIVIAL_PROGRAM, TcpBlock, TcpCrowd, TcpEcho, Touched, UnixSocket, Waiting, allowed_cpus,
+    SharedMemoryCrate, Spawn, TRIVIAL_PROGRAM, TcpBlock, TcpBlocks, TcpCrowd, TcpEcho, Touched, UnixSocket, Waiting,
+    allowed_cpus,
 };
 use crate::interleave::{Outcome, RoundError, Series, Turn, interleave};
 use crate::progress::Progress;
@@ -128,6 +129,7 @@ fn two_core_entries(two: &Config) -> Vec<Entry> {
         Entry::new(TCP_BLOCKING, 10_000, two, |config| TcpEcho::open(Waiting::Park, config)),
         Entry::new("TCP echo, both spin", 20_000, two, |config| TcpEcho::open(Waiting::Spin, config)),
         Entry::new(TCP_BLOCK, 500, two, |config| TcpBlock::open(1 << 20, config)),
+        Entry::new("TCP stream of blocks of 1 MiB", 500, two, |config| TcpBlocks::open(1 << 20, config)),
         Entry::new("TCP echo, epoll, 64 connections × 16", 100, two, |config| {
             TcpCrowd::open(EchoServer::Epoll, Crowd::THROUGHPUT, config)
         }),

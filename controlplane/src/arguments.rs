@@ -8,6 +8,7 @@ use crate::command::check::CheckArguments;
 use crate::command::completions::CompletionsArguments;
 use crate::command::demo::DemoArguments;
 use crate::command::invoke::InvokeArguments;
+use crate::command::message::MessageCommand;
 use crate::command::new::NewArguments;
 use crate::command::ping::PingArguments;
 use crate::command::process::ProcessCommand;
@@ -15,7 +16,7 @@ use crate::command::serve::ServeArguments;
 use crate::command::state::StateCommand;
 use crate::command::stats::StatsArguments;
 use crate::command::token::TokenCommand;
-use crate::command::{demo, invoke, ping, serve, state, stats};
+use crate::command::{demo, invoke, message, ping, serve, state, stats};
 
 const ABOUT: &str = "\
 Runs cloud processes: functions that keep state between calls and answer in microseconds.
@@ -41,7 +42,7 @@ Exit codes:
   2  the command line is wrong
   3  no server answers, or its connection was lost
   4  the function ran and failed, panicked, or lost its worker
-  5  a deadline passed
+  5  a deadline passed, or no message came in time
   6  the process has no such object
   7  the object is not as --if-version says; nothing was changed
   130  interrupted
@@ -112,6 +113,9 @@ pub enum Command {
     /// Call a function of a process
     #[command(long_about = invoke::LONG_ABOUT)]
     Invoke(InvokeArguments),
+    /// Send messages to processes, and receive theirs
+    #[command(subcommand, long_about = message::LONG_ABOUT)]
+    Message(MessageCommand),
     /// Show how long a call takes, and where
     #[command(long_about = ping::LONG_ABOUT)]
     Ping(PingArguments),

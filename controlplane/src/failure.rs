@@ -3,13 +3,17 @@
 //! 1. A kind, once published, keeps its name and its meaning; messages may change.
 //! 2. Every message says what to do next, either in the cause's own words or in those added here.
 
+mod messages;
+
 use std::error::Error;
 use std::io::{self, ErrorKind, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use praas_benches::interleave::RoundError;
-use praas_client::{CallError, ConnectError, ControlError, ProcessId, RequestError, StateError};
+use praas_client::{
+    CallError, ConnectError, ControlError, ProcessId, RecvError, RequestError, SendError, SessionError, StateError,
+};
 use praas_server::{ManifestError, SecretError};
 use serde_json::{Value, json};
 
@@ -54,6 +58,23 @@ pub enum Failure {
     /// An object was not read or written.
     #[error(transparent)]
     State(StateError),
+    /// There is no session to exchange messages as.
+    #[error(transparent)]
+    Session(Box<SessionError>),
+    /// The session that is kept in a file cannot be gone on with.
+    #[error("the session in {path}: {error}. Remove the file, and the next command begins another one")]
+    KeptSession {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        error: Box<SessionError>,
+    },
+    /// A message was not sent, or nobody knows whether it was.
+    #[error(transparent)]
+    Send(Box<SendError>),
+    /// No message was received.
+    #[error(transparent)]
+    Receive(Box<RecvError>),
     /// There is no such object.
     #[error("{process} has no object {key:?}; `praas state list {process}` shows those that it has")]
     NoObject {
@@ -190,6 +211,14 @@ pub enum ServerFailure {
         /// The address.
         address: SocketAddr,
     },
+    /// It would speak to another host, unencrypted.
+    #[error(
+        "the server at {address} may be on another host, and nothing on the network is encrypted yet, its token least of all: name it by a loopback address (and reach it through a tunnel), or add --insecure-network inside a network that you trust"
+    )]
+    PeerExposed {
+        /// Its address.
+        address: String,
+    },
     /// Its loop ended badly.
     #[error("the server ended: {0}; its workers are gone, start it again")]
     Ended(io::Error),
@@ -219,6 +248,9 @@ impl Failure {
             Self::Request(error) => request_kind(error),
             Self::Call(error) => call_kind(error),
             Self::State(error) => state_kind(error),
+            Self::Session(error) | Self::KeptSession { error, .. } => messages::session_kind(error),
+            Self::Send(error) => messages::send_kind(error),
+            Self::Receive(error) => messages::receive_kind(error),
             Self::NoObject { .. } => "no_object",
             Self::ConditionRefused { .. } => "condition_refused",
             Self::Manifest(ManifestError::Unreadable { .. }) => "manifest_unreadable",
@@ -247,9 +279,11 @@ impl Failure {
     pub fn exit_code(&self) -> u8 {
         match self.kind() {
             "usage" => EXIT_CODE_USAGE,
-            "no_server" | "connection_lost" | "hello_failed" | "shutting_down" => EXIT_CODE_NO_SERVER,
+            "no_server" | "connection_lost" | "hello_failed" | "shutting_down" | "session_unreachable" => {
+                EXIT_CODE_NO_SERVER
+            }
             "function_failed" | "function_panicked" | "worker_lost" => EXIT_CODE_FUNCTION,
-            "deadline_exceeded" | "timed_out" => EXIT_CODE_DEADLINE,
+            "deadline_exceeded" | "timed_out" | "no_message" | "send_unknown" => EXIT_CODE_DEADLINE,
             "no_object" => EXIT_CODE_NO_OBJECT,
             "condition_refused" => EXIT_CODE_CONDITION,
             "interrupted" => EXIT_CODE_INTERRUPTED,
@@ -293,6 +327,7 @@ impl Failure {
         match self {
             Self::Call(CallError::FunctionFailed { code, .. }) => error["code"] = json!(code),
             Self::ConditionRefused { current, .. } => error["version"] = json!(current),
+            Self::Send(failed) => messages::add_send(failed, &mut error),
             Self::Call(CallError::ConnectionLost { may_have_run }) => error["may_have_run"] = json!(may_have_run),
             Self::Manifest(ManifestError::Wrong { problems, .. }) => {
                 error["problems"] = problems.iter().map(crate::command::check::problem_as_json).collect();
@@ -355,6 +390,8 @@ fn control_kind(refusal: &ControlError) -> &'static str {
         ControlError::Unauthorized { .. } => "unauthorized",
         ControlError::UnknownApplication { .. } => "unknown_application",
         ControlError::UnknownProcess { .. } => "unknown_process",
+        ControlError::UnknownSession { .. } => "unknown_session",
+        ControlError::Elsewhere { .. } => "elsewhere",
         ControlError::ProcessExists { .. } => "process_exists",
         ControlError::LimitReached { .. } => "limit_reached",
         ControlError::WorkersFailed { .. } => "workers_failed",
@@ -408,7 +445,7 @@ fn state_kind(error: &StateError) -> &'static str {
 fn server_kind(failure: &ServerFailure) -> &'static str {
     use praas_server::StartError;
     match failure {
-        ServerFailure::Exposed { .. } => "insecure_network",
+        ServerFailure::Exposed { .. } | ServerFailure::PeerExposed { .. } => "insecure_network",
         ServerFailure::Start(StartError::InUse { .. }) => "in_use",
         ServerFailure::Start(StartError::PathTooLong { .. }) => "path_too_long",
         ServerFailure::Start(StartError::BadSecret { .. }) => "bad_secret",

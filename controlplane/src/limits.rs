@@ -36,6 +36,9 @@ pub const DEMO_CALL_MAX: Duration = Duration::from_secs(30);
 /// What the demo's own server says on standard error, kept for the case that it fails.
 pub const DEMO_LOG_BYTES_MAX: usize = 16 * 1024;
 
+/// Bytes of a file with a session's ticket that are read: one line of some 150 bytes.
+pub const TICKET_FILE_BYTES_MAX: u64 = 1024;
+
 /// Longest time that a token can be valid for, unless for ever: ten years, after which nobody remembers it.
 pub const TOKEN_VALIDITY_MAX: Duration = Duration::from_secs(3653 * 86_400);
 

@@ -15,6 +15,7 @@ fn help_names_every_command_and_the_exit_codes() {
         "serve",
         "process",
         "invoke",
+        "message",
         "ping",
         "state",
         "stats",
@@ -32,7 +33,9 @@ fn help_names_every_command_and_the_exit_codes() {
 #[test]
 fn every_command_shows_examples() {
     let scratch = scratch();
-    for command in ["demo", "new", "check", "serve", "process", "invoke", "ping", "state", "stats", "completions"] {
+    for command in
+        ["demo", "new", "check", "serve", "process", "invoke", "message", "ping", "state", "stats", "completions"]
+    {
         let help = run_praas(scratch.path(), &[command, "--help"]).succeeded().out();
         assert!(help.contains("Examples:"), "{command}:\n{help}");
     }
@@ -45,6 +48,7 @@ fn the_help_of_a_command_tells_more_than_its_line_in_the_list() {
         ("demo", "It leaves nothing behind"),
         ("serve", "SIGTERM or Ctrl-C"),
         ("invoke", "byte for byte"),
+        ("message", "--rights messages"),
         ("state", "--rights invoke,state"),
         ("doctor", "walls"),
     ] {
@@ -65,6 +69,11 @@ fn a_wrong_command_line_ends_with_2_and_says_how_it_is_used() {
         &["invoke", "a/b", "f", "--deadline", "soon"],
         &["invoke", "a/b", "f", "--repeat", "0"],
         &["process", "create", "Upper/case"],
+        &["message", "send", "a/b"],
+        &["message", "send", "a/b", "key", "data", "--file", "x"],
+        &["message", "send", "a/b", "key", "data", "--timeout", "5s"],
+        &["message", "recv", "a/b", "key"],
+        &["message", "recv", "a", "key", "--from", "Upper"],
         &["state", "get", "a/b"],
         &["state", "put", "a/b", "key", "--value", "v", "--file", "x"],
         &["state", "put", "a/b", "key", "--value", "v", "--if-version", "0"],

@@ -9,7 +9,7 @@
 use libfuzzer_sys::fuzz_target;
 use praas_fuzz::Bytes;
 use praas_protocol::wire::{
-    ApplicationPage, CountsPage, Decoder, Frame, HEADER_BYTES, Header, Item, ProcessPage, Session, Side, WindowLimits,
+    ApplicationPage, ChangesPage, CountsPage, Decoder, Frame, HEADER_BYTES, Header, Item, ProcessPage, Session, Side, WindowLimits,
     WireError,
 };
 
@@ -171,6 +171,15 @@ fn encode(frame: &Frame<'_>, out: &mut Vec<u8>) -> bool {
             let stats = frame.to_stats();
             let mut page = CountsPage::begin(frame.request_id, &stats, out);
             assert!(stats.functions.iter().all(|row| page.push(row)), "a page that was received does not fit one");
+            page.end(frame.more);
+        }
+        Frame::OpenAs(frame) => frame.encode(out),
+        Frame::Session(frame) => frame.encode(out),
+        Frame::SessionOpened(frame) => frame.encode(out),
+        Frame::Watch(frame) => frame.encode(out),
+        Frame::Changes(frame) => {
+            let mut page = ChangesPage::begin(frame.request_id, frame.upto, frame.is_whole, out);
+            assert!(frame.entries().all(|entry| page.push(&entry)), "a page that was received does not fit one");
             page.end(frame.more);
         }
         Frame::Skipped(_) => return false,

@@ -18,6 +18,9 @@
 
 use crate::sync::{AtomicU64, Ordering};
 
+/// Which record of a worker's page names the running call; the others are for replies that are held.
+pub(crate) const RUNNING_RECORD: usize = 0;
+
 const FREE: u64 = 0;
 const CLAIMED: u64 = 1;
 const CONDEMNED: u64 = 2;
@@ -58,6 +61,14 @@ pub struct ClaimSeen {
     pub root: u128,
     /// Whether the server has condemned it already.
     pub condemned: bool,
+}
+
+impl ClaimSeen {
+    /// Whether the call has ended, and its answer waits until what it saw is durable; see `held_replies`.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.record != RUNNING_RECORD
+    }
 }
 
 /// The server has condemned this call: the worker must exit at once.

@@ -9,6 +9,7 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use praas_protocol::Phase;
 use praas_protocol::control::LaneId;
@@ -16,7 +17,7 @@ use praas_protocol::limits::LANES_PER_PROCESS_MAX;
 
 use crate::phase_word;
 use crate::segment::{AttachError, Segment};
-use crate::sync::{AtomicU32, AtomicU64, Ordering};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, sleep_low_half, wake_low_half};
 
 const PAGE_BYTES: usize = 4096;
 const MAGIC: u64 = u64::from_le_bytes(*b"praasctl");
@@ -107,6 +108,20 @@ impl ControlPage {
         words(&self.segment).workers.store(ready, Ordering::Relaxed);
     }
 
+    /// All up to this position is durable: wakes who waits for it. Never lower than before.
+    pub fn set_durable(&self, position: u64) {
+        let word = &words(&self.segment).durable_position;
+        // Release: who sees the position sees what was done for it before.
+        word.store(position, Ordering::Release);
+        wake_low_half(word);
+    }
+
+    /// The position that was shown last.
+    #[must_use]
+    pub fn durable(&self) -> u64 {
+        words(&self.segment).durable_position.load(Ordering::Relaxed)
+    }
+
     /// Clients may ring again.
     pub fn acknowledge_rings(&self) {
         words(&self.segment).rings_acknowledged.fetch_add(1, Ordering::Release);
@@ -152,6 +167,19 @@ impl ControlView {
     #[must_use]
     pub fn phase(&self) -> Phase {
         Phase::from_word(self.phase_atomic().load(Ordering::Acquire)).unwrap_or(Phase::Closed)
+    }
+
+    /// Up to where what the process has changed is durable; 0 for one that is not logged.
+    #[must_use]
+    #[inline]
+    pub fn durable(&self) -> u64 {
+        words(&self.segment).durable_position.load(Ordering::Acquire)
+    }
+
+    /// Sleeps until that is no longer `seen`, at most for `timeout`. Returns early at will.
+    #[allow(clippy::cast_possible_truncation, reason = "the half that a futex compares")]
+    pub(crate) fn wait_for_durable(&self, seen: u64, timeout: Duration) {
+        sleep_low_half(&words(&self.segment).durable_position, seen as u32, timeout);
     }
 
     /// Workers that are ready.

@@ -74,6 +74,16 @@ pub(crate) unsafe fn to_shared(source: &[u8], destination: NonNull<u8>) {
     unsafe { copy(source.as_ptr(), destination.as_ptr(), source.len()) }
 }
 
+/// Copies shared bytes to other shared memory.
+///
+/// # Safety
+/// Both ranges must be mapped for `bytes`, `source` readable and `destination` writable, and they must not overlap.
+#[inline]
+pub(crate) unsafe fn between_shared(source: NonNull<u8>, destination: NonNull<u8>, bytes: usize) {
+    // SAFETY: the caller's promise.
+    unsafe { copy(source.as_ptr(), destination.as_ptr(), bytes) }
+}
+
 /// Reads the first `destination.len()` bytes of inline payload words.
 #[inline]
 pub(crate) fn load_inline(words: &[AtomicU64], destination: &mut [u8]) {
@@ -117,7 +127,7 @@ fn load_pair(words: &[AtomicU64], destination: &mut [u8; 16]) {
 }
 
 /// Writes `source` as inline payload words; bytes after it in its last word become zero.
-#[inline]
+#[inline(always)]
 pub(crate) fn store_inline(source: &[u8], words: &[AtomicU64]) {
     debug_assert!(source.len() <= words.len() * 8);
     let (whole, rest) = source.as_chunks::<8>();

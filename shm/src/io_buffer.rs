@@ -13,6 +13,8 @@ use std::sync::Arc;
 
 use crate::client_lane::{AnswerPayload, ClientLane, LoanBlock};
 use crate::copy;
+use crate::gateway_lane::{RequestBuffer, RoomBuffer};
+use crate::message_lane::MessageLoan;
 
 /// Bytes with a stable address, owned by a value that may itself move.
 ///
@@ -132,6 +134,48 @@ unsafe impl IoBuffer for LoanBuffer {
     }
 }
 
+/// A block lent by a message lane, to receive a message's payload into; goes back to the lane when dropped.
+#[derive(Debug)]
+pub struct MessageLoanBuffer {
+    loan: MessageLoan,
+    start: NonNull<u8>,
+    bytes: usize,
+}
+
+// SAFETY: the address is into the lane's mapping, which the loan (itself Send) keeps; the block is this value's.
+unsafe impl Send for MessageLoanBuffer {}
+
+impl MessageLoanBuffer {
+    /// The bytes of a loan.
+    #[must_use]
+    pub fn new(loan: MessageLoan) -> Self {
+        let (start, bytes) = loan.place();
+        Self { loan, start, bytes }
+    }
+
+    /// The loan, to be sent.
+    pub fn into_loan(self) -> MessageLoan {
+        self.loan
+    }
+}
+
+// SAFETY: the block lies in the mapping of a lane that the loan keeps (`place` checks), and is allocated to this loan alone
+// until it is sent or dropped, which only consuming or dropping this value does. Nothing here derefs the loan. Memory of a
+// mapping is always initialised.
+unsafe impl IoBuffer for MessageLoanBuffer {
+    fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    fn start_mut(&mut self) -> Option<NonNull<u8>> {
+        Some(self.start)
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 /// An answer whose bytes lie in its lane, to be sent from there; its block is free again when this is dropped.
 #[derive(Debug)]
 pub struct ReplyBuffer {
@@ -180,6 +224,12 @@ pub enum LaneBuffer {
     Loan(LoanBuffer),
     /// An answer to be sent.
     Reply(ReplyBuffer),
+    /// The payload of a request that goes to another server.
+    Request(RequestBuffer),
+    /// Room to receive an answer of another server into.
+    Room(RoomBuffer),
+    /// A block of a message lane to receive a message into.
+    Message(MessageLoanBuffer),
 }
 
 // SAFETY: each variant keeps the promise, and only exclusive access changes which one it is.
@@ -189,6 +239,9 @@ unsafe impl IoBuffer for LaneBuffer {
             Self::Private(buffer) => buffer.start(),
             Self::Loan(buffer) => buffer.start(),
             Self::Reply(buffer) => buffer.start(),
+            Self::Request(buffer) => buffer.start(),
+            Self::Room(buffer) => buffer.start(),
+            Self::Message(buffer) => buffer.start(),
         }
     }
 
@@ -197,6 +250,9 @@ unsafe impl IoBuffer for LaneBuffer {
             Self::Private(buffer) => buffer.start_mut(),
             Self::Loan(buffer) => buffer.start_mut(),
             Self::Reply(buffer) => buffer.start_mut(),
+            Self::Request(buffer) => buffer.start_mut(),
+            Self::Room(buffer) => buffer.start_mut(),
+            Self::Message(buffer) => buffer.start_mut(),
         }
     }
 
@@ -205,6 +261,9 @@ unsafe impl IoBuffer for LaneBuffer {
             Self::Private(buffer) => buffer.bytes(),
             Self::Loan(buffer) => IoBuffer::bytes(buffer),
             Self::Reply(buffer) => IoBuffer::bytes(buffer),
+            Self::Request(buffer) => IoBuffer::bytes(buffer),
+            Self::Room(buffer) => IoBuffer::bytes(buffer),
+            Self::Message(buffer) => IoBuffer::bytes(buffer),
         }
     }
 }

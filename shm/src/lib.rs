@@ -9,15 +9,18 @@
 //! | [`layout`] | where everything lies |
 //! | `ring`, `cell`, `bell`, `attendance`, `claim`, `phase_word` | the lock-free protocols, each with its invariants and loom model |
 //! | `held_rings` | when the ring for an answer waits for the next one |
+//! | [`held_replies`] | answers that wait until what their calls saw is durable |
 //! | `arena`, `ledger` | blocks for payloads that do not travel inline |
 //! | [`client_lane`] | the client's end |
 //! | [`io_buffer`] | blocks and answers that the kernel receives into and sends from |
 //! | [`worker_end`], [`running_call`] | a worker's end |
+//! | [`gateway_lane`] | the serving end for an event loop of the server |
 //! | [`server_lane`], [`worker_page`], [`control_page`] | the server's view |
 //! | [`message_lane`], [`mail_bell`] | how messages come to a process, and how it hears of them |
 //! | `parking` | who sleeps on a word, and the one ring that wakes them |
 //! | [`objects`] | a process's state: named, immutable, versioned values |
 //! | [`mailbox`] | its messages, in the same segment |
+//! | [`log_ring`] | what changes in both, on its way to a log |
 //! | [`directory`] | which processes an application has, for all its workers to see |
 //!
 //! Who maps what read-write: the lane, by its client, all workers of the process and the server; the reply ledger, by
@@ -50,6 +53,10 @@ mod fault;
 #[cfg(not(loom))]
 pub mod function_stats;
 #[cfg(not(loom))]
+pub mod gateway_lane;
+#[cfg(not(loom))]
+pub mod held_replies;
+#[cfg(not(loom))]
 mod held_rings;
 #[cfg(not(loom))]
 pub mod io_buffer;
@@ -59,6 +66,8 @@ mod lane_memory;
 pub mod layout;
 #[cfg(not(loom))]
 mod ledger;
+#[cfg(not(loom))]
+pub mod log_ring;
 #[cfg(not(loom))]
 pub mod mail_bell;
 #[cfg(not(loom))]

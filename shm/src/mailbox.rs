@@ -19,6 +19,8 @@
 //! | `filter` | recognises repetitions |
 //! | `lanes` | the inbound lanes of a worker: collects from them, tells them |
 //! | `seek`, `put`, `worker`, `received` | what a worker does |
+//! | `holding` | what a client's session holds |
+//! | `logging`, `lasting` | what the log ring is told; what is there to last |
 //! | `recovery`, `check`, `room` | for the dead; whether everything adds up; what can be given back |
 //!
 //! First in, first out for each source and key. A receiver names a source, several, or any: then sources take turns. A
@@ -50,8 +52,11 @@ pub(crate) mod check;
 mod error;
 mod filter;
 mod held;
+mod holding;
 mod lanes;
+pub(crate) mod lasting;
 mod limits;
+pub(crate) mod logging;
 mod message;
 mod name;
 mod put;
@@ -66,6 +71,7 @@ mod worker;
 pub use check::CheckedMail;
 pub use error::MailError;
 pub use lanes::InboundLane;
+pub(crate) use limits::MESSAGES_BOUND;
 pub use limits::{MESSAGE_BYTES_MAX, SOURCE_KEPT, SOURCES_MAX, WINDOW_SEQUENCES};
 pub use put::NewMessage;
 pub use received::{Peeked, Received};

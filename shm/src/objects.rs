@@ -15,11 +15,12 @@
 //! | `block`, `size_class`, `heap` | the heap |
 //! | `entry`, `bucket`, `index`, `hash`, `key` | the index: linear hashing, a cache line a bucket |
 //! | `object`, `write`, `retire` | objects; the writers' operations; what waits for readers |
-//! | `pin`, `reader` | lookup without the lock |
+//! | `pin`, `reader`, `recall` | lookup without the lock |
 //! | `memory`, `store`, `guard`, `loan`, `list`, `usage`, `validated`, `trim` | what server and workers use |
 //! | `archived` | objects read as archives, in place |
 //! | `keyed_calls`, `call_record`, `row_owner` | which of several equal calls runs, and what the others are told |
-//! | `check` | whether everything adds up |
+//! | `logging` | what the log ring is told |
+//! | `check`, `everything` | whether everything adds up; a walk over all objects |
 //! | `steps` | the instants at which tests let a worker die |
 //!
 //! What every file relies on: a word read from the segment is a claim. It is range-checked and becomes a new type before it
@@ -49,6 +50,8 @@ mod call_record;
 pub(crate) mod check;
 mod entry;
 pub(crate) mod error;
+#[cfg(not(loom))]
+pub(crate) mod everything;
 pub(crate) mod granule;
 #[cfg(not(loom))]
 mod guard;
@@ -66,10 +69,14 @@ mod list;
 mod loan;
 pub(crate) mod lock;
 #[cfg(not(loom))]
+pub(crate) mod logging;
+#[cfg(not(loom))]
 pub(crate) mod memory;
 mod object;
 pub(crate) mod pin;
 mod reader;
+#[cfg(not(loom))]
+mod recall;
 mod recovery;
 mod retire;
 #[cfg(not(loom))]

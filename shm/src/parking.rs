@@ -14,7 +14,7 @@
 
 use std::time::Duration;
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence, sleep_word, wake_word};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence, full_fence_after_exchange, sleep_word, wake_word};
 
 /// Who sleeps, and on what. Alone in its cache line.
 #[repr(C, align(64))]
@@ -75,6 +75,19 @@ impl Parking {
         // Pairs with the fence in `prepare`.
         full_fence();
         // Acquire pairs with the bit set in `prepare`: what a sleeper wrote before it is seen.
+        self.parked.load(Ordering::Acquire) != 0
+    }
+
+    /// Whether anybody seems to sleep: a hint, for whoever changes nothing.
+    #[inline]
+    pub(crate) fn has_parked(&self) -> bool {
+        self.parked.load(Ordering::Relaxed) != 0
+    }
+
+    /// The same as [`Parking::is_parked`] by a changer that has exchanged a word between the publication and this question.
+    #[inline]
+    pub(crate) fn is_parked_after_exchange(&self) -> bool {
+        full_fence_after_exchange();
         self.parked.load(Ordering::Acquire) != 0
     }
 

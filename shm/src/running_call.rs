@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::time::Duration;
 
 use praas_protocol::control::LaneId;
+use praas_protocol::limits::REPLY_INLINE_BYTES;
 use praas_protocol::{FunctionId, Outcome};
 
 use crate::arena::Block;
@@ -14,6 +15,7 @@ use crate::claim::Condemned;
 use crate::copy;
 use crate::fault::{self, Step};
 use crate::function_stats::{self, CountedCall};
+use crate::held_replies::{HeldReplies, ReadyPayload, ReadyReply};
 use crate::ledger::ReplyArenaFull;
 use crate::request::Place;
 use crate::scratch::Scratch;
@@ -23,8 +25,7 @@ use crate::worker_end::{Current, WorkerEnd};
 use crate::worker_lane::{AnswerPayload, WorkerLane};
 use crate::worker_page::{self, Words};
 
-/// Which record of the worker's page holds the running call; the others are for replies held back later.
-pub(crate) const RUNNING_RECORD: usize = 0;
+pub(crate) use crate::claim::RUNNING_RECORD;
 
 /// Why a block for the output was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -227,6 +228,9 @@ impl RunningCall<'_> {
         }
         let detail = crate::request::halves(detail, more);
         let target = self.end.current.request.target;
+        if let Some(held) = self.end.held.as_ref().filter(|held| held.must_hold()) {
+            return self.hold(held, outcome, detail, payload);
+        }
         if self.lane.answer(self.end.tag, target, self.end.own_cpu, outcome, detail, payload) {
             self.ring_now_or_later();
         }
@@ -239,6 +243,43 @@ impl RunningCall<'_> {
 }
 
 impl RunningCall<'_> {
+    /// Lays the answer ready until it may be published.
+    #[cold]
+    fn hold(
+        &self,
+        held: &HeldReplies,
+        outcome: Outcome,
+        detail: u64,
+        payload: AnswerPayload<'_>,
+    ) -> Result<(), Condemned> {
+        let target = self.end.current.request.target;
+        let ready = |payload| (outcome, detail, payload);
+        let (outcome, detail, payload) = match payload {
+            AnswerPayload::Block(block, bytes) => ready(ReadyPayload::Block(block, bytes)),
+            AnswerPayload::Bytes(bytes) if bytes.len() <= REPLY_INLINE_BYTES => {
+                let mut inline = [0; REPLY_INLINE_BYTES];
+                inline[..bytes.len()].copy_from_slice(bytes);
+                ready(ReadyPayload::Inline(inline, bytes.len()))
+            }
+            AnswerPayload::Bytes(bytes) => match self.lane.reserve(self.end.tag, target, bytes.len()) {
+                Ok(block) => {
+                    let place = self.lane.memory.reply_bytes(block.offset as usize, bytes.len());
+                    // SAFETY: the range lies inside the reply half of the mapping (`reply_bytes` checks).
+                    unsafe { copy::to_shared(bytes, place) };
+                    ready(ReadyPayload::Block(block, bytes.len()))
+                }
+                Err(full) => {
+                    let figure = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
+                    let detail = crate::request::halves(figure(full.free_bytes), figure(full.needed_bytes));
+                    (Outcome::ReplyLost, detail, ReadyPayload::Inline([0; REPLY_INLINE_BYTES], 0))
+                }
+            },
+        };
+        let (lane, sequence, cpu) = (self.lane.id, self.end.sequence, self.end.own_cpu);
+        self.words.calls.store(sequence, Ordering::Relaxed);
+        held.hold(ReadyReply { lane, target, sequence, root: self.root.get(), cpu, outcome, detail, payload })
+    }
+
     /// Rings the client of a lane that is answered by the bell, unless it is soon to be answered again.
     #[inline]
     fn ring_now_or_later(&self) {

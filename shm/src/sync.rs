@@ -10,12 +10,14 @@ pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 #[cfg(not(loom))]
 pub(crate) use host::{
-    full_fence, pause, prefetch_for_read, prefetch_for_write, sleep_low_half, sleep_word, wake_low_half, wake_word,
+    full_fence, full_fence_after_exchange, pause, prefetch_for_read, prefetch_for_write, sleep_low_half, sleep_word,
+    wake_low_half, wake_word,
 };
 #[cfg(loom)]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the models pause where the ends poll"))]
 pub(crate) use model::{
-    full_fence, pause, prefetch_for_read, prefetch_for_write, sleep_low_half, sleep_word, wake_low_half, wake_word,
+    full_fence, full_fence_after_exchange, pause, prefetch_for_read, prefetch_for_write, sleep_low_half, sleep_word,
+    wake_low_half, wake_word,
 };
 
 #[cfg(not(loom))]
@@ -40,6 +42,16 @@ mod host {
         };
         #[cfg(not(target_arch = "x86_64"))]
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// The same behind an atomic exchange (swap, compare-and-exchange, addition) of the same thread, which comes after the
+    /// stores that are to be ordered: on x86-64 that was a fence already, whatever its ordering.
+    #[inline(always)]
+    pub(crate) fn full_fence_after_exchange() {
+        #[cfg(target_arch = "x86_64")]
+        std::sync::atomic::compiler_fence(std::sync::atomic::Ordering::SeqCst);
+        #[cfg(not(target_arch = "x86_64"))]
+        full_fence();
     }
 
     /// Asks for the cache line at `place`, to be written soon. Has no effect but on time.
@@ -124,6 +136,10 @@ mod model {
 
     pub(crate) fn full_fence() {
         loom::sync::atomic::fence(Ordering::SeqCst);
+    }
+
+    pub(crate) fn full_fence_after_exchange() {
+        full_fence();
     }
 
     pub(crate) fn prefetch_for_read<T>(_place: &T) {}

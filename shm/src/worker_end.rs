@@ -27,7 +27,9 @@ use praas_protocol::control::{LaneId, WaitMode};
 use crate::attendance;
 use crate::control_page::ControlView;
 use crate::fault::{self, Step};
+use crate::held_replies::{HeldReplies, HoldError};
 use crate::held_rings::HeldRings;
+use crate::log_ring::DurableWatch;
 use crate::phase_word;
 use crate::request::{OutOfBounds, Place, RequestCopy};
 use crate::running_call::{RUNNING_RECORD, RunningCall};
@@ -111,6 +113,8 @@ pub struct WorkerEnd {
     /// server could not follow is made good by the clients, which ring again while they wait.
     rung_at: u32,
     pub(crate) held_rings: HeldRings,
+    /// Of a process that is logged.
+    pub(crate) held: Option<HeldReplies>,
     pub(crate) current: Current,
 }
 
@@ -153,6 +157,7 @@ impl WorkerEnd {
             needs_help: false,
             rung_at: 0,
             held_rings: HeldRings::new(),
+            held: None,
             current: Current {
                 lane: 0,
                 request: RequestCopy::none(),
@@ -162,11 +167,30 @@ impl WorkerEnd {
         })
     }
 
+    /// Holds replies until what their calls saw is durable, from now on. To be said before the first lane is added.
+    ///
+    /// # Errors
+    /// [`HoldError`].
+    pub fn hold_replies(&mut self, watch: DurableWatch) -> Result<(), HoldError> {
+        let page = self.page.fd().try_clone_to_owned().map_err(AttachError::System)?;
+        self.held = Some(HeldReplies::start(page, watch)?);
+        Ok(())
+    }
+
+    /// The replies that are held; `None` where they are not.
+    #[must_use]
+    pub fn held_replies(&self) -> Option<&HeldReplies> {
+        self.held.as_ref()
+    }
+
     /// Serves one more lane.
     ///
     /// # Errors
     /// [`AttachError`] when a descriptor is not what the message says.
     pub fn add_lane(&mut self, parts: WorkerLaneParts) -> Result<(), AttachError> {
+        if let Some(held) = &self.held {
+            held.add_lane(&parts)?;
+        }
         let lane = WorkerLane::attach(parts)?;
         if self.spinning.get() {
             lane.memory.attendance().start_spinning(self.tag);
@@ -184,6 +208,9 @@ impl WorkerEnd {
             lane.memory.attendance().forget(self.tag);
         }
         self.lanes.retain(|lane| lane.id != id);
+        if let Some(held) = &self.held {
+            held.remove_lane(id);
+        }
         self.turn = 0;
         self.lanes.len() < before
     }

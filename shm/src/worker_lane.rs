@@ -10,7 +10,7 @@ use praas_protocol::{FunctionId, Outcome};
 
 use crate::arena::Block;
 use crate::bell::Wakening;
-use crate::cell::Wake;
+use crate::cell::{self, Wake};
 use crate::copy;
 use crate::fault::{self, Step};
 use crate::lane_memory::LaneMemory;
@@ -260,18 +260,51 @@ impl WorkerLane {
             },
             AnswerPayload::Block(block, bytes) => (outcome, detail, halves(length(bytes), block.offset)),
         };
-        let answered = cell.answer(generation, |cell| {
-            cell.outcome.store(outcome as u32, Ordering::Relaxed);
-            cell.cpu.store(cpu, Ordering::Relaxed);
-            cell.detail.store(detail, Ordering::Relaxed);
-            cell.payload.store(place, Ordering::Relaxed);
-            if let (AnswerPayload::Bytes(bytes), (_, INLINE)) = (payload, split(place)) {
-                copy::store_inline(&bytes[..split(place).0 as usize], &cell.inline);
-            }
-            fault::point(Step::WorkerCellFilled);
-        });
-        answered == Ok(Wake::Bell)
+        let inline = match (payload, split(place)) {
+            (AnswerPayload::Bytes(bytes), (length, INLINE)) => &bytes[..length as usize],
+            _ => &[],
+        };
+        fill_and_publish(cell, generation, cpu, outcome, detail, place, inline)
     }
+}
+
+/// Publishes an answer that lies ready: its bytes in the block at `place`, or `inline`. True: the client's bell is to be rung.
+#[must_use = "nobody else rings the client"]
+pub(crate) fn publish_answer(
+    memory: &LaneMemory,
+    target: u64,
+    cpu: u32,
+    outcome: Outcome,
+    detail: u64,
+    place: u64,
+    inline: &[u8],
+) -> bool {
+    let (cell, generation) = split(target);
+    let cell = memory.cells().get(cell as usize);
+    cell.is_some_and(|cell| fill_and_publish(cell, generation, cpu, outcome, detail, place, inline))
+}
+
+#[inline(always)]
+fn fill_and_publish(
+    cell: &cell::Cell,
+    generation: u32,
+    cpu: u32,
+    outcome: Outcome,
+    detail: u64,
+    place: u64,
+    inline: &[u8],
+) -> bool {
+    let answered = cell.answer(generation, |cell| {
+        cell.outcome.store(outcome as u32, Ordering::Relaxed);
+        cell.cpu.store(cpu, Ordering::Relaxed);
+        cell.detail.store(detail, Ordering::Relaxed);
+        cell.payload.store(place, Ordering::Relaxed);
+        if split(place).1 == INLINE {
+            copy::store_inline(inline, &cell.inline);
+        }
+        fault::point(Step::WorkerCellFilled);
+    });
+    answered == Ok(Wake::Bell)
 }
 
 /// A length that the caller has kept within 32 bits.

@@ -22,6 +22,11 @@ const PAGE_BYTES: usize = 4096;
 const SEGMENT_BYTES: usize = (PAGE_BYTES + FUNCTIONS_MAX * size_of::<Slot>()).next_multiple_of(PAGE_BYTES);
 const MAGIC: u64 = u64::from_le_bytes(*b"praaswrk");
 const KIND: &str = "worker page";
+/// In the count of a worker's mail while something that the server has for it waits in the server, because the worker's socket is
+/// full. A worker that has read all that is in the socket then does not know all that it was told.
+pub const MAIL_WAITS: u32 = 1;
+/// What one message adds to the count.
+const MAIL_STEP: u32 = 2;
 /// The worker waits inside a call.
 pub(crate) const WAITS: u32 = 1;
 /// It did so before.
@@ -32,7 +37,7 @@ pub(crate) const HAS_WAITED: u32 = 2;
 pub(crate) struct Words {
     magic: AtomicU64,
     /// Counted up by the server after it has put something on the worker's control socket, so that a worker that polls
-    /// knows without a system call.
+    /// knows without a system call; with [`MAIL_WAITS`].
     pub(crate) mail: AtomicU32,
     /// 1 while the worker sleeps; for the server's sampling and for people.
     pub(crate) parked: AtomicU32,
@@ -92,7 +97,17 @@ impl ServerWorkerPage {
 
     /// Tells a polling worker to look at its control socket. Put the message there first.
     pub fn notify(&self) {
-        words(&self.segment).mail.fetch_add(1, Ordering::Release);
+        words(&self.segment).mail.fetch_add(MAIL_STEP, Ordering::Release);
+    }
+
+    /// Says whether more waits for the worker than lies in its control socket ([`MAIL_WAITS`]); it is to be notified then.
+    pub fn set_mail_waits(&self, waits: bool) {
+        let mail = &words(&self.segment).mail;
+        if waits {
+            mail.fetch_or(MAIL_WAITS, Ordering::Release);
+        } else {
+            mail.fetch_and(!MAIL_WAITS, Ordering::Release);
+        }
     }
 
     /// What the worker is working on, by its own records.

@@ -63,7 +63,7 @@ fn mailbox(objects: &Arc<Objects>, lane: &ServerMessageLane, tag: WorkerTag) -> 
     let mailbox = Mailbox::new(Arc::clone(objects), tag, MailBell::create().unwrap()).ok()?;
     mailbox.set_patience(Duration::from_micros(50));
     let inbound = Inbound::attach(lane.fd().try_clone_to_owned().unwrap(), &lane.geometry()).unwrap();
-    mailbox.add_lane(InboundLane { slot: 1, serial: 3, source: address(0), inbound }).unwrap();
+    mailbox.add_lane(InboundLane { slot: 1, serial: 3, source: address(0), inbound, repeats: false }).unwrap();
     Some(mailbox)
 }
 

@@ -59,6 +59,8 @@ fn restore(objects: &Objects, image: &[u8]) {
 /// Lanes of source "lane", the same for the dying and the heir: nothing but `consumed` and `released` is written to them.
 struct Lanes {
     lanes: Vec<(ServerMessageLane, Outbound)>,
+    /// Whether their sender is on another host.
+    repeats: bool,
 }
 
 impl Lanes {
@@ -69,7 +71,15 @@ impl Lanes {
             let sender = Outbound::attach(fd, &server.geometry(), MailBell::create().unwrap()).unwrap();
             (server, sender)
         };
-        Self { lanes: (0..SLOTS).map(lane).collect() }
+        Self { lanes: (0..SLOTS).map(lane).collect(), repeats: false }
+    }
+
+    fn remote() -> Self {
+        Self { repeats: true, ..Self::new() }
+    }
+
+    fn none() -> Self {
+        Self { lanes: Vec::new(), repeats: false }
     }
 
     fn send(&mut self, slot: usize, sequence: u64, text: &str, bytes: usize) {
@@ -83,7 +93,7 @@ impl Lanes {
     fn attach_as(&self, mailbox: &Mailbox, serial: u64) {
         for (slot, (server, _)) in (0..).zip(&self.lanes) {
             let inbound = Inbound::attach(server.fd().try_clone_to_owned().unwrap(), &server.geometry()).unwrap();
-            let lane = InboundLane { slot, serial, source: address("lane"), inbound };
+            let lane = InboundLane { slot, serial, source: address("lane"), inbound, repeats: self.repeats };
             mailbox.add_lane(lane).unwrap();
         }
     }
@@ -188,8 +198,19 @@ fn kill_at_every_store(
     send: impl FnOnce(&mut Lanes),
     operation: impl FnOnce(&mut Mailbox),
 ) -> Vec<Contents> {
+    kill_with(Lanes::new(), name, nested, prepare, send, operation)
+}
+
+/// The same with these lanes.
+fn kill_with(
+    mut lanes: Lanes,
+    name: &str,
+    nested: usize,
+    prepare: impl FnOnce(&mut Lanes, &Mailbox),
+    send: impl FnOnce(&mut Lanes),
+    operation: impl FnOnce(&mut Mailbox),
+) -> Vec<Contents> {
     let objects = create();
-    let mut lanes = Lanes::new();
     let mut worker = mailbox(&objects, &lanes, DYING);
     prepare(&mut lanes, &worker);
     send(&mut lanes);
@@ -277,8 +298,7 @@ fn a_repetition_after_a_death_is_accepted_exactly_if_the_first_was_not() {
         move || {
             restore(&copy, &image(&objects));
             copy.recover(DYING).unwrap();
-            let lanes = Lanes { lanes: Vec::new() };
-            let heir = mailbox(&copy, &lanes, HEIR);
+            let heir = mailbox(&copy, &Lanes::none(), HEIR);
             let new = NewMessage { source: &address("a"), id: id(1), key: key("k"), bytes: b"x", repeats: true };
             match heir.put(&new).unwrap() {
                 Accepted::Now => *accepted.borrow_mut() += 1,
@@ -364,7 +384,7 @@ fn messages_of_a_lane_that_is_gone_are_lost_one_by_one() {
             restore(&copy, &image(&objects));
             copy.recover(DYING).unwrap();
             left.borrow_mut().push(copy.check().unwrap().mail.queued);
-            let heir = mailbox(&copy, &Lanes { lanes: Vec::new() }, HEIR);
+            let heir = mailbox(&copy, &Lanes::none(), HEIR);
             assert!(heir.take(Wanted::Any, key("k")).unwrap().is_none());
             let checked = copy.check().unwrap().mail;
             assert_eq!((checked.queued, checked.unfinished), (0, 0));
@@ -438,4 +458,94 @@ fn what_the_mailbox_keeps_without_need_is_given_back_whole() {
     };
     let seen = kill_at_every_store("give back", 150, prepare, nothing, operation);
     goes_through(&seen, &[queues([])]);
+}
+
+/// What is put again after a death is known if it came by a lane, whoever has collected it.
+fn repetition(mailbox: &Mailbox, text: &str, sequence: u64, bytes: usize) -> Accepted {
+    let (source, bytes) = (address("lane"), vec![sequence as u8; bytes]);
+    mailbox
+        .put(&NewMessage { source: &source, id: id(sequence), key: key(text), bytes: &bytes, repeats: true })
+        .unwrap()
+}
+
+#[test]
+fn what_comes_from_another_host_is_taken_once_whoever_dies_while_taking_it() {
+    for (name, send) in [("remote small", small_from_lanes as fn(&mut Lanes)), ("remote large", large_from_lanes)] {
+        let operation = |mailbox: &mut Mailbox| {
+            for text in KEYS {
+                while mailbox.take(Wanted::One(&address("lane")), key(text)).unwrap().is_some() {}
+            }
+        };
+        let seen = kill_with(Lanes::remote(), name, 60, |_, _| {}, send, operation);
+        let first = unmarked(&seen[0]);
+        assert_eq!(first.values().map(Vec::len).sum::<usize>(), 4);
+        goes_through(&seen, &[first]);
+    }
+}
+
+#[test]
+fn a_repetition_of_what_lies_in_a_lane_changes_nothing_whoever_dies_while_judging_it() {
+    for (name, send) in [("judge small", small_from_lanes as fn(&mut Lanes)), ("judge large", large_from_lanes)] {
+        let operation = |mailbox: &mut Mailbox| {
+            for (text, sequence) in [("k", 2), ("k", 1)] {
+                assert_eq!(repetition(mailbox, text, sequence, 2000), Accepted::Before);
+            }
+        };
+        let seen = kill_with(Lanes::remote(), name, 60, |_, _| {}, send, operation);
+        let first = unmarked(&seen[0]);
+        assert_eq!(first.values().map(Vec::len).sum::<usize>(), 4);
+        goes_through(&seen, &[first]);
+    }
+}
+
+#[test]
+fn a_message_that_was_put_and_comes_by_a_lane_as_well_is_there_once_whoever_dies() {
+    for bytes in [10, 3000] {
+        // Put before this worker's lanes had anything of it, as when the lane's sender was slow.
+        let prepare = move |_: &mut Lanes, mailbox: &Mailbox| {
+            assert_eq!(repetition(mailbox, "k", 1, bytes), Accepted::Now);
+            assert_eq!(repetition(mailbox, "k", 2, bytes), Accepted::Now);
+        };
+        let send = move |lanes: &mut Lanes| (1..=3).for_each(|sequence| lanes.send(0, sequence, "k", bytes));
+        let operation = |mailbox: &mut Mailbox| {
+            while mailbox.take(Wanted::Any, key("k")).unwrap().is_some() {}
+        };
+        let seen = kill_with(Lanes::remote(), "put and sent", 60, prepare, send, operation);
+        goes_through(&seen, &[queues([("lane", "k", &[(1, bytes), (2, bytes), (3, bytes)])])]);
+    }
+}
+
+#[test]
+fn after_any_death_a_put_knows_what_came_by_a_lane() {
+    let (objects, copy) = (create(), create());
+    let mut lanes = Lanes::remote();
+    small_from_lanes(&mut lanes);
+    let worker = mailbox(&objects, &lanes, DYING);
+    let lanes = Rc::new(lanes);
+    let deaths = Rc::new(RefCell::new(0));
+    let hook = {
+        let (objects, lanes, deaths) = (Arc::clone(&objects), Rc::clone(&lanes), Rc::clone(&deaths));
+        move || {
+            let lanes_left = lanes_image(&lanes);
+            restore(&copy, &image(&objects));
+            copy.recover(DYING).unwrap();
+            let heir = mailbox(&copy, &lanes, HEIR);
+            for (text, sequence, bytes) in [("k", 4, 200), ("other", 3, 10), ("k", 1, 10), ("k", 2, 100)] {
+                assert_eq!(repetition(&heir, text, sequence, bytes), Accepted::Before, "{sequence}");
+            }
+            assert_eq!(repetition(&heir, "k", 5, 10), Accepted::Now);
+            drop(heir);
+            let found = unmarked(&contents(&copy, &lanes));
+            assert_eq!(found[&(address("lane"), "k")], [(1, 10), (2, 100), (4, 200), (5, 10)]);
+            assert_eq!(found[&(address("lane"), "other")], [(3, 10)]);
+            restore_lanes(&lanes, &lanes_left);
+            *deaths.borrow_mut() += 1;
+        }
+    };
+    let observing = observe(hook);
+    for text in KEYS {
+        while worker.take(Wanted::Any, key(text)).unwrap().is_some() {}
+    }
+    drop(observing);
+    assert!(deaths.take() > 100);
 }

@@ -120,7 +120,7 @@ fn value_of(sequence: u64, bytes: usize) -> Vec<u8> {
 
 fn attach_lane(mailbox: &Mailbox, slot: u16, fd: OwnedFd) {
     let inbound = Inbound::attach(fd, &geometry_for(64 << 10)).unwrap();
-    mailbox.add_lane(InboundLane { slot, serial: 1, source: address(SENDER), inbound }).unwrap();
+    mailbox.add_lane(InboundLane { slot, serial: 1, source: address(SENDER), inbound, repeats: false }).unwrap();
 }
 
 // ---- the workers ----------------------------------------------------------------------------------------------------

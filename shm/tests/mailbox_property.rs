@@ -17,9 +17,10 @@ use proptest::prelude::*;
 
 const LIMIT_BYTES: u64 = 1 << 20;
 const WORKERS: u8 = 3;
-/// Sources with lanes come first, each with as many.
-const SOURCES: [&str; 5] = ["laned-a", "laned-b", "laned-c", "put-d", "put-e"];
+/// Sources with lanes come first, each with as many; the last of them is on another host.
+const SOURCES: [&str; 5] = ["laned-a", "laned-b", "remote-c", "put-d", "put-e"];
 const LANED: usize = 3;
+const REMOTE: usize = LANED - 1;
 const LANES_EACH: usize = 2;
 const KEYS: [&str; 3] = ["k", "another key", "a key that is longer than the others, so long that it takes some words"];
 
@@ -32,9 +33,15 @@ enum Operation {
         key: usize,
         bytes: usize,
     },
-    /// Sends the last message of a source again.
+    /// Puts the last message of a source again, however it was sent.
     Repeat {
         source: usize,
+    },
+    /// Puts a message of the remote source that then comes by a lane as well.
+    PutAndSend {
+        lane: usize,
+        key: usize,
+        bytes: usize,
     },
     Take {
         worker: u8,
@@ -80,7 +87,9 @@ fn operations() -> impl Strategy<Value = Operation> {
     prop_oneof![
         12 => (0..SOURCES.len(), 0..LANES_EACH, key(), sizes)
             .prop_map(|(source, lane, key, bytes)| Operation::Send { source, lane, key, bytes }),
-        1 => (LANED..SOURCES.len()).prop_map(|source| Operation::Repeat { source }),
+        2 => (REMOTE..SOURCES.len()).prop_map(|source| Operation::Repeat { source }),
+        1 => (0..LANES_EACH, key(), 0..2000_usize)
+            .prop_map(|(lane, key, bytes)| Operation::PutAndSend { lane, key, bytes }),
         12 => (worker(), from(), key(), any::<bool>())
             .prop_map(|(worker, from, key, accept)| Operation::Take { worker, from, key, accept }),
         1 => (worker(), from(), key()).prop_map(|(worker, from, key)| Operation::Peek { worker, from, key }),
@@ -129,7 +138,7 @@ struct World {
     lanes: Vec<Vec<(ServerMessageLane, Outbound)>>,
     queues: BTreeMap<(usize, usize), Queue>,
     sequences: [u64; SOURCES.len()],
-    last_put: BTreeMap<usize, (usize, Message)>,
+    last_sent: BTreeMap<usize, (usize, Message)>,
 }
 
 fn source(index: usize) -> Address {
@@ -160,7 +169,7 @@ impl World {
             lanes,
             queues: BTreeMap::new(),
             sequences: [0; SOURCES.len()],
-            last_put: BTreeMap::new(),
+            last_sent: BTreeMap::new(),
         };
         (0..WORKERS).for_each(|worker| world.start(worker));
         world
@@ -174,7 +183,8 @@ impl World {
         for (index, (server, _)) in self.lanes.iter().flatten().enumerate() {
             let inbound = Inbound::attach(server.fd().try_clone_to_owned().unwrap(), &server.geometry()).unwrap();
             let source = source(index / LANES_EACH);
-            mailbox.add_lane(InboundLane { slot: index as u16, serial: 5, source, inbound }).unwrap();
+            let repeats = index / LANES_EACH == REMOTE;
+            mailbox.add_lane(InboundLane { slot: index as u16, serial: 5, source, inbound, repeats }).unwrap();
         }
         self.mailboxes[usize::from(worker)] = Some(mailbox);
     }
@@ -207,8 +217,8 @@ impl World {
                 Err(MailError::Full { .. }) => return,
                 Err(error) => panic!("{error}"),
             }
-            self.last_put.insert(from, (to, message.clone()));
         }
+        self.last_sent.insert(from, (to, message.clone()));
         self.queues.entry((from, to)).or_default().waiting.push_back(message);
     }
 
@@ -216,6 +226,23 @@ impl World {
         let new =
             NewMessage { source: &source(from), id: message.id, key: key(to), bytes: &message.bytes, repeats: true };
         self.mailbox(0).put(&new)
+    }
+
+    fn put_and_send(&mut self, lane: usize, to: usize, bytes: usize) {
+        self.sequences[REMOTE] += 1;
+        let id = MessageId { incarnation: 1, sequence: self.sequences[REMOTE] };
+        let message = Message { id, bytes: vec![id.sequence as u8; bytes], redelivered: false };
+        match self.put(REMOTE, to, &message) {
+            Ok(accepted) => assert_eq!(accepted, Accepted::Now),
+            Err(MailError::Full { .. }) => return,
+            Err(error) => panic!("{error}"),
+        }
+        match self.lanes[REMOTE][lane].1.try_send(id, key(to), &message.bytes) {
+            Ok(()) => {}
+            Err(error) => assert!(error.is_full(), "{error}"),
+        }
+        self.last_sent.insert(REMOTE, (to, message.clone()));
+        self.queues.entry((REMOTE, to)).or_default().waiting.push_back(message);
     }
 
     /// Receives as an operation says and compares with the model; the sources that could have been served.
@@ -290,10 +317,15 @@ impl World {
         match *operation {
             Operation::Send { source, lane, key, bytes } => self.send(source, lane, key, bytes),
             Operation::Repeat { source } => {
-                if let Some((to, message)) = self.last_put.get(&source).cloned() {
-                    assert_eq!(self.put(source, to, &message), Ok(Accepted::Before));
+                if let Some((to, message)) = self.last_sent.get(&source).cloned() {
+                    match self.put(source, to, &message) {
+                        // What came by a lane before it finds no memory.
+                        Err(MailError::Full { .. }) if source == REMOTE => {}
+                        put => assert_eq!(put, Ok(Accepted::Before)),
+                    }
                 }
             }
+            Operation::PutAndSend { lane, key, bytes } => self.put_and_send(lane, key, bytes),
             Operation::Take { worker, ref from, key, accept } => self.take(worker, from, key, accept),
             Operation::Peek { worker, ref from, key } => self.peek(worker, from, key),
             Operation::AcceptAll { worker } => {
@@ -341,6 +373,8 @@ impl World {
             (0..KEYS.len()).for_each(|key| self.take(1, &From::Any, key, true));
             assert!(left(&self) < before, "{before} messages are never received");
         }
+        // What came twice is still to be dropped.
+        assert!(self.mailbox(1).take(Wanted::Any, key(0)).unwrap().is_none());
         assert!(self.lanes.iter().flatten().all(|(server, _)| server.is_drained()));
         let checked = self.objects.check().unwrap().mail;
         assert_eq!((checked.queued, checked.held, checked.unfinished), (0, 0, 0));

@@ -79,7 +79,7 @@ impl Lane {
     fn attach(&self, mailbox: &Mailbox) {
         let fd = self.server.fd().try_clone_to_owned().unwrap();
         let inbound = Inbound::attach(fd, &self.server.geometry()).unwrap();
-        let lane = InboundLane { slot: self.slot, serial: self.serial(), source: self.source, inbound };
+        let lane = InboundLane { slot: self.slot, serial: self.serial(), source: self.source, inbound, repeats: false };
         mailbox.add_lane(lane).unwrap();
     }
 
@@ -450,7 +450,7 @@ fn a_lane_in_the_place_of_another_begins_anew() {
         let mut lane = Lane::new(0, "a");
         let fd = lane.server.fd().try_clone_to_owned().unwrap();
         let inbound = || Inbound::attach(fd.try_clone().unwrap(), &lane.server.geometry()).unwrap();
-        let new = |slot| InboundLane { slot, serial, source: lane.source, inbound: inbound() };
+        let new = |slot| InboundLane { slot, serial, source: lane.source, inbound: inbound(), repeats: false };
         mailbox.add_lane(new(0)).unwrap();
         assert_eq!(mailbox.add_lane(new(0)), Err(MailError::SlotTaken { slot: 0 }));
         assert!(matches!(mailbox.add_lane(new(256)), Err(MailError::NoSuchSlot { slot: 256, .. })));

@@ -7,6 +7,8 @@ mod create;
 mod idle_100;
 mod msg_local;
 mod msg_local_1mib;
+mod msg_remote;
+mod msg_remote_bulk;
 mod self_invoke;
 mod shm_1mib_descriptor;
 mod shm_1mib_touched;
@@ -131,6 +133,8 @@ pub const ALL: &[Bar] = &[
     state_million::BAR,
     msg_local::BAR,
     msg_local_1mib::BAR,
+    msg_remote::BAR,
+    msg_remote_bulk::BAR,
     self_invoke::BAR,
 ];
 

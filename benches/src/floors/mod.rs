@@ -64,7 +64,8 @@ pub use serve::serve_peer_if_asked;
 pub use shared_memory_crate::SharedMemoryCrate;
 pub use spawn::{Spawn, TRIVIAL_PROGRAM};
 pub use tcp::{
-    Crowd, EchoServer, Exchange, FRAME_BYTES, Load, Taken, TcpBlock, TcpCrowd, TcpEcho, allow_connections, connect,
+    Crowd, EchoServer, Exchange, FRAME_BYTES, Load, Taken, TcpBlock, TcpBlocks, TcpCrowd, TcpEcho, allow_connections,
+    connect,
 };
 pub use unix_stream::UnixSocket;
 
@@ -213,6 +214,14 @@ pub fn tcp_echo(waiting: Waiting, config: &Config) -> Result<Samples, FloorError
 /// Any [`FloorError`].
 pub fn tcp_block(config: &Config, block_bytes: usize) -> Result<Samples, FloorError> {
     TcpBlock::open(block_bytes, config)?.round(batch_of(config))
+}
+
+/// Blocks sent over TCP on loopback in one direction.
+///
+/// # Errors
+/// Any [`FloorError`].
+pub fn tcp_blocks(config: &Config, block_bytes: usize) -> Result<Samples, FloorError> {
+    TcpBlocks::open(block_bytes, config)?.round(batch_of(config))
 }
 
 /// Frames echoed on many TCP connections; a sample spans [`Crowd::calls_per_sample`] of them.

@@ -35,6 +35,7 @@ fn serve(role: &str, orders: Orders) -> io::Result<()> {
         tcp::SPIN_ROLE => tcp::serve_echo(orders, Waiting::Spin),
         tcp::PARK_ROLE => tcp::serve_echo(orders, Waiting::Park),
         tcp::BLOCK_ROLE => tcp::serve_block(orders),
+        tcp::STREAM_ROLE => tcp::serve_stream(orders),
         tcp::EPOLL_ROLE => tcp::serve_by_epoll(orders),
         #[cfg(feature = "bars")]
         tcp::IO_URING_DRIVER_ROLE => tcp::serve_by_driver(orders, praas_sys::driver::DriverChoice::IoUring),

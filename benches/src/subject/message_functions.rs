@@ -3,11 +3,11 @@
 //!
 //! A call pins its worker for its duration.
 
-use std::collections::BTreeSet;
-use std::time::Duration;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use praas_client::Function;
-use praas_function::{Application, Call, Context, FunctionError, FunctionResult};
+use praas_function::{Application, Call, Context, FunctionError, FunctionResult, PendingSend};
 use praas_protocol::Name;
 
 use super::NOOP_BYTES;
@@ -26,7 +26,20 @@ pub(super) const BUILD: Function<'static> = Function::new("message-build");
 /// The same without samples; answers at how many places the messages were built.
 pub(super) const BUILD_PLACES: Function<'static> = Function::new("message-build-places");
 
+/// Waits until there is a process of the peer's name, wherever it is.
+pub(super) const AWAIT_PEER: Function<'static> = Function::new("message-await-peer");
+/// [`EXCHANGE`], but that no answer to a message is waited for before the echo.
+pub(super) const VOLLEY: Function<'static> = Function::new("message-volley");
+/// [`ECHO`], but that no answer to a message is waited for before the next one.
+pub(super) const RETURN: Function<'static> = Function::new("message-return");
+/// Sends messages built in place one after the other; answers the samples.
+pub(super) const STREAM: Function<'static> = Function::new("message-stream");
+/// Receives them.
+pub(super) const DRINK: Function<'static> = Function::new("message-drink");
+
 const KEY: &str = "ball";
+/// Messages of a stream that its sender has on their way at a time.
+const STREAM_IN_FLIGHT: usize = 8;
 /// The longest wait for one message. The first ones wait until their lane is there.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -83,6 +96,11 @@ pub(super) fn with_message_functions(application: Application) -> Application {
         .function(ADD_UP.name(), add_up)
         .function(BUILD.name(), build)
         .function(BUILD_PLACES.name(), build_places)
+        .function(AWAIT_PEER.name(), await_peer)
+        .function(VOLLEY.name(), volley)
+        .function(RETURN.name(), return_volley)
+        .function(STREAM.name(), stream)
+        .function(DRINK.name(), drink)
 }
 
 fn echo(call: &mut Call<'_>) -> FunctionResult {
@@ -155,6 +173,93 @@ fn build_places(call: &mut Call<'_>) -> FunctionResult<[u8; 8]> {
     let seeds = 0..order.batch().operations();
     let places: BTreeSet<_> = seeds.map(|seed| build_one(context, order, seed)).collect::<FunctionResult<_>>()?;
     Ok((places.len() as u64).to_le_bytes())
+}
+
+fn await_peer(call: &mut Call<'_>) -> FunctionResult {
+    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let begun = Instant::now();
+    let mut list = context.processes()?;
+    while list.state_of(&order.peer).is_none() {
+        let left = PATIENCE.checked_sub(begun.elapsed()).ok_or_else(|| failed("the peer does not come"))?;
+        list = context.watch_processes(list.change(), left)?;
+    }
+    Ok(())
+}
+
+fn volley(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
+    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (peer, mut number, last) = (order.peer.as_str(), 0, order.batch().operations());
+    let mut before: Option<PendingSend<'_>> = None;
+    let samples = timed(order.batch(), || -> FunctionResult {
+        number += 1;
+        let payload = noop_payload(number);
+        let sent = context.start_send(peer, KEY, &payload)?;
+        let message = context.recv(peer, KEY, PATIENCE)?;
+        if message.bytes() != payload {
+            return Err(failed("the echo is another message"));
+        }
+        message.accept()?;
+        // The answer to this message may come behind its echo, which has gone another way.
+        if let Some(before) = before.replace(sent) {
+            before.wait_within(PATIENCE)?;
+        }
+        if number == last {
+            before.take().map(|sent| sent.wait_within(PATIENCE)).transpose()?;
+        }
+        Ok(())
+    });
+    samples.map(|samples| samples.to_bytes())
+}
+
+fn return_volley(call: &mut Call<'_>) -> FunctionResult {
+    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let peer = order.peer.as_str();
+    let mut sent: Option<PendingSend<'_>> = None;
+    for _ in 0..order.batch().operations() {
+        let message = context.recv(peer, KEY, PATIENCE)?;
+        let payload: [u8; NOOP_BYTES] = message.bytes().try_into()?;
+        message.accept()?;
+        if let Some(sent) = sent.take() {
+            sent.wait_within(PATIENCE)?;
+        }
+        sent = Some(context.start_send(peer, KEY, &payload)?);
+    }
+    if let Some(sent) = sent {
+        sent.wait_within(PATIENCE)?;
+    }
+    Ok(())
+}
+
+fn stream(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
+    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (peer, bytes) = (order.peer.as_str(), usize::try_from(order.bytes)?);
+    let (mut number, last) = (0_u64, order.batch().operations());
+    let mut pending: VecDeque<PendingSend<'_>> = VecDeque::new();
+    let samples = timed(order.batch(), || -> FunctionResult {
+        number += 1;
+        let mut loan = context.loan_message(peer, bytes)?;
+        loan[..8].copy_from_slice(&number.to_le_bytes());
+        pending.push_back(loan.start(KEY)?);
+        let kept = if number == last { 0 } else { STREAM_IN_FLIGHT };
+        while pending.len() > kept {
+            pending.pop_front().map(|sent| sent.wait_within(PATIENCE)).transpose()?;
+        }
+        Ok(())
+    });
+    samples.map(|samples| samples.to_bytes())
+}
+
+fn drink(call: &mut Call<'_>) -> FunctionResult {
+    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (peer, bytes) = (order.peer.as_str(), usize::try_from(order.bytes)?);
+    for number in 1..=order.batch().operations() {
+        let message = context.recv(peer, KEY, PATIENCE)?;
+        if message.len() != bytes || message[..8] != number.to_le_bytes() {
+            return Err(failed("a message came out of order"));
+        }
+        message.accept()?;
+    }
+    Ok(())
 }
 
 #[cold]

@@ -1,17 +1,23 @@
 //! Two processes of one application that send each other messages, each of one worker on its core. The first one measures;
 //! the second one answers. The client that calls both sleeps meanwhile.
 //!
+//! Both are on one server, or each on a server of its own, which then call each other over TCP on loopback.
+//!
 //! Invariant: between rounds they leave the machine alone. Workers that spin would keep their cores for ever, so the kernel
-//! stops them outside of rounds. Within one the client needs a turn on a core that a spinning worker has: never run this
+//! stops them outside of rounds, and servers whose shards spin. Within one the client needs a turn on a core that a spinning worker has: never run this
 //! under a real-time scheduling class.
 
+use std::io;
 use std::time::Duration;
 
 use praas_client::{Client, Function, Process, ProcessId, WaitMode};
 use praas_sys::{Pidfd, Signal};
 
 use super::lane::only_worker;
-use super::message_functions::{ADD_UP, BUILD, BUILD_PLACES, ECHO, EXCHANGE, Order};
+use super::message_functions::{
+    ADD_UP, AWAIT_PEER, BUILD, BUILD_PLACES, DRINK, ECHO, EXCHANGE, Order, RETURN, STREAM, VOLLEY,
+};
+use super::running_server::NetworkPlan;
 use super::{RunningServer, SubjectError};
 use crate::floors::{Batch, Placement, Samples};
 
@@ -21,11 +27,13 @@ const CALL_PATIENCE: Duration = Duration::from_secs(60);
 /// The two processes; they are stopped when dropped.
 #[derive(Debug)]
 pub struct MessagePair {
-    wait: WaitMode,
     placement: Placement,
     first: End,
     second: End,
-    client: Client,
+    /// Who spins.
+    spinning: Vec<Pidfd>,
+    // Last: their clients are gone by then.
+    _servers: Vec<RunningServer>,
 }
 
 /// One of the processes.
@@ -33,7 +41,18 @@ pub struct MessagePair {
 struct End {
     process: Process,
     id: ProcessId,
-    worker: Pidfd,
+    client: Client,
+}
+
+/// How two servers and their processes wait.
+#[derive(Clone, Copy, Debug)]
+pub struct LinkedPlan {
+    /// The servers' shards.
+    pub shards: WaitMode,
+    /// The workers.
+    pub workers: WaitMode,
+    /// Where they run: one server with its worker on each side.
+    pub placement: Placement,
 }
 
 impl MessagePair {
@@ -42,9 +61,34 @@ impl MessagePair {
     /// # Errors
     /// Any [`SubjectError`].
     pub fn open(server: &RunningServer, wait: WaitMode, placement: Placement) -> Result<Self, SubjectError> {
-        let client = server.connect_asleep()?;
-        let [first, second] = [End::open(server, &client, wait)?, End::open(server, &client, wait)?];
-        let pair = Self { wait, placement, first, second, client };
+        let [first, second] = [End::open(server, wait)?, End::open(server, wait)?];
+        let mut spinning = Vec::new();
+        if wait == WaitMode::Spin {
+            spinning = vec![first.worker()?, second.worker()?];
+        }
+        let pair = Self { placement, first, second, spinning, _servers: Vec::new() };
+        pair.rest();
+        Ok(pair)
+    }
+
+    /// Starts two servers that call each other, creates a process on each, and waits until they see each other.
+    ///
+    /// # Errors
+    /// Any [`SubjectError`].
+    pub fn open_linked(plan: LinkedPlan) -> Result<Self, SubjectError> {
+        let LinkedPlan { shards, workers, placement } = plan;
+        let on = |cpu| NetworkPlan { wait: shards, cpu };
+        let servers = RunningServer::start_linked([on(placement.caller_cpu()), on(placement.peer_cpu())])?;
+        let [first, second] = [End::open(&servers[0], workers)?, End::open(&servers[1], workers)?];
+        let mut spinning = Vec::new();
+        if shards == WaitMode::Spin {
+            spinning = servers.iter().map(process_of).collect::<Result<_, _>>()?;
+        }
+        let pair = Self { placement, first, second, spinning, _servers: servers.into() };
+        for (end, peer) in [(&pair.first, &pair.second), (&pair.second, &pair.first)] {
+            let order = Order { cpu: None, warm_up: 0, samples: 0, bytes: 0, peer: peer.id.process };
+            end.process.call(AWAIT_PEER).payload(&order.to_bytes()[..]).deadline(CALL_PATIENCE).send()?;
+        }
         pair.rest();
         Ok(pair)
     }
@@ -61,6 +105,23 @@ impl MessagePair {
     /// Any [`SubjectError`].
     pub fn exchange(&self, batch: Batch) -> Result<Samples, SubjectError> {
         self.samples(EXCHANGE, ECHO, batch, 0)
+    }
+
+    /// The same where messages need an answer to be accepted: none is waited for before the echo is there.
+    ///
+    /// # Errors
+    /// Any [`SubjectError`].
+    pub fn volley(&self, batch: Batch) -> Result<Samples, SubjectError> {
+        self.samples(VOLLEY, RETURN, batch, 0)
+    }
+
+    /// One round of messages of `bytes` in one direction, several on their way at a time. The last one is counted when all are
+    /// accepted.
+    ///
+    /// # Errors
+    /// Any [`SubjectError`].
+    pub fn stream(&self, batch: Batch, bytes: usize) -> Result<Samples, SubjectError> {
+        self.samples(STREAM, DRINK, batch, bytes)
     }
 
     /// One round of messages of `bytes` that are built in place and summed by their receiver, whose answer is checked.
@@ -125,35 +186,43 @@ impl MessagePair {
     }
 
     fn rest(&self) {
-        if self.wait == WaitMode::Spin {
-            self.signal(Signal::STOP);
-        }
+        self.signal(Signal::STOP);
     }
 
     fn signal(&self, signal: Signal) {
-        // A worker that died is noticed by the next call.
-        let _ = self.first.worker.send_signal(signal);
-        let _ = self.second.worker.send_signal(signal);
+        for spinning in &self.spinning {
+            // Whoever died is noticed by the next call.
+            let _ = spinning.send_signal(signal);
+        }
     }
 }
 
 impl Drop for MessagePair {
     fn drop(&mut self) {
         self.signal(Signal::CONT);
-        // The server ends them in any case, when it ends.
-        let _ = self.client.stop(self.first.id);
-        let _ = self.client.stop(self.second.id);
+        for end in [&self.first, &self.second] {
+            // The server ends it in any case, when it ends.
+            let _ = end.client.stop(end.id);
+        }
     }
 }
 
 impl End {
-    fn open(server: &RunningServer, client: &Client, wait: WaitMode) -> Result<Self, SubjectError> {
+    fn open(server: &RunningServer, wait: WaitMode) -> Result<Self, SubjectError> {
+        let client = server.connect_asleep()?;
         let id = server.new_id(wait);
         client.create(id)?;
-        let process = client.process(id)?;
-        let worker = only_worker(client, id)?;
-        Ok(Self { process, id, worker })
+        Ok(Self { process: client.process(id)?, id, client })
     }
+
+    fn worker(&self) -> Result<Pidfd, SubjectError> {
+        only_worker(&self.client, self.id)
+    }
+}
+
+fn process_of(server: &RunningServer) -> Result<Pidfd, SubjectError> {
+    let opened = Pidfd::open(server.process_id());
+    opened.map_err(|error| SubjectError::system("open a server's pidfd")(io::Error::other(error)))
 }
 
 /// The workers may run.

@@ -42,7 +42,7 @@ pub use error::SubjectError;
 pub use footprint::{CpuTime, Footprint, descendants_of};
 pub use functions::{ACCEPT, ANSWER_IN_KIND, NOOP, SUM};
 pub use lane::{Lane, LanePlan, Trust, call_noop, check, check_noop, noop_payload};
-pub use message_pair::MessagePair;
+pub use message_pair::{LinkedPlan, MessagePair};
 pub use remote::{Remote, RemotePlan, Route};
 pub use role::serve_role_if_asked;
 pub use running_server::{NetworkPlan, RunningServer};

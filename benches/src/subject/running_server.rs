@@ -8,8 +8,8 @@ use std::error::Error;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -38,6 +38,14 @@ const SMALL_APPLICATION: &str = "small";
 const STATE_APPLICATION: &str = "state";
 /// Bytes that the state of such a process may grow to: old and new values of 64 MiB, and room for what waits for readers.
 const STATE_BYTES_MAX: u64 = 1 << 30;
+/// What a server is told that has a peer: where it listens, the secret of its tokens, where the peer listens, and the token for
+/// that. In the environment, which only its own user reads.
+const LISTEN_VARIABLE: &str = "PRAAS_BENCH_LISTEN";
+const SECRET_VARIABLE: &str = "PRAAS_BENCH_SECRET";
+const PEER_VARIABLE: &str = "PRAAS_BENCH_PEER";
+const PEER_TOKEN_VARIABLE: &str = "PRAAS_BENCH_PEER_TOKEN";
+/// Numbers that the names of one server's processes are taken from.
+const PROCESSES_PER_SERVER: u32 = 1 << 16;
 /// How long a server may take to end: it drains its processes first.
 const END_PATIENCE: Duration = Duration::from_secs(30);
 
@@ -79,6 +87,36 @@ impl RunningServer {
         // The child inherits the core.
         let _pinned = Pinned::to(plan.cpu)?;
         Self::start_as(Command::new(THIS_PROGRAM).arg(SERVER_ARGUMENT).arg(application_name(plan.wait)))
+    }
+
+    /// Two servers that call each other, as if they were on two hosts.
+    ///
+    /// # Errors
+    /// As [`RunningServer::start`].
+    pub fn start_linked(plans: [NetworkPlan; 2]) -> Result<[Self; 2], SubjectError> {
+        let secret = || {
+            let made = Secret::generate().map_err(|error| io::Error::other(error.to_string()));
+            made.map_err(SubjectError::system("make a secret"))
+        };
+        let hosts = [(free_address()?, secret()?), (free_address()?, secret()?)];
+        let start = |own: usize| -> Result<Self, SubjectError> {
+            let ((address, secret), (peer, peer_secret)) = (&hosts[own], &hosts[1 - own]);
+            // The child inherits the core.
+            let _pinned = Pinned::to(plans[own].cpu)?;
+            let mut server = Self::start_as(
+                Command::new(THIS_PROGRAM)
+                    .arg(SERVER_ARGUMENT)
+                    .arg(application_name(plans[own].wait))
+                    .env(LISTEN_VARIABLE, address.to_string())
+                    .env(SECRET_VARIABLE, hexadecimal(secret.as_bytes()))
+                    .env(PEER_VARIABLE, peer.to_string())
+                    .env(PEER_TOKEN_VARIABLE, peer_token(peer_secret)),
+            )?;
+            // Processes of both are of one application, and have different names.
+            server.processes = AtomicU32::new(u32::try_from(own).unwrap_or(0) * PROCESSES_PER_SERVER);
+            Ok(server)
+        };
+        Ok([start(0)?, start(1)?])
     }
 
     fn start_as(command: &mut Command) -> Result<Self, SubjectError> {
@@ -230,6 +268,11 @@ pub(super) fn serve(mut arguments: impl Iterator<Item = OsString>) -> Result<(),
         options.network_wait = wait_named(&wait).ok_or("there is no such way of waiting")?;
         options.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
     }
+    if let Ok(peer) = env::var(PEER_VARIABLE) {
+        options.listen = vec![env::var(LISTEN_VARIABLE)?.parse()?];
+        keep_secret(directory.path(), &bytes_of(&env::var(SECRET_VARIABLE)?).ok_or("the secret is none")?)?;
+        options = options.peer(peer, env::var(PEER_TOKEN_VARIABLE)?);
+    }
     let server = Server::start(options)?;
     end_with_standard_input()?;
     let mut stdout = io::stdout().lock();
@@ -240,6 +283,37 @@ pub(super) fn serve(mut arguments: impl Iterator<Item = OsString>) -> Result<(),
     server.run(signals)?;
     directory.close()?;
     Ok(())
+}
+
+/// An address of loopback that nobody listens on now, and probably nobody will in the next moments.
+fn free_address() -> Result<SocketAddr, SubjectError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|listener| listener.local_addr());
+    listener.map_err(SubjectError::system("find a free port"))
+}
+
+/// What the other server of a pair shows.
+fn peer_token(secret: &Secret) -> String {
+    secret.sign(&Claims {
+        principal: "other-host".parse().expect("a name"),
+        scope: Scope::Any,
+        rights: Rights::INVOKE.with(Rights::TRUSTED).with(Rights::STATE).with(Rights::MESSAGES),
+        expires_unix_s: None,
+    })
+}
+
+/// Leaves a secret where a server looks for it.
+fn keep_secret(directory: &Path, secret: &[u8]) -> io::Result<()> {
+    let mut file = fs::OpenOptions::new();
+    file.write(true).create_new(true).mode(0o600).open(directory.join(SECRET_FILE))?.write_all(secret)
+}
+
+fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn bytes_of(text: &str) -> Option<Vec<u8>> {
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
+    pairs.iter().map(|pair| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok()).collect()
 }
 
 /// One application for each way of waiting, one with much state, and one of the smallest binary; everything else is as it is

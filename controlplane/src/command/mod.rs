@@ -7,6 +7,7 @@ pub mod completions;
 pub mod demo;
 pub mod doctor;
 pub mod invoke;
+pub mod message;
 pub mod new;
 pub mod ping;
 pub mod process;
@@ -119,6 +120,7 @@ pub fn carry_out(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Serve(arguments) => serve::serve(context, &arguments),
         Command::Process(command) => process::process(context, command),
         Command::Invoke(arguments) => invoke::invoke(context, &arguments),
+        Command::Message(command) => message::message(context, &command),
         Command::Ping(arguments) => ping::ping(context, &arguments),
         Command::State(command) => state::state(context, &command),
         Command::Stats(arguments) => stats::stats(context, &arguments),
@@ -131,7 +133,7 @@ pub fn carry_out(command: Command, context: &Context) -> Result<(), Failure> {
 }
 
 /// A token from its file, without the line end that tools leave behind it.
-fn read_token(path: &Path) -> Result<String, Failure> {
+pub(crate) fn read_token(path: &Path) -> Result<String, Failure> {
     let file = std::fs::File::open(path).map_err(Failure::file("opening", path))?;
     let mut text = String::new();
     let limit = praas_protocol::limits::TOKEN_BYTES_MAX as u64 + 2;

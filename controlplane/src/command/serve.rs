@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use praas_protocol::Name;
-use praas_server::{Application, DriverChoice, DriverKind, Level, NetworkFacts, Server, ServerHandle, ServerOptions};
+use praas_server::{
+    Application, DriverChoice, DriverKind, Level, NetworkFacts, Peer, Server, ServerHandle, ServerOptions,
+};
 use praas_sys::{Pidfd, Signal, SignalQueue};
 use serde_json::{Value, json};
 
 use crate::command::calling::WaitModeArgument;
 use crate::command::check::warning;
-use crate::command::{Context, manifest_path};
+use crate::command::{Context, manifest_path, read_token};
 use crate::duration;
 use crate::failure::{Failure, ServerFailure};
 use crate::metrics::{MetricsAddress, MetricsEndpoint};
@@ -34,6 +36,7 @@ Examples:
   praas serve                          the application of ./praas.toml
   praas serve hello shop/praas.toml    two applications
   praas serve --listen 127.0.0.1:7411  clients reach it over TCP, too; see `praas token create`
+  praas serve --peer 127.0.0.1:7412=other.token  processes of that server are called as if they were here
   praas serve --watch                  processes restart when their program was rebuilt
   praas serve --data /srv/praas        clients then need --data /srv/praas, or PRAAS_DATA";
 
@@ -57,7 +60,11 @@ pub struct ServeArguments {
     /// Serve clients on the network at this address, HOST:PORT as digits; may be given again
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Vec<SocketAddr>,
-    /// Listen at addresses that other hosts reach, although nothing is encrypted: calls and tokens can be read on the way
+    /// Call processes of the server at HOST:PORT as if they were here, and exchange messages with them; TOKEN_FILE holds a token
+    /// that was made there (`praas token create`). May be given again
+    #[arg(long, value_name = "ADDRESS=TOKEN_FILE", value_parser = peer)]
+    pub peer: Vec<PeerArgument>,
+    /// Listen at addresses that other hosts reach, or call servers on them, although nothing is encrypted: calls and tokens can be read on the way
     #[arg(long)]
     pub insecure_network: bool,
     /// Threads that serve the network; one a core unless given
@@ -75,12 +82,24 @@ pub struct ServeArguments {
     /// Least important lines to log on standard error
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: LogLevel,
+    /// Keep a client's session, with the messages sent to it, so long after its client has left; a minute unless given
+    #[arg(long, value_name = "TIME", value_parser = linger)]
+    pub session_linger: Option<Duration>,
     /// Time that the keeper holds memory for after a crash of the server
     #[arg(long, value_name = "TIME", value_parser = linger, hide = true)]
     pub keeper_linger: Option<Duration>,
     /// End with standard input and remove the data directory: for a server that belongs to another program
     #[arg(long, hide = true)]
     pub temporary: bool,
+}
+
+/// Another server, as it is named on the command line.
+#[derive(Debug, Clone)]
+pub struct PeerArgument {
+    /// Where it listens, `host:port`.
+    pub address: String,
+    /// The file that holds the token.
+    pub token_file: PathBuf,
 }
 
 /// What drives the network's sockets.
@@ -130,6 +149,16 @@ fn memory_bytes(text: &str) -> Result<u64, &'static str> {
     praas_server::parse_bytes(text).filter(|&bytes| bytes > 0).ok_or("write a number of bytes, such as 512MiB or 4GiB")
 }
 
+fn peer(text: &str) -> Result<PeerArgument, &'static str> {
+    let wanted = "write ADDRESS=TOKEN_FILE, such as 10.0.0.2:7411=other.token";
+    let (address, token_file) = text.split_once('=').ok_or(wanted)?;
+    let has_port = address.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok());
+    if !has_port || token_file.is_empty() {
+        return Err(wanted);
+    }
+    Ok(PeerArgument { address: address.to_owned(), token_file: token_file.into() })
+}
+
 fn linger(text: &str) -> Result<Duration, duration::DurationError> {
     if text == "0" { Ok(Duration::ZERO) } else { duration::parse(text) }
 }
@@ -144,7 +173,8 @@ pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failur
     let data_directory = context.data_directory()?;
     // Before any thread starts: all of them are to leave these signals to the queue.
     let signals = SignalQueue::termination().map_err(Failure::host("taking signals over"))?;
-    let options = options(arguments, data_directory, applications.clone());
+    let mut options = options(arguments, data_directory, applications.clone());
+    options.peers = peers(&arguments.peer)?;
     let server = Server::start(options).map_err(ServerFailure::from)?;
     // Only now is it known that the directory is this server's own.
     let removal = arguments.temporary.then(|| RemovedAtEnd(server.data_directory().to_owned()));
@@ -162,10 +192,31 @@ pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failur
 
 /// Nothing on the network is encrypted: whoever wants it reachable all the same has to say so.
 fn refuse_exposure(arguments: &ServeArguments) -> Result<(), Failure> {
-    match arguments.listen.iter().find(|address| !address.ip().is_loopback()) {
-        Some(&address) if !arguments.insecure_network => Err(ServerFailure::Exposed { address }.into()),
-        _ => Ok(()),
+    if arguments.insecure_network {
+        return Ok(());
     }
+    if let Some(&address) = arguments.listen.iter().find(|address| !address.ip().is_loopback()) {
+        return Err(ServerFailure::Exposed { address }.into());
+    }
+    match arguments.peer.iter().find(|peer| !is_loopback(&peer.address)) {
+        Some(peer) => Err(ServerFailure::PeerExposed { address: peer.address.clone() }.into()),
+        None => Ok(()),
+    }
+}
+
+/// Whether an address certainly leads to this host.
+fn is_loopback(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    host == "localhost" || address.parse().is_ok_and(|address: SocketAddr| address.ip().is_loopback())
+}
+
+/// The other servers, with the tokens that their files hold.
+fn peers(arguments: &[PeerArgument]) -> Result<Vec<Peer>, Failure> {
+    let read = |peer: &PeerArgument| {
+        let (address, token) = (peer.address.clone(), read_token(&peer.token_file)?);
+        Ok(Peer { address, token })
+    };
+    arguments.iter().map(read).collect()
 }
 
 fn options(arguments: &ServeArguments, data_directory: PathBuf, applications: Vec<Application>) -> ServerOptions {
@@ -182,6 +233,7 @@ fn options(arguments: &ServeArguments, data_directory: PathBuf, applications: Ve
     // Nobody starts another server on a temporary directory.
     let linger = if arguments.temporary { Duration::ZERO } else { options.keeper_linger };
     options.keeper_linger = arguments.keeper_linger.unwrap_or(linger);
+    options.session_linger = arguments.session_linger.unwrap_or(options.session_linger);
     options.log_level = match arguments.log {
         LogLevel::Error => Level::Error,
         LogLevel::Warning => Level::Warning,
@@ -213,11 +265,13 @@ fn announce(
     let output = context.output();
     let socket = server.socket_path();
     let addresses = server.network().map(NetworkFacts::addresses).unwrap_or_default();
+    let peers = server.network().map(NetworkFacts::peers).unwrap_or_default();
     let listed: Vec<Value> = applications.iter().map(as_json).collect();
     output.value(&json!({
         "event": "serving",
         "socket": socket.display().to_string(),
         "addresses": addresses.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "peers": peers.iter().map(|peer| peer.address.as_str()).collect::<Vec<_>>(),
         "driver": server.network().map(|network| driver_name(network.driver())),
         "metrics": metrics.map(|endpoint| endpoint.address().to_string()),
         "applications": listed,
@@ -231,9 +285,13 @@ fn announce(
         columns.row(vec![application.name.to_string(), workers, application.binary.display().to_string()]);
     }
     output.line(format_args!("serving on {}; Ctrl-C ends it\n\n{}\n", socket.display(), columns.render("  ")))?;
-    if let Some(network) = server.network() {
+    if let Some(network) = server.network().filter(|_| !addresses.is_empty()) {
         let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
         output.line(format_args!("network: {} ({})\n", addresses.join(", "), driver_name(network.driver())))?;
+    }
+    if !peers.is_empty() {
+        let addresses: Vec<_> = peers.iter().map(|peer| peer.address.as_str()).collect();
+        output.line(format_args!("calls processes of the servers at {}\n", addresses.join(", ")))?;
     }
     if addresses.iter().any(|address| !address.ip().is_loopback()) {
         // To standard error too, where programs that read the other stream leave it for a person.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 use praas_protocol::Name;
-use praas_server::{Metrics, NetworkMetrics, ProcessSnapshot, Snapshot};
+use praas_server::{Metrics, NetworkMetrics, PeerFacts, ProcessSnapshot, Snapshot};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
@@ -67,6 +67,9 @@ const NETWORK_COUNTERS: &[NetworkFigure] = &[
     ("network_lanes_opened", "Lanes opened for network connections", |metrics| metrics.lanes_opened),
     ("network_calls_answered", "Calls of network connections that workers answered", |metrics| metrics.calls_answered),
     ("network_calls_refused", "Calls of network connections that no worker saw", |metrics| metrics.calls_refused),
+    ("gateway_calls", "Calls and messages to processes of other servers and to sessions of clients", |metrics| {
+        metrics.gateway_calls
+    }),
 ];
 
 const NETWORK_GAUGES: &[NetworkFigure] = &[
@@ -81,6 +84,18 @@ const NETWORK_GAUGES: &[NetworkFigure] = &[
     ("network_calls_quarantined", "Abandoned calls of network connections that still run", |metrics| {
         metrics.calls_quarantined
     }),
+    ("gateways", "Lanes open to processes of other servers and to sessions of clients", |metrics| {
+        metrics.gateways_open
+    }),
+    ("sessions", "Sessions of clients that are kept", |metrics| metrics.sessions),
+];
+
+/// Name, help and value of a figure of another server that this one calls.
+type PeerFigure = (&'static str, &'static str, fn(&PeerFacts) -> u64);
+
+const PEER_GAUGES: &[PeerFigure] = &[
+    ("peer_linked", "Whether there is a link to the other server", |peer| u64::from(peer.is_linked)),
+    ("peer_known", "Processes and sessions that the other server has told of", |peer| peer.known as u64),
 ];
 
 /// Name, help and value of a figure of one process.
@@ -99,6 +114,7 @@ impl Collector for Counts {
         if let Some(network) = &self.0.network {
             network_figures(&mut encoder, network)?;
         }
+        self.peers(&mut encoder)?;
         self.processes(&mut encoder)?;
         self.functions(&mut encoder)
     }
@@ -116,6 +132,16 @@ impl Counts {
         let help = "Longest turn of the loop";
         let mut longest = encoder.encode_descriptor("turn_max", help, Some(&Unit::Seconds), MetricType::Gauge)?;
         longest.encode_gauge(&Duration::from_micros(self.0.server.turn_us_max).as_secs_f64())
+    }
+
+    fn peers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (name, help, value) in PEER_GAUGES.iter().filter(|_| !self.0.peers.is_empty()) {
+            let mut metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for peer in &self.0.peers {
+                metric.encode_family(&[("address", peer.address.as_str())])?.encode_gauge(&value(peer))?;
+            }
+        }
+        Ok(())
     }
 
     fn processes(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

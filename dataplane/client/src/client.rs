@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use praas_protocol::ProcessId;
 use praas_protocol::control::WaitMode;
 
+use crate::destination::Destination;
 use crate::error::{ConnectError, RequestError};
 use crate::fallback::Fallback;
 use crate::limits::REQUEST_DEADLINE;
@@ -133,10 +134,10 @@ impl Client {
     /// [`RequestError`] when there is no such process, or the server gives no lane to it.
     pub fn process(&self, process: ProcessId) -> Result<Process, RequestError> {
         self.by_the_way(|way| match way {
-            ClientWay::Local(shared) => Process::open(Arc::clone(shared), process),
+            ClientWay::Local(shared) => Process::open(Arc::clone(shared), Destination::Process(process)),
             ClientWay::Remote(remote) => {
                 let dedicated = remote.settings().dedicated;
-                Process::open_remote(Arc::clone(remote), process, dedicated)
+                Process::open_remote(Arc::clone(remote), Destination::Process(process), dedicated)
             }
         })
     }
@@ -149,7 +150,7 @@ impl Client {
     pub fn dedicated_process(&self, process: ProcessId) -> Result<Process, RequestError> {
         match self.way() {
             ClientWay::Local(_) => self.process(process),
-            ClientWay::Remote(remote) => Process::open_remote(remote, process, true),
+            ClientWay::Remote(remote) => Process::open_remote(remote, Destination::Process(process), true),
         }
     }
 

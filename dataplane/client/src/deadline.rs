@@ -13,18 +13,26 @@ use praas_protocol::CallError;
 pub(crate) struct Deadline {
     limit: Duration,
     end: Option<Instant>,
+    /// How much longer the caller waits than the call may take.
+    grace: Duration,
 }
 
 impl Deadline {
     /// A limit that counts from the first look at the clock.
     #[inline]
     pub(crate) fn unread(limit: Duration) -> Self {
-        Self { limit, end: None }
+        Self { limit, end: None, grace: Duration::ZERO }
     }
 
     /// A limit that counts from now.
     pub(crate) fn from_now(limit: Duration) -> Self {
-        Self { limit, end: Some(far_end(Instant::now(), limit)) }
+        Self { limit, end: Some(far_end(Instant::now(), limit)), grace: Duration::ZERO }
+    }
+
+    /// A limit that counts from now, whose caller waits `grace` longer for the answer that comes when it passes. Not for the
+    /// direct path of a call.
+    pub(crate) fn outlasting(limit: Duration, grace: Duration) -> Self {
+        Self { grace, ..Self::from_now(limit.saturating_add(grace)) }
     }
 
     /// The limit in nanoseconds, as it travels with the request: time remaining, never 0, which would mean none.
@@ -59,7 +67,8 @@ impl Deadline {
     /// Nanoseconds left, for a request that is sent again: never 0.
     #[inline]
     pub(crate) fn remaining_ns(&mut self) -> u64 {
-        u64::try_from(self.remaining_or_limit().as_nanos()).unwrap_or(u64::MAX).max(1)
+        let left = self.remaining_or_limit().saturating_sub(self.grace);
+        u64::try_from(left.as_nanos()).unwrap_or(u64::MAX).max(1)
     }
 
     /// Whether nothing is left.
@@ -69,12 +78,13 @@ impl Deadline {
 
     /// The error of a call whose wait ended.
     pub(crate) fn exceeded(&self) -> CallError {
-        CallError::DeadlineExceeded { deadline_ns: self.limit_ns() }
+        let told = self.limit.saturating_sub(self.grace);
+        CallError::DeadlineExceeded { deadline_ns: u64::try_from(told.as_nanos()).unwrap_or(u64::MAX).max(1) }
     }
 }
 
 /// `from + limit`; a limit beyond the clock's range becomes a century.
-fn far_end(from: Instant, limit: Duration) -> Instant {
+pub(crate) fn far_end(from: Instant, limit: Duration) -> Instant {
     const CENTURY: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
     from.checked_add(limit).unwrap_or(from + CENTURY)
 }
@@ -82,6 +92,15 @@ fn far_end(from: Instant, limit: Duration) -> Instant {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_caller_that_outlasts_its_call_gives_it_less_time() {
+        let mut deadline = Deadline::outlasting(Duration::from_secs(3), Duration::from_secs(5));
+        assert!(deadline.remaining() > Duration::from_secs(4));
+        assert!((1..=3_000_000_000).contains(&deadline.remaining_ns()));
+        assert_eq!(deadline.exceeded(), CallError::DeadlineExceeded { deadline_ns: 3_000_000_000 });
+        assert_eq!(Deadline::outlasting(Duration::ZERO, Duration::from_secs(5)).remaining_ns(), 1);
+    }
 
     #[test]
     fn a_limit_of_any_size_has_an_end_and_never_travels_as_none() {

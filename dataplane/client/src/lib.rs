@@ -16,6 +16,7 @@
 //! | several processes at once | [`Process::invoke_all`] |
 //! | types instead of bytes | [`Process::invoke_typed`] |
 //! | read and write the objects that a process keeps | [`Process::state`] |
+//! | send messages to processes, and receive theirs | [`Client::session`] |
 //! | create, list, stop processes; read their output | [`Client::create`], [`Client::list`], [`Client::stop`], [`Client::follow_output`] |
 //!
 //! ```no_run
@@ -47,6 +48,7 @@ mod backoff;
 mod call;
 mod client;
 mod deadline;
+mod destination;
 mod driver;
 mod error;
 mod fallback;
@@ -55,6 +57,7 @@ mod gather;
 mod limits;
 mod loan;
 mod management;
+mod messages;
 mod open_lane;
 mod options;
 mod payload;
@@ -68,6 +71,7 @@ mod reopen;
 mod reply;
 mod same_host;
 mod session;
+mod session_way;
 mod settle;
 mod shared_connection;
 mod socket;
@@ -81,6 +85,9 @@ pub use function::Function;
 pub use gather::CallAll;
 pub use loan::Loan;
 pub use management::{OutputChunk, OutputFollower, ProcessPage, ServerPing};
+pub use messages::{
+    Message, Party, PeekedMessage, RecvError, SendError, Session, SessionError, SessionTicket, Sources, TicketError,
+};
 pub use options::{ConnectOptions, Transport};
 pub use payload::Payload;
 pub use pending_call::Pending;
@@ -88,8 +95,8 @@ pub use pipeline::Pipeline;
 pub use praas_protocol::control::{ControlError, FunctionStats, ProcessState, ProcessStats, ProcessStatus, WaitMode};
 pub use praas_protocol::state::{Attributes, Condition, ListedObject, Written};
 pub use praas_protocol::{
-    CallError, IdempotencyKey, IdempotencyKeyError, KeyError, Name, NameError, PING_FUNCTION, Phase, ProcessId,
-    StateType,
+    Address, CallError, IdempotencyKey, IdempotencyKeyError, KeyError, MessageId, Name, NameError, PING_FUNCTION,
+    Phase, ProcessId, SessionId, StateType,
 };
 pub use process::{Process, Route};
 pub use reply::Reply;

@@ -42,7 +42,7 @@ pub(crate) use praas_protocol::limits::ARCHIVE_DEPTH_MAX;
 /// Bytes of a typed value that are first serialised on the stack, before its size is known.
 pub(crate) const TYPED_STACK_BYTES: usize = 1024;
 
-/// Bytes of a value that are copied behind the head of a put; larger ones are written to where they travel from.
+/// Bytes of a value or a message that are copied behind the head of a put or a send; larger ones are written to where they travel from.
 pub(crate) const STATE_COPIED_BYTES: usize = 1024;
 
 /// Objects that one list goes through at most: none takes less than 64 bytes of a state.
@@ -100,5 +100,22 @@ pub(crate) const MOVED_HOPS_MAX: usize = 4;
 /// Servers that one client knows: its own, and those that processes moved to.
 pub(crate) const SERVERS_KNOWN_MAX: usize = 64;
 
+/// How much longer than its room may take for an answer the client of a session waits for it: an answer of which nobody
+/// learns may hold a message. Longer than a loaded machine takes for a round trip.
+pub(crate) const SESSION_GRACE: Duration = Duration::from_secs(3);
+
+/// Time that a call to a session's room gets beyond what the room may wait, so that the room's own word comes first.
+pub(crate) const SESSION_MARGIN: Duration = Duration::from_millis(100);
+
+/// Pause between two looks whether a session has lost its server: a small part of the time that one is kept without its client.
+pub(crate) const SESSION_LOOK: Duration = Duration::from_secs(1);
+
+/// Longest pause before a message is offered again, when its receiver or the way to it is in trouble.
+pub(crate) const SESSION_PAUSE_MAX: Duration = Duration::from_millis(100);
+
+/// Bytes of a session's ticket in text form: its prefix, an application's name, two numbers and the colons.
+pub(crate) const TICKET_BYTES_MAX: usize = 15 + praas_protocol::limits::NAME_BYTES_MAX + 2 * 32 + 3;
+
 const _: () = assert!(READ_TICK.as_nanos() <= DRIVER_SLEEP_MAX.as_nanos());
+const _: () = assert!(SESSION_MARGIN.as_nanos() < SESSION_GRACE.as_nanos());
 const _: () = assert!(DRIVER_SLEEP_BUSY.as_nanos() < DRIVER_SLEEP_MAX.as_nanos());

@@ -4,19 +4,21 @@
 //! server is told, so that nothing of it stays behind.
 
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use praas_protocol::control::{ClientMessage, ClientRequest, LaneId, ServerMessage, WaitMode};
-use praas_protocol::{Phase, ProcessId};
+use praas_protocol::Phase;
+use praas_protocol::control::{LaneGeometry, LaneId, ServerMessage, WaitMode};
 use praas_shm::client_lane::{ClientLane, ClientLaneParts, Ticket, WaitEnd};
 
 use crate::client::ClientShared;
 use crate::deadline::Deadline;
+use crate::destination::{Destination, LaneEnd};
 use crate::error::RequestError;
 use crate::limits::REQUEST_DEADLINE;
-use crate::session::{ControlAnswer, Session};
+use crate::session::Session;
 
 /// Longest wait for room in the control socket when a lane is closed: a server that reads nothing will drop it anyway.
 const CLOSE_DEADLINE: Duration = Duration::from_millis(100);
@@ -25,7 +27,7 @@ const CLOSE_DEADLINE: Duration = Duration::from_millis(100);
 pub(crate) struct OpenLane {
     lane: Arc<ClientLane>,
     id: LaneId,
-    process: ProcessId,
+    end: LaneEnd,
     session: Arc<Session>,
     wait_mode: WaitMode,
     trusted: bool,
@@ -34,40 +36,93 @@ pub(crate) struct OpenLane {
     lost: AtomicBool,
 }
 
+/// What the server says of a lane that it gives.
+struct Given {
+    end: LaneEnd,
+    id: LaneId,
+    geometry: LaneGeometry,
+    trusted: bool,
+    payload_bytes_max: u32,
+    workers_max: u32,
+    wait_mode: WaitMode,
+}
+
+impl Given {
+    /// What `message` says, if it gives a lane to `destination`.
+    fn of(destination: &Destination, message: &ServerMessage) -> Result<Self, RequestError> {
+        match (destination, message) {
+            (
+                Destination::Process(process),
+                &ServerMessage::LaneOpened {
+                    lane: id,
+                    geometry,
+                    trusted,
+                    payload_bytes_max,
+                    workers_max,
+                    wait_mode,
+                    ..
+                },
+            ) => {
+                let end = LaneEnd::Process(*process);
+                Ok(Self { end, id, geometry, trusted, payload_bytes_max, workers_max, wait_mode })
+            }
+            (
+                Destination::Session(registration),
+                &ServerMessage::SessionOpened {
+                    ticket,
+                    incarnation,
+                    resumed,
+                    lane: id,
+                    geometry,
+                    payload_bytes_max,
+                    ..
+                },
+            ) => {
+                registration.note(ticket, incarnation, resumed)?;
+                // The server reads and writes it, and needs no worker for that.
+                let (end, trusted, workers_max) = (LaneEnd::Session(ticket.session), false, 0);
+                let wait_mode = WaitMode::Adaptive;
+                Ok(Self { end, id, geometry, trusted, payload_bytes_max, workers_max, wait_mode })
+            }
+            _ => Err(RequestError::Unexpected { what: "something else than a lane" }),
+        }
+    }
+}
+
 impl OpenLane {
-    /// Asks the server for a lane to `process` and attaches it.
-    pub(crate) fn open(client: &ClientShared, process: ProcessId, end: Instant) -> Result<Arc<Self>, RequestError> {
+    /// Asks the server for a lane to `destination` and attaches it.
+    pub(crate) fn open(
+        client: &ClientShared,
+        destination: &Destination,
+        end: Instant,
+    ) -> Result<Arc<Self>, RequestError> {
         let session = client.session_until(end)?;
-        let settings = client.settings();
-        let request = ClientRequest::LaneOpen {
-            process,
-            payload_bytes_max: settings.payload_bytes_max,
-            calls_in_flight: settings.calls_in_flight,
-        };
         let limit = end.saturating_duration_since(Instant::now()).min(REQUEST_DEADLINE);
-        let answer = session.ask(request, limit)?;
-        let opened = Arc::new(Self::attach(client, process, &session, answer)?);
+        let answer = session.ask(destination.lane_request(client.settings()), limit)?;
+        // What is not wanted is given back, or the server would keep it as long as the connection.
+        let given = Given::of(destination, &answer.message).inspect_err(|_| session.give_back(&answer.message))?;
+        let opened = Arc::new(Self::attach(client, &given, &session, answer.descriptors)?);
         session.register(&opened);
         Ok(opened)
     }
 
     fn attach(
         client: &ClientShared,
-        process: ProcessId,
+        given: &Given,
         session: &Arc<Session>,
-        answer: ControlAnswer,
+        descriptors: Vec<OwnedFd>,
     ) -> Result<Self, RequestError> {
-        let ServerMessage::LaneOpened {
-            lane: id, geometry, trusted, payload_bytes_max, workers_max, wait_mode, ..
-        } = answer.message
-        else {
-            return Err(RequestError::Unexpected { what: "something else than a lane" });
-        };
-        let Ok([segment, control, doorbell]) = <[_; 3]>::try_from(answer.descriptors) else {
+        let &Given { end, id, geometry, trusted, payload_bytes_max, workers_max, wait_mode } = given;
+        let Ok([segment, control, doorbell]) = <[_; 3]>::try_from(descriptors) else {
             return Err(RequestError::Unexpected { what: "a lane without its three descriptors" });
         };
         let socket = Arc::clone(session.socket());
-        let ring_server = Box::new(move || socket.send_hint(&ClientMessage::Ring { lane: id, process }));
+        let ring = end.ring(id);
+        let ring_server = Box::new(move || {
+            if let Some(ring) = &ring {
+                socket.send_hint(ring);
+            }
+        });
         let parts = ClientLaneParts {
             lane: id,
             geometry,
@@ -80,13 +135,13 @@ impl OpenLane {
             ring_server,
         };
         let lane = ClientLane::attach(parts).map_err(|error| {
-            session.socket().send_hint(&ClientMessage::LaneClose { lane: id, process });
+            session.socket().send_hint(&end.farewell(id));
             RequestError::Lane { reason: error.to_string() }
         })?;
         Ok(Self {
             lane: Arc::new(lane),
             id,
-            process,
+            end,
             session: Arc::clone(session),
             wait_mode: client.wait_mode_or(wait_mode),
             trusted,
@@ -151,9 +206,8 @@ impl OpenLane {
 impl Drop for OpenLane {
     fn drop(&mut self) {
         if !self.session.is_lost() {
-            let close = ClientMessage::LaneClose { lane: self.id, process: self.process };
             // A connection on which this fails is broken, and the server closes its lanes with it.
-            let _ = self.session.socket().send(&close, CLOSE_DEADLINE);
+            let _ = self.session.socket().send(&self.end.farewell(self.id), CLOSE_DEADLINE);
         }
     }
 }
@@ -163,7 +217,7 @@ impl fmt::Debug for OpenLane {
         formatter
             .debug_struct("OpenLane")
             .field("id", &self.id)
-            .field("process", &self.process)
+            .field("end", &self.end)
             .field("trusted", &self.trusted)
             .field("wait_mode", &self.wait_mode)
             .field("lost", &self.is_lost())

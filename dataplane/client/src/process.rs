@@ -18,6 +18,7 @@ use praas_shm::client_lane::{Ticket, WaitEnd};
 use crate::call::Call;
 use crate::client::ClientShared;
 use crate::deadline::Deadline;
+use crate::destination::Destination;
 use crate::driver::Driver;
 use crate::error::{LaneVerdict, RequestError};
 use crate::function::Function;
@@ -44,7 +45,7 @@ pub struct Process {
 
 /// How a process is reached.
 #[derive(Clone)]
-enum Way {
+pub(crate) enum Way {
     Lane(Arc<ProcessShared>),
     Network(Arc<RemoteProcess>),
 }
@@ -66,7 +67,7 @@ pub enum Route {
 
 /// What clones of a process and its calls share.
 pub(crate) struct ProcessShared {
-    pub(crate) id: ProcessId,
+    pub(crate) destination: Destination,
     pub(crate) lane: ArcSwap<OpenLane>,
     pub(crate) opening: Mutex<bool>,
     pub(crate) opened: Condvar,
@@ -78,10 +79,10 @@ pub(crate) struct ProcessShared {
 }
 
 impl Process {
-    pub(crate) fn open(client: Arc<ClientShared>, id: ProcessId) -> Result<Self, RequestError> {
-        let lane = OpenLane::open(&client, id, Instant::now() + REQUEST_DEADLINE)?;
+    pub(crate) fn open(client: Arc<ClientShared>, destination: Destination) -> Result<Self, RequestError> {
+        let lane = OpenLane::open(&client, &destination, Instant::now() + REQUEST_DEADLINE)?;
         let shared = ProcessShared {
-            id,
+            destination,
             lane: ArcSwap::new(lane),
             opening: Mutex::new(false),
             opened: Condvar::new(),
@@ -92,13 +93,17 @@ impl Process {
         Ok(Self { way: Way::Lane(Arc::new(shared)) })
     }
 
-    pub(crate) fn open_remote(client: Arc<RemoteClient>, id: ProcessId, dedicated: bool) -> Result<Self, RequestError> {
-        Ok(Self { way: Way::Network(RemoteProcess::open(client, id, dedicated)?) })
+    pub(crate) fn open_remote(
+        client: Arc<RemoteClient>,
+        destination: Destination,
+        dedicated: bool,
+    ) -> Result<Self, RequestError> {
+        Ok(Self { way: Way::Network(RemoteProcess::open(client, destination, dedicated)?) })
     }
 
     /// How it is reached at this moment.
     #[inline]
-    fn way(&self) -> &Way {
+    pub(crate) fn way(&self) -> &Way {
         match &self.way {
             Way::Lane(shared) => shared.successor.get().unwrap_or(&self.way),
             Way::Network(_) => &self.way,
@@ -109,7 +114,7 @@ impl Process {
     #[must_use]
     pub fn id(&self) -> ProcessId {
         match self.way() {
-            Way::Lane(shared) => shared.id,
+            Way::Lane(shared) => shared.id(),
             Way::Network(remote) => remote.id(),
         }
     }
@@ -375,7 +380,7 @@ impl fmt::Debug for Process {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = formatter.debug_struct("Process");
         match self.way() {
-            Way::Lane(shared) => shown.field("id", &shared.id).field("lane", &**shared.lane.load()).finish(),
+            Way::Lane(shared) => shown.field("id", &shared.id()).field("lane", &**shared.lane.load()).finish(),
             Way::Network(remote) => shown.field("id", &remote.id()).field("network", &remote).finish(),
         }
     }
@@ -383,13 +388,13 @@ impl fmt::Debug for Process {
 
 impl ProcessShared {
     pub(crate) fn id(&self) -> ProcessId {
-        self.id
+        self.destination.id()
     }
 
     /// Finds the process on the network, where its client has gone. No call of its lane ran then.
     #[cold]
     pub(crate) fn go_over_network(&self, remote: &Arc<RemoteClient>) -> Result<(), RequestError> {
-        let found = RemoteProcess::open(Arc::clone(remote), self.id, remote.settings().dedicated)?;
+        let found = RemoteProcess::open(Arc::clone(remote), self.destination.clone(), remote.settings().dedicated)?;
         self.successor.get_or_init(|| Way::Network(found));
         Ok(())
     }

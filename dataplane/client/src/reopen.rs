@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use praas_protocol::{CallError, Phase};
 
-use crate::error::{ConnectError, LaneVerdict, RequestError, lane_verdict};
+use crate::error::{ConnectError, LaneVerdict, RequestError};
 use crate::open_lane::OpenLane;
 use crate::pending::Obstacle;
 use crate::process::ProcessShared;
@@ -38,7 +38,7 @@ impl ProcessShared {
         let Some(_turn) = self.take_turn(end)? else {
             return Ok(());
         };
-        match OpenLane::open(&self.client, self.id, end) {
+        match OpenLane::open(&self.client, &self.destination, end) {
             Ok(opened) => {
                 self.lane.store(opened);
                 Ok(())
@@ -48,9 +48,9 @@ impl ProcessShared {
             Err(error) => match (&error, self.client.remote()) {
                 (RequestError::Connect(ConnectError::OverNetwork), Some(remote)) => {
                     let error = self.go_over_network(remote).err().unwrap_or(error);
-                    Err(lane_verdict(&error, self.id))
+                    Err(self.destination.verdict(&error))
                 }
-                _ => Err(lane_verdict(&error, self.id)),
+                _ => Err(self.destination.verdict(&error)),
             },
         }
     }

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use praas_protocol::control::{CONTROL_VERSION, ClientMessage, ClientRequest, ControlError, ServerMessage};
 
+use crate::destination::LaneEnd;
 use crate::error::{ConnectError, RequestError};
 use crate::limits::{REQUEST_DEADLINE, REQUESTS_OPEN_MAX};
 use crate::open_lane::OpenLane;
@@ -149,11 +150,15 @@ impl Session {
         self.mark_lost();
     }
 
-    /// A lane that came after its request had timed out is closed, or the server would keep it as long as the connection.
-    fn give_back(&self, message: &ServerMessage) {
-        if let ServerMessage::LaneOpened { lane, process, .. } = message {
-            self.socket.send_hint(&ClientMessage::LaneClose { lane: *lane, process: *process });
-        }
+    /// A lane that nobody wants, because it came after its request had timed out, is closed: the server would keep it as long as
+    /// the connection.
+    pub(crate) fn give_back(&self, message: &ServerMessage) {
+        let (end, lane) = match message {
+            ServerMessage::LaneOpened { lane, process, .. } => (LaneEnd::Process(*process), *lane),
+            ServerMessage::SessionOpened { lane, ticket, .. } => (LaneEnd::Session(ticket.session), *lane),
+            _ => return,
+        };
+        self.socket.send_hint(&end.farewell(lane));
     }
 
     fn mark_lost(&self) {
@@ -236,13 +241,16 @@ fn say_hello(socket: &ControlSocket, path: &Path, token: String) -> Result<u64, 
 /// The request that a message answers; `None` for a message that no server sends after the hello.
 fn request_number(message: &ServerMessage) -> Option<u64> {
     match message {
-        ServerMessage::Welcome { .. } => None,
+        ServerMessage::Welcome { .. } | ServerMessage::MessageLaneGone { .. } => None,
         ServerMessage::Done { request }
         | ServerMessage::Failed { request, .. }
         | ServerMessage::Processes { request, .. }
         | ServerMessage::Applications { request, .. }
         | ServerMessage::Stats { request, .. }
         | ServerMessage::Output { request, .. }
-        | ServerMessage::LaneOpened { request, .. } => Some(*request),
+        | ServerMessage::LaneOpened { request, .. }
+        | ServerMessage::SessionOpened { request, .. }
+        | ServerMessage::MessageLaneOpened { request, .. }
+        | ServerMessage::DirectoryChanges { request, .. } => Some(*request),
     }
 }

@@ -68,8 +68,12 @@ pub(crate) fn failure(
             CallError::ReplyLost { free_bytes: u64::from(detail), actual_bytes: u64::from(more) }
         }
         Some(Outcome::KeyReused) => CallError::KeyReused,
+        Some(Outcome::ConnectionLost) => CallError::ConnectionLost { may_have_run: detail != 0 },
         // Only servers know where processes live, and a lane's answers are written by workers.
         Some(Outcome::Moved) => CallError::MalformedReply { what: "a worker said that its process moved" },
+        Some(Outcome::UnknownProcess) => {
+            CallError::MalformedReply { what: "the process that was called said that there is none" }
+        }
         Some(Outcome::Ok | Outcome::Unavailable) | None => {
             CallError::MalformedReply { what: "its outcome is none that exists" }
         }

@@ -24,9 +24,9 @@ fn get(call: &mut Call<'_>) -> FunctionResult {
     ensure_allowed(call)?;
     let context = call.context();
     let key = Key::from_bytes(call.input()).map_err(|error| bad_request(&error))?;
-    let found = context.state_room().get_bytes(key).map_err(StateError::into_answer)?;
+    let found = context.state_room().get_bytes(key.as_str()).map_err(StateError::into_answer)?;
     let Some(bytes) = found else { return call.output(0).map(|_| ()) };
-    let head = attributes(bytes.guard().header()).encode();
+    let head = attributes(&bytes.guard().header()).encode();
     let output = call.output(head.len() + bytes.len())?;
     let (output_head, output_value) = output.split_at_mut(head.len());
     output_head.copy_from_slice(&head);

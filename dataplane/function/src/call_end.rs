@@ -3,11 +3,15 @@
 //! Everything in an answer was written by other workers, so each number is checked before it is believed.
 
 use praas_protocol::limits::ERROR_MESSAGE_BYTES_MAX;
-use praas_protocol::{CallError, Outcome, Phase};
+use praas_protocol::{CallError, Outcome, Phase, ProcessId};
 use praas_shm::client_lane::{Answer, AnswerPayload, SubmitError};
 
-/// The output in `answer`, or the error that it tells of.
-pub(crate) fn end_of(answer: Answer, function: &str) -> Result<AnswerPayload, CallError> {
+/// The output in `answer`, or the error that it tells of, of a call of this function of a process.
+pub(crate) fn end_of(
+    answer: Answer,
+    function: &str,
+    process: impl FnOnce() -> ProcessId,
+) -> Result<AnswerPayload, CallError> {
     let Answer { outcome_code, detail, more, payload, .. } = answer;
     let Some(payload) = payload else {
         return Err(CallError::MalformedReply { what: "its payload lies outside the lane" });
@@ -40,6 +44,8 @@ pub(crate) fn end_of(answer: Answer, function: &str) -> Result<AnswerPayload, Ca
         Outcome::Malformed => CallError::MalformedReply { what: "the worker could not read the request" },
         Outcome::ReplyLost => CallError::ReplyLost { free_bytes: detail.into(), actual_bytes: more.into() },
         Outcome::KeyReused => CallError::KeyReused,
+        Outcome::ConnectionLost => CallError::ConnectionLost { may_have_run: detail != 0 },
+        Outcome::UnknownProcess => CallError::UnknownProcess { process: process() },
         Outcome::Moved => CallError::MalformedReply { what: "a worker said that its process moved" },
     })
 }

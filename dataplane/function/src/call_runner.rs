@@ -184,6 +184,15 @@ impl CallRunner {
         payload: &[u8],
         reply: impl FnOnce(Outcome, u32, u32, &[u8]),
     ) {
+        let gate = self.worker.durability.gate(running.time_remaining());
+        let reply = |outcome, detail, more, bytes: &[u8]| match gate.pass() {
+            Ok(()) => reply(outcome, detail, more, bytes),
+            Err(error) => {
+                let error = error.to_answer();
+                let (outcome, detail, more, message) = error.as_reply();
+                reply(outcome, detail, more, message.as_bytes());
+            }
+        };
         if let Err(error) = self.worker.messages.begin_call() {
             let error = FunctionError::from(RecvError::Mailbox(error));
             let (outcome, detail, more, message) = error.as_reply();

@@ -11,6 +11,7 @@ use praas_shm::running_call::RunningCall;
 use praas_shm::worker_end::InCall;
 
 use crate::dedicated::ConnectionCall;
+use crate::durability::DurabilityRoom;
 use crate::error::{FunctionError, FunctionResult};
 use crate::invoke::InvokeRoom;
 use crate::mail::Mail;
@@ -31,6 +32,7 @@ pub(crate) struct WorkerIdentity {
     pub(crate) processes: ProcessRoom,
     pub(crate) ring_record: RingRecord,
     pub(crate) invoke: InvokeRoom,
+    pub(crate) durability: DurabilityRoom,
 }
 
 /// What does not change while a lane or a connection lives.
@@ -82,6 +84,12 @@ impl<'call> Context<'call> {
     #[inline]
     pub(crate) fn state_room(&self) -> &'call StateRoom {
         &self.worker.state
+    }
+
+    /// The log of the process, if it has one.
+    #[inline]
+    pub(crate) fn durability_room(&self) -> &'call DurabilityRoom {
+        &self.worker.durability
     }
 
     /// The messages of the process.

@@ -9,6 +9,7 @@ use std::fmt;
 use praas_protocol::Outcome;
 use praas_protocol::limits::ERROR_MESSAGE_BYTES_MAX;
 
+use crate::durability::NotDurable;
 use crate::messages::{RecvError, SendError};
 use crate::process_list::ProcessListError;
 
@@ -137,7 +138,7 @@ impl<E: std::error::Error + 'static> From<E> for FunctionError {
     /// The error and all its causes as the message, with the code [`codes::UNCODED`]. Errors of messages keep their own codes
     /// and outcomes.
     fn from(error: E) -> Self {
-        if let Some(answer) = of_messages(&error).or_else(|| of_processes(&error)) {
+        if let Some(answer) = of_messages(&error).or_else(|| of_processes(&error)).or_else(|| of_log(&error)) {
             return answer;
         }
         let mut message = error.to_string();
@@ -166,6 +167,11 @@ fn of_processes(error: &(dyn std::error::Error + 'static)) -> Option<FunctionErr
         ProcessListError::Cancelled => Some(FunctionError::cancelled()),
         _ => None,
     }
+}
+
+/// What becomes of a wait for the log that was too long.
+fn of_log(error: &(dyn std::error::Error + 'static)) -> Option<FunctionError> {
+    error.downcast_ref().copied().map(NotDurable::to_answer)
 }
 
 impl fmt::Display for FunctionError {

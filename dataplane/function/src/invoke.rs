@@ -18,6 +18,7 @@
 //! being restarted, is made again within its time.
 
 mod call_lane;
+mod call_lanes;
 mod callee;
 mod gather;
 mod nested_call;
@@ -31,6 +32,8 @@ mod roots;
 mod tests;
 mod typed;
 
+pub(crate) use call_lane::CallLane;
+pub(crate) use call_lanes::{CallLanes, OpenError};
 pub use callee::Callee;
 pub use options::InvokeOptions;
 pub use output::Output;

@@ -46,6 +46,7 @@ mod call_end;
 mod call_runner;
 mod context;
 mod dedicated;
+mod durability;
 mod error;
 mod idempotency;
 pub mod invoke;
@@ -67,13 +68,16 @@ mod worker;
 pub use application::Application;
 pub use call::Call;
 pub use context::Context;
+pub use durability::NotDurable;
 pub use error::{FunctionError, FunctionResult, codes};
 pub use invoke::{CallError, Callee, InvokeOptions, Output, PendingCall};
-pub use messages::{Message, MessageLoan, Party, PeekedMessage, RecvError, SELF, SendError, Sources};
+pub use messages::{
+    Accepted, Message, MessageLoan, Party, PeekedMessage, PendingSend, RecvError, SELF, SendError, Sources,
+};
 pub use praas_protocol::control::ProcessState;
 pub use praas_protocol::state::Condition;
 pub use praas_protocol::{
-    Address, Idempotency, IdempotencyKey, MessageId, Name, NameError, ProcessId, SessionId, StateType,
+    Address, Durability, Idempotency, IdempotencyKey, MessageId, Name, NameError, ProcessId, SessionId, StateType,
 };
 pub use process_list::{ListedProcess, ProcessList, ProcessListError};
 pub use reply::Reply;

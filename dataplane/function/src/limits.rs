@@ -24,9 +24,28 @@ pub(crate) const COMMANDS_QUEUED_MAX: usize = 512;
 /// may have.
 pub(crate) const MESSAGE_LANES_OUT_MAX: usize = praas_protocol::limits::LANES_PER_WORKER_MAX / 2;
 
+/// Messages to one receiver that may be on their way at a time where no message lane leads: as many as keep a link between hosts
+/// busy, and a fraction of the calls in flight that a lane takes.
+pub(crate) const SENDS_IN_FLIGHT_MAX: usize = 16;
+
+/// Time between two looks at messages that were started and are not waited for, while their worker waits for something else: the
+/// answer to a message wakes nobody who does not wait for it.
+pub(crate) const STARTED_LOOK_PERIOD: Duration = Duration::from_millis(1);
+
+/// Messages of one broadcast that may be on their way at a time: each needs a lane to its receiver.
+pub(crate) const BROADCAST_AT_ONCE: usize = CALL_LANES_MAX / 4;
+
+/// Time beyond its deadline in which a message that was not accepted in time is answered by the server, which counts the same
+/// time and knows what it has not sent.
+pub(crate) const DELIVERY_GRACE: Duration = Duration::from_millis(50);
+
 /// Lanes that one worker holds open to call processes; beyond them the one used least recently is closed. The other half of the
 /// lanes that a worker may have.
 pub(crate) const CALL_LANES_MAX: usize = praas_protocol::limits::LANES_PER_WORKER_MAX - MESSAGE_LANES_OUT_MAX;
+
+/// Time for which a look at messages waits at a time for what the server could not tell yet, because the control socket was full.
+/// The server goes on as soon as there is room.
+pub(crate) const MAIL_REST_PAUSE: Duration = Duration::from_millis(1);
 
 /// First pause before a call that was refused is made again: a process is restarted in some milliseconds.
 pub(crate) const CALL_PAUSE_MIN: Duration = Duration::from_millis(1);
@@ -113,6 +132,17 @@ pub(crate) const CANCELS_NOTED_MAX: usize = 64;
 /// clients that come back after their server, or their host, was restarted.
 pub(crate) const ANSWERS_KEPT_FOR: Duration = Duration::from_secs(600);
 
+/// Longest wait until what a process has changed is durable, before something leaves it, if the call has no deadline: a disk
+/// that takes longer for a sync is broken.
+pub(crate) const EFFECT_WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// Longest sleep of such a wait between two looks at the caller's mind.
+pub(crate) const DURABLE_LOOK_PERIOD: Duration = Duration::from_millis(10);
+
+/// Longest wait of a worker that was told to end until its held replies are released; the server ends it sooner if it wants
+/// to.
+pub(crate) const HELD_REPLIES_WAIT_MAX: Duration = Duration::from_secs(60);
+
 /// Longest sleep of a repeated call between two looks at the one that runs. Its end rings the bell; the death of its worker does
 /// not, and its caller's mind is seen by a look as well.
 pub(crate) const DUPLICATE_LOOK_PAUSE_MAX: Duration = Duration::from_millis(10);
@@ -121,3 +151,4 @@ pub(crate) const DUPLICATE_LOOK_PAUSE_MAX: Duration = Duration::from_millis(10);
 pub(crate) const DUPLICATE_WAIT_MAX: Duration = Duration::from_secs(600);
 
 const _: () = assert!(REPLY_BYTES_COPIED <= REPLIES_BYTES_GATHERED && REPLIES_BYTES_GATHERED <= REPLIES_BYTES_KEPT);
+const _: () = assert!(SENDS_IN_FLIGHT_MAX * 2 <= praas_protocol::limits::CELLS_DEFAULT as usize);

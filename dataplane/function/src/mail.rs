@@ -110,6 +110,16 @@ impl Mail {
         Ok(())
     }
 
+    /// Reads the next message into the queue, if it comes within `time`.
+    pub(crate) fn hear_within(&self, time: Duration) -> Result<(), WorkerError> {
+        if !self.is_full()
+            && let Some(parcel) = self.read_within(time)?
+        {
+            self.keep(parcel);
+        }
+        Ok(())
+    }
+
     /// The first message in the queue that is wanted.
     pub(crate) fn take_queued(&self, is_wanted: impl Fn(&WorkerCommand) -> bool) -> Option<Parcel> {
         let mut queued = self.queued.borrow_mut();

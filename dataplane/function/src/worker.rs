@@ -10,10 +10,14 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use praas_protocol::codec::CodecError;
 use praas_protocol::control::{CONTROL_VERSION, LaneGeometry, LaneId, WorkerCommand, WorkerMessage};
 use praas_protocol::limits::WORKERS_MAX;
+use praas_shm::control_page::ControlView;
+use praas_shm::held_replies::HoldError;
+use praas_shm::log_ring::{DurableWatch, LogWriter};
 use praas_shm::objects::{LimitError, Objects, ObjectsLayout, Store};
 use praas_shm::segment::AttachError;
 use praas_shm::worker_end::{Beside, Next, WorkerEnd, WorkerStart};
@@ -24,8 +28,9 @@ use crate::application::Application;
 use crate::call_runner::CallRunner;
 use crate::context::{CallerIdentity, WorkerIdentity};
 use crate::dedicated::{Connections, Given, Host};
-use crate::invoke::InvokeRoom;
-use crate::limits::{LANE_CALLS_IN_A_ROW_MAX, PARK_MAX, SERVER_ANSWER_MAX};
+use crate::durability::DurabilityRoom;
+use crate::invoke::{CallLanes, InvokeRoom};
+use crate::limits::{HELD_REPLIES_WAIT_MAX, LANE_CALLS_IN_A_ROW_MAX, PARK_MAX, SERVER_ANSWER_MAX};
 use crate::mail::{Mail, Parcel};
 use crate::messages::{MessageRoom, MessageStart};
 use crate::process_list::ProcessRoom;
@@ -70,6 +75,9 @@ pub enum WorkerError {
     /// The state of the process has a size that none can have.
     #[error("the server broke the protocol ({0}): server and function were built from different releases")]
     StateBytes(#[from] LimitError),
+    /// The replies of a logged process cannot be held.
+    #[error(transparent)]
+    Replies(#[from] HoldError),
     /// The system refused something.
     #[error("{what} failed: {error}")]
     System {
@@ -151,6 +159,7 @@ impl Worker {
             workers_max,
             state_bytes,
             incarnation,
+            log_bytes,
         } = command
         else {
             return Err(unexpected(&command));
@@ -158,12 +167,23 @@ impl Worker {
         if usize::from(index) >= WORKERS_MAX {
             return Err(WorkerError::Protocol(format!("worker index {index} is over {WORKERS_MAX}")));
         }
+        let (log, fds) = split_log(fds, log_bytes)?;
         let [control, page, objects, bell, directory] = exactly(fds)?;
         let tag = WorkerTag::new(index, generation);
-        let end = WorkerEnd::new(WorkerStart { page, control, tag, wait_mode, workers_max, payload_bytes_max })?;
-        let state = StateRoom::new(attach_state(objects, state_bytes, tag)?, migrations);
+        let view = control.try_clone().map_err(system("duplicating a descriptor"))?;
+        let mut end = WorkerEnd::new(WorkerStart { page, control, tag, wait_mode, workers_max, payload_bytes_max })?;
+        let is_logged = log.is_some();
+        let state = StateRoom::new(attach_state(objects, state_bytes, tag, log)?, migrations);
+        let mut watch = None;
+        if is_logged {
+            let objects = Arc::clone(state.store().objects());
+            let watch = watch.insert(DurableWatch::new(objects, Arc::new(ControlView::attach(view)?)));
+            end.hold_replies(watch.clone())?;
+        }
+        let call_lanes = Rc::new(CallLanes::new(Rc::clone(&mail)));
         let messages = MessageRoom::new(MessageStart {
             own: process.into(),
+            process,
             incarnation,
             tag,
             wait_mode,
@@ -171,6 +191,7 @@ impl Worker {
             objects: Arc::clone(state.store().objects()),
             bell,
             mail: Rc::clone(&mail),
+            call_lanes: Rc::clone(&call_lanes),
         });
         let worker = WorkerIdentity {
             process,
@@ -180,7 +201,8 @@ impl Worker {
             processes: ProcessRoom::new(directory),
             mail: Rc::clone(&mail),
             ring_record: RingRecord::default(),
-            invoke: InvokeRoom::new(process, wait_mode, Rc::clone(&mail)),
+            invoke: InvokeRoom::new(process, wait_mode, call_lanes),
+            durability: DurabilityRoom::new(watch),
         };
         let runner = CallRunner::new(table, worker, payload_bytes_max as usize, answers_kept_for);
         mail.send(&WorkerMessage::Ready)?;
@@ -291,13 +313,19 @@ impl Worker {
             }
             // The phase is read before every claim: being awake is all that was asked.
             WorkerCommand::Wake => Ok(None),
-            WorkerCommand::Exit => Ok(Some(Ended::Told)),
+            WorkerCommand::Exit => {
+                // Whose replies are held has been served: they are released first, unless the server loses its patience.
+                if let Some(held) = self.end.held_replies() {
+                    let _ = held.wait_until_released(Instant::now() + HELD_REPLIES_WAIT_MAX);
+                }
+                Ok(Some(Ended::Told))
+            }
             WorkerCommand::InboundLaneRemove { slot } => {
                 self.runner.messages_mut().remove_inbound(slot)?;
                 Ok(None)
             }
             WorkerCommand::CallLaneGone { lane, .. } => {
-                self.runner.invoke_room().forget(lane);
+                self.runner.invoke_room().lanes().forget(lane);
                 Ok(None)
             }
             command @ (WorkerCommand::MessageLaneOpened { .. }
@@ -305,7 +333,7 @@ impl Worker {
             | WorkerCommand::InboundLaneAdd { .. }
             | WorkerCommand::CallLaneOpened { .. }
             | WorkerCommand::Refused { .. }) => {
-                if let Some(parcel) = self.runner.invoke_room().settle_late(Parcel { command, fds }) {
+                if let Some(parcel) = self.runner.invoke_room().lanes().settle_late(Parcel { command, fds }) {
                     self.runner.messages_mut().obey(parcel)?;
                 }
                 Ok(None)
@@ -336,9 +364,28 @@ impl Worker {
     }
 }
 
+/// What comes last among the descriptors of a process that is logged: its log ring, and the ring's doorbell.
+fn split_log(mut fds: Vec<OwnedFd>, log_bytes: Option<u64>) -> Result<(Option<LogWriter>, Vec<OwnedFd>), WorkerError> {
+    let Some(log_bytes) = log_bytes else { return Ok((None, fds)) };
+    let (doorbell, ring) = (fds.pop(), fds.pop());
+    let (Some(doorbell), Some(ring)) = (doorbell, ring) else {
+        return Err(WorkerError::Protocol("no descriptors of a log came".to_owned()));
+    };
+    Ok((Some(LogWriter::attach(ring, log_bytes, doorbell)?), fds))
+}
+
 /// This worker's end of the state that lies behind a descriptor.
-fn attach_state(objects: OwnedFd, state_bytes: u64, tag: WorkerTag) -> Result<Store, WorkerError> {
-    let objects = Arc::new(Objects::attach(objects, ObjectsLayout::for_limit(state_bytes)?)?);
+fn attach_state(
+    objects: OwnedFd,
+    state_bytes: u64,
+    tag: WorkerTag,
+    log: Option<LogWriter>,
+) -> Result<Store, WorkerError> {
+    let objects = Objects::attach(objects, ObjectsLayout::for_limit(state_bytes)?)?;
+    let objects = Arc::new(match log {
+        Some(log) => objects.with_log(log),
+        None => objects,
+    });
     Ok(objects.worker_store(tag).expect("a new mapping has every row free"))
 }
 
@@ -382,6 +429,7 @@ mod tests {
             workers_max: 1,
             state_bytes: 1 << 20,
             incarnation: 1,
+            log_bytes: None,
         }
     }
 

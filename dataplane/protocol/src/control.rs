@@ -6,12 +6,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::Address;
+use crate::message::{Address, SessionId};
 use crate::token::Rights;
 use crate::{Name, ProcessId};
 
 /// The version of these messages; client, server and worker must agree on it exactly.
-pub const CONTROL_VERSION: u32 = 4;
+pub const CONTROL_VERSION: u32 = 5;
 
 /// Number of a lane, unique within its process and never given twice during the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -108,6 +108,18 @@ pub enum ClientMessage {
         /// The process that the lane leads to.
         process: ProcessId,
     },
+    /// The client sends nothing more on a message lane. Not answered.
+    MessageLaneClose {
+        /// Number of the lane.
+        serial: u64,
+    },
+    /// The client is done with the lane to its session. The session is kept for a while. Not answered.
+    SessionLeave {
+        /// The session.
+        session: SessionId,
+        /// The lane to it.
+        lane: LaneId,
+    },
 }
 
 /// What a client asks for.
@@ -150,6 +162,48 @@ pub enum ClientRequest {
         payload_bytes_max: Option<u32>,
         /// Calls in flight that the client wants; `None` takes the default. The server may give fewer.
         calls_in_flight: Option<u32>,
+        /// The process of the same application, on another server, whose calls these are: the principal of the calls. For
+        /// network sessions with the right `trusted`.
+        on_behalf: Option<Name>,
+    },
+    /// Begin a session, as which the client sends and receives messages, or go on with one. Answered by `SessionOpened`.
+    SessionOpen {
+        /// The application whose processes it exchanges messages with.
+        application: Name,
+        /// The session to go on with; `None` begins one.
+        resume: Option<SessionTicket>,
+        /// Largest payload the client wants to send or receive, in bytes; `None` takes the application's limit.
+        payload_bytes_max: Option<u32>,
+    },
+    /// Open a lane to a client's session, for messages of a process or session of another server. From network sessions only,
+    /// in the name of a process only with the right `trusted`. Answered by `SessionOpened`, without the session's secret.
+    SessionLaneOpen {
+        /// The application of both.
+        application: Name,
+        /// The session.
+        session: SessionId,
+        /// Who sends.
+        source: Address,
+        /// Which life of the sender.
+        incarnation: u64,
+    },
+    /// Open a lane for messages of a process on another server, or of a session, to a process of this server. From network
+    /// sessions only; in the name of a process only with the right `trusted`. Answered by `MessageLaneOpened`.
+    MessageLaneOpen {
+        /// The process that receives.
+        process: ProcessId,
+        /// Who of the same application sends.
+        source: Address,
+        /// Which life of the sender.
+        incarnation: u64,
+        /// Largest message in bytes that is to be sent now.
+        payload_bytes: u32,
+    },
+    /// What changed among the processes and sessions in the token's scope since change number `after`. Answered by
+    /// `DirectoryChanges`, at once if there is anything, otherwise at the next change.
+    DirectoryWatch {
+        /// The change up to which the client knows; 0 for all.
+        after: u64,
     },
     /// Give a TCP connection of the network protocol to a worker of a process. Descriptor: the socket, on which the client
     /// has asked for this and sends nothing more until the worker's `HANDED_OVER`. From network sessions only. Answered by
@@ -250,6 +304,73 @@ pub enum ServerMessage {
         /// How the application's workers wait.
         wait_mode: WaitMode,
     },
+    /// A session, and a lane to where the server keeps it; on that lane the functions of [`crate::session`] are called.
+    /// Descriptors: as for `LaneOpened`.
+    SessionOpened {
+        /// Number of the request.
+        request: u64,
+        /// What the session is known by, and what it is gone on with.
+        ticket: SessionTicket,
+        /// Which life of the session its messages carry.
+        incarnation: u64,
+        /// Whether it is the session that was to be resumed, with its mailbox.
+        resumed: bool,
+        /// Number of the lane.
+        lane: LaneId,
+        /// Its sizes.
+        geometry: LaneGeometry,
+        /// Largest payload of a call on the lane, in bytes: messages may have [`crate::message::PUT_HEAD_BYTES_MAX`] less.
+        payload_bytes_max: u32,
+    },
+    /// A lane for messages. Descriptors: message lane, bell of the receiver.
+    MessageLaneOpened {
+        /// Number of the request.
+        request: u64,
+        /// Number of the lane, unique during the life of the server.
+        serial: u64,
+        /// Its sizes.
+        geometry: MessageLaneGeometry,
+        /// Largest message in bytes that it takes.
+        payload_bytes_max: u32,
+    },
+    /// A message lane that this client opened leads nowhere any more: its receiver has ended.
+    MessageLaneGone {
+        /// Number of the lane.
+        serial: u64,
+    },
+    /// What changed among processes and sessions.
+    DirectoryChanges {
+        /// Number of the request.
+        request: u64,
+        /// The number of the last change that is in here: what to ask for next.
+        upto: u64,
+        /// Whether this begins a list of all there is: whatever is not in it, or in what follows it, is gone.
+        is_whole: bool,
+        /// Whether more follows at once.
+        more: bool,
+        /// The changes, or all there is; at most [`crate::limits::LIST_PAGE_PROCESSES`].
+        entries: Vec<DirectoryEntry>,
+    },
+}
+
+/// What a session is known by, and the secret by which its client goes on with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SessionTicket {
+    /// The session: others see it.
+    pub session: SessionId,
+    /// Known to its client and the server alone.
+    pub secret: u128,
+}
+
+/// Something that can be called or sent to, as one server tells another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectoryEntry {
+    /// Its application.
+    pub application: Name,
+    /// Which process or session of it.
+    pub address: Address,
+    /// A process's state; `None` once it is gone. Sessions are active.
+    pub state: Option<ProcessState>,
 }
 
 /// What is counted of a process since it was created: by its workers, whose word is taken for it, and by the server.
@@ -326,11 +447,13 @@ pub enum ProcessState {
     Failed,
     /// It takes calls, and nobody has called it for a while.
     Idle,
+    /// It is on another server to which there is no connection now.
+    Unreachable,
 }
 
 impl ProcessState {
     /// The state as one byte: on the network and in an application's directory of its processes. Never 0; 6 to 15 are
-    /// kept for states in which a process has no workers in memory.
+    /// kept for states in which a process has no workers in memory; from 16 on, they are about the way to it.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
@@ -339,6 +462,7 @@ impl ProcessState {
             Self::Draining => 3,
             Self::Failed => 4,
             Self::Idle => 5,
+            Self::Unreachable => 16,
         }
     }
 
@@ -351,6 +475,7 @@ impl ProcessState {
             3 => Some(Self::Draining),
             4 => Some(Self::Failed),
             5 => Some(Self::Idle),
+            16 => Some(Self::Unreachable),
             _ => None,
         }
     }
@@ -364,6 +489,7 @@ impl std::fmt::Display for ProcessState {
             Self::Draining => "draining",
             Self::Failed => "failed",
             Self::Idle => "idle",
+            Self::Unreachable => "unreachable",
         })
     }
 }
@@ -445,6 +571,18 @@ pub enum ControlError {
         /// Its state.
         state: ProcessState,
     },
+    /// It is not in this server's memory: messages to it go over a call lane to the server's gateway.
+    #[error("{to} is reached through the server's gateway only")]
+    Elsewhere {
+        /// Process or session.
+        to: Address,
+    },
+    /// No such session of a client.
+    #[error("there is no session {session}: it ended, or was never begun on this server or one that it knows")]
+    UnknownSession {
+        /// The session that was asked for.
+        session: SessionId,
+    },
     /// The server is shutting down.
     #[error("the server is shutting down")]
     ShuttingDown,
@@ -495,26 +633,27 @@ pub enum WorkerMessage {
     },
     /// This worker waits inside a nested call, or leaves work behind, and no other worker is idle.
     Ring,
-    /// Open a lane for calls to a process of the same application. Answered by `CallLaneOpened` or `Refused`.
+    /// Open a lane for calls to a process of the same application, wherever it is, or to a client's session. Answered by
+    /// `CallLaneOpened` or `Refused`.
     CallLaneOpen {
         /// Chosen by the worker, repeated in the answer; not 0.
         request: u32,
-        /// The process to be called; its own, too.
-        process: Name,
+        /// Who is to be called; its own process, too.
+        to: Address,
     },
     /// A request lies unclaimed in a lane that this worker opened, and no worker of the process called is awake. Not answered.
     CallLaneRing {
         /// The lane.
         lane: LaneId,
-        /// The process that it leads to.
-        process: Name,
+        /// Whom it leads to.
+        to: Address,
     },
     /// The worker is done with a lane that it opened. Not answered.
     CallLaneClose {
         /// The lane.
         lane: LaneId,
-        /// The process that it leads to.
-        process: Name,
+        /// Whom it leads to.
+        to: Address,
     },
     /// Open a lane for messages to a process or client of the same application. Answered by `MessageLaneOpened` or `Refused`.
     MessageLaneOpen {
@@ -548,7 +687,8 @@ pub enum WorkerMessage {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum WorkerCommand {
     /// Answer to the hello. Descriptors: control page, this worker's page, objects segment of the process, its mail bell,
-    /// directory of the application's processes.
+    /// directory of the application's processes; if what the process changes is logged, its log ring and the write end of the
+    /// doorbell of that.
     Start {
         /// The process it serves.
         process: ProcessId,
@@ -566,6 +706,8 @@ pub enum WorkerCommand {
         state_bytes: u64,
         /// Which life of the process, for the ids of its messages.
         incarnation: u64,
+        /// Bytes of the process's log ring, a power of two, if what it changes is logged.
+        log_bytes: Option<u64>,
     },
     /// Serve a lane. Descriptors: lane segment, reply ledger of the lane, doorbell read end, doorbell write end; if its client
     /// sleeps on a reply doorbell, also that one's write end.
@@ -621,13 +763,15 @@ pub enum WorkerCommand {
         payload_bytes_max: u32,
         /// Most workers the process may have.
         workers_max: u32,
+        /// Whether it leads to the server's gateway, and by it to another server or a client's session.
+        is_gateway: bool,
     },
     /// A lane that this worker opened leads nowhere any more: the process that it led to has ended or moves.
     CallLaneGone {
         /// Number of the lane.
         lane: LaneId,
-        /// The process that it led to.
-        process: Name,
+        /// Whom it led to.
+        to: Address,
     },
     /// A lane for messages to a process or client. Descriptors: message lane, bell of the receiver.
     MessageLaneOpened {
@@ -657,6 +801,8 @@ pub enum WorkerCommand {
         source: Address,
         /// Which life of the sender.
         incarnation: u64,
+        /// Whether what lies in it may have come another way, too: from another server.
+        repeats: bool,
     },
     /// Forget an inbound message lane: its sender is gone and nothing is left in it.
     InboundLaneRemove {
@@ -680,6 +826,7 @@ mod tests {
                 process: "hello/alice".parse().unwrap(),
                 payload_bytes_max: None,
                 calls_in_flight: Some(32),
+                on_behalf: None,
             },
         };
         let bytes = encode(&message).unwrap();

@@ -6,12 +6,14 @@
 //! | module | what |
 //! |---|---|
 //! | [`limits`] | every shared maximum, named once, with its unit and reason |
+//! | [`durability`] | what survives what |
 //! | [`idempotency`] | what makes a repetition of a call the same call |
 //! | [`key`] | keys of state objects and messages, names of their types |
 //! | [`message`] | who sends and receives messages, and how they come from outside |
 //! | [`name`] | names of applications, processes and functions; process ids |
 //! | [`outcome`] | how a call ended |
 //! | [`phase`] | the lifecycle word of a process as callers see it |
+//! | [`session`] | the functions by which clients send and receive messages |
 //! | [`state`] | the functions by which state is read and written from outside |
 //! | [`token`] | who may do what until when |
 //! | [`control`] | client ↔ server and server ↔ worker messages on Unix sockets |
@@ -21,6 +23,7 @@
 
 pub mod codec;
 pub mod control;
+pub mod durability;
 pub mod idempotency;
 pub mod key;
 pub mod limits;
@@ -28,10 +31,12 @@ pub mod message;
 pub mod name;
 pub mod outcome;
 pub mod phase;
+pub mod session;
 pub mod state;
 pub mod token;
 pub mod wire;
 
+pub use durability::Durability;
 pub use idempotency::{Idempotency, IdempotencyKey, IdempotencyKeyError};
 pub use key::{Key, KeyError, StateType};
 pub use message::{Address, MessageId, SessionId};

@@ -21,6 +21,8 @@ use crate::limits::NAME_BYTES_MAX;
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
+// Moved word by word: copies of odd pieces make the processor wait for its own stores.
+#[repr(align(8))]
 pub struct Name {
     bytes: [u8; NAME_BYTES_MAX],
     length: u8,

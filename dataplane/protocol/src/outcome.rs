@@ -42,13 +42,18 @@ pub enum Outcome {
     Moved = 14,
     /// The idempotency key was used for a call with another payload. Nothing ran.
     KeyReused = 15,
+    /// The way to the process called broke, which lies on another server: detail is 1 if the call may have run, 0 if it certainly
+    /// never did. Only servers say this.
+    ConnectionLost = 16,
+    /// There is no such process, or it has ended: what the server that was called knows of it. Nothing ran. Only servers say this.
+    UnknownProcess = 17,
 }
 
 impl Outcome {
     /// The outcome with this number, if there is one.
     #[must_use]
     pub fn from_code(code: u32) -> Option<Self> {
-        const ALL: [Outcome; 16] = [
+        const ALL: [Outcome; 18] = [
             Outcome::Ok,
             Outcome::FunctionFailed,
             Outcome::FunctionPanicked,
@@ -65,6 +70,8 @@ impl Outcome {
             Outcome::ReplyLost,
             Outcome::Moved,
             Outcome::KeyReused,
+            Outcome::ConnectionLost,
+            Outcome::UnknownProcess,
         ];
         ALL.get(usize::try_from(code).ok()?).copied()
     }
@@ -233,7 +240,7 @@ mod tests {
             assert_eq!(outcome as u32, code);
             code += 1;
         }
-        assert_eq!(code, Outcome::KeyReused as u32 + 1);
+        assert_eq!(code, Outcome::UnknownProcess as u32 + 1);
         assert_eq!(Outcome::from_code(u32::MAX), None);
     }
 }

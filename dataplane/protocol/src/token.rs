@@ -68,6 +68,18 @@ impl Scope {
     }
 }
 
+impl Scope {
+    /// Whether all of an application lies in this scope.
+    #[must_use]
+    pub fn covers_application(&self, application: &Name) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Application(covered) => covered == application,
+            Self::Process(_) => false,
+        }
+    }
+}
+
 /// What a token says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Claims {

@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use praas_protocol::Name;
 use praas_protocol::control::WaitMode;
 use praas_protocol::limits::{
     DRAIN_MS_DEFAULT, FUNCTIONS_MAX, OUTPUT_BYTES_KEPT, PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX_DEFAULT,
     STATE_BYTES_MAX_DEFAULT, STATE_BYTES_MAX_LEAST, STATE_BYTES_MAX_MOST, STATE_BYTES_UNIT, WORKERS_MAX,
 };
+use praas_protocol::{Durability, Name};
 
 /// Milliseconds that a call may take when an application sets no `call_ms_max`: a minute.
 pub const CALL_MS_MAX_DEFAULT: u64 = 60_000;
@@ -105,6 +105,8 @@ pub struct Application {
     pub workers_min: u32,
     /// Workers that each process has at most.
     pub workers_max: u32,
+    /// How safe what a process has changed is, once somebody is told of it. [`Durability::Logged`] needs a server with a log.
+    pub durability: Durability,
     /// Limits of each process.
     pub limits: ApplicationLimits,
 }
@@ -124,6 +126,7 @@ impl Application {
             functions: None,
             workers_min: 1,
             workers_max: 1,
+            durability: Durability::default(),
             limits: ApplicationLimits::default(),
         }
     }

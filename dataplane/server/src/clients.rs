@@ -15,7 +15,9 @@ use praas_protocol::limits::{CLIENTS_MAX, CONTROL_MESSAGE_BYTES_MAX};
 use praas_protocol::token::Claims;
 use praas_sys::MessageSocket;
 
+use crate::lanes::LaneOwner;
 use crate::limits::{ACCEPTS_TURN_MAX, PEER_PACKETS_TURN_MAX, PENDING_PER_CLIENT_MAX};
+use crate::message_lanes::{OutboundPlaces, Sending};
 use crate::peer::{Packet, Peer, PeerError};
 use crate::processes::{Asker, ProcessKey};
 use crate::shard::Shard;
@@ -40,6 +42,10 @@ pub(crate) struct Client {
     /// Requests that are answered later.
     pending: HashSet<u64>,
     pub(crate) lanes: BTreeMap<LaneId, ProcessKey>,
+    /// Message lanes that it sends on.
+    pub(crate) outbound: OutboundPlaces,
+    /// What those take of the host, since it opened one.
+    pub(crate) sending: Option<Sending>,
 }
 
 /// All connections.
@@ -66,12 +72,25 @@ impl Clients {
         fds: &[BorrowedFd<'_>],
         timers: &mut Timers,
     ) -> Result<(), PeerError> {
-        let Some(client) = self.entries.get_mut(&asker.client) else { return Ok(()) };
-        client.pending.remove(&asker.request);
+        if let Some(client) = self.entries.get_mut(&asker.client) {
+            client.pending.remove(&asker.request);
+        }
+        self.tell(asker.client, message, fds, timers)
+    }
+
+    /// Sends a message that answers nothing; nothing happens if the client is gone.
+    pub(crate) fn tell(
+        &mut self,
+        key: ClientKey,
+        message: &ServerMessage,
+        fds: &[BorrowedFd<'_>],
+        timers: &mut Timers,
+    ) -> Result<(), PeerError> {
+        let Some(client) = self.entries.get_mut(&key) else { return Ok(()) };
         let was_queued = client.peer.has_queued();
         client.peer.send(message, fds)?;
         if let Some(end) = client.peer.stall_end().filter(|_| !was_queued) {
-            timers.at(end, Timer::ClientStall(asker.client));
+            timers.at(end, Timer::ClientStall(key));
         }
         Ok(())
     }
@@ -112,6 +131,8 @@ impl Shard {
             is_network: false,
             pending: HashSet::new(),
             lanes: BTreeMap::new(),
+            outbound: OutboundPlaces::new(),
+            sending: None,
         };
         self.clients.entries.insert(key, client);
         self.timers.after(self.client_hello, Timer::ClientHello(key));
@@ -207,6 +228,14 @@ impl Shard {
             }
             Ok(ClientMessage::Ring { lane, process }) => self.with_lane(key, lane, process, Self::lane_rang),
             Ok(ClientMessage::LaneClose { lane, process }) => self.with_lane(key, lane, process, Self::close_lane),
+            Ok(ClientMessage::MessageLaneClose { serial }) => {
+                self.close_message_lane(LaneOwner::Client(key), serial);
+                Ok(())
+            }
+            Ok(ClientMessage::SessionLeave { lane, .. }) => {
+                self.close_gateway(LaneOwner::Client(key), lane);
+                Ok(())
+            }
         }
     }
 
@@ -281,6 +310,9 @@ impl Shard {
         for (lane, process) in client.lanes {
             self.close_lane(process, lane);
         }
+        self.end_gateways_of(LaneOwner::Client(key));
+        self.orphan_message_lanes(client.outbound.into_values());
+        self.directory_watch.forget(key);
         for process in self.processes.entries.values_mut() {
             process.followers.retain(|follower| follower.asker.client != key);
         }
@@ -307,6 +339,13 @@ impl Shard {
     pub(crate) fn answer(&mut self, asker: Asker, message: &ServerMessage, fds: &[BorrowedFd<'_>]) {
         if let Err(error) = self.clients.send(asker, message, fds, &mut self.timers) {
             self.cut_client(asker.client, &error.to_string());
+        }
+    }
+
+    /// Tells a client something unasked; one that cannot be told is cut off.
+    pub(crate) fn tell_client(&mut self, key: ClientKey, message: &ServerMessage) {
+        if let Err(error) = self.clients.tell(key, message, &[], &mut self.timers) {
+            self.cut_client(key, &error.to_string());
         }
     }
 

@@ -44,6 +44,10 @@ impl Directories {
         self.of.get(application)
     }
 
+    pub(crate) fn get_mut(&mut self, application: &Name) -> Option<&mut Directory> {
+        self.of.get_mut(application)
+    }
+
     /// Time between two looks at the same process, so that one is idle, or active again, at most a quarter of the time late.
     fn period(&self) -> Duration {
         (self.process_idle / 4).clamp(ACTIVITY_PERIOD_MIN, ACTIVITY_PERIOD_MAX)
@@ -94,11 +98,18 @@ impl Shard {
     fn write_state(&mut self, key: ProcessKey) -> Option<Name> {
         let process = self.processes.get_mut(key)?;
         let id = process.id;
+        if process.listed.is_none() && !matches!(process.stage, Stage::Ended) {
+            self.name_is_taken(&id);
+        }
+        let process = self.processes.get_mut(key)?;
         let directory = self.directories.of.get_mut(&id.application)?;
         let state = process.state();
         let has_ended = matches!(process.stage, Stage::Ended);
         match &mut process.listed {
-            Some(_) if has_ended => directory.leave(process.listed.take()?.slot),
+            Some(_) if has_ended => {
+                directory.leave(process.listed.take()?.slot);
+                self.name_is_free(&id);
+            }
             None if has_ended => return None,
             Some(listed) if listed.shown == state => return None,
             Some(listed) => {
@@ -113,6 +124,8 @@ impl Shard {
                 }
             },
         }
+        // Other servers are told what workers are shown.
+        self.announce(id.application, id.process.into(), (!has_ended).then_some(state));
         Some(id.application)
     }
 

@@ -87,9 +87,19 @@ pub(crate) struct Started {
 
 /// What came of a job.
 pub(crate) enum JobResult {
-    Spawned { worker: WorkerKey, result: Result<Started, String> },
-    Removed { key: ProcessKey },
+    Spawned {
+        worker: WorkerKey,
+        result: Result<Started, String>,
+    },
+    Removed {
+        key: ProcessKey,
+    },
     Keeper(Result<KeeperLink, KeeperError>),
+    /// Not a job's: the log of a process cannot go on.
+    LogBroken {
+        key: ProcessKey,
+        reason: String,
+    },
 }
 
 /// What the threads share.

@@ -4,13 +4,15 @@
 //!    with all of them.
 //! 2. A worker is given its pages only when the keeper watches it, and holds the memory of its process: otherwise a crash of
 //!    the server could leave the one running unseen, and lose what the other has answered for.
-//! 3. Errands go out as the keeper takes them, in order; there are as many as processes, workers and message lanes at most.
+//! 3. Errands go out as the keeper takes them, in order; there are as many as processes, workers, message lanes and
+//!    clients' sessions at most.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::mpsc::Sender;
 
 use mio::Interest;
+use praas_protocol::SessionId;
 use praas_protocol::control::MessageLaneSlot;
 
 use crate::hosting::Job;
@@ -30,6 +32,8 @@ enum Awaited {
     Process(ProcessKey),
     /// A message lane that nobody sends on before it is safe.
     MessageLane(ProcessKey, MessageLaneSlot, u64),
+    /// A client's session that nobody learns of before it is safe.
+    Session(SessionId),
     /// Someone who waits for a descriptor to be safe.
     Put(Option<Sender<Result<(), String>>>),
 }
@@ -43,6 +47,8 @@ enum Errand {
     Process(ProcessKey),
     /// Hold a message lane.
     MessageLane(ProcessKey, MessageLaneSlot, u64),
+    /// Hold a client's session.
+    Session(SessionId),
     /// Watch a worker.
     Worker(WorkerKey),
     Forget(Vec<String>),
@@ -106,6 +112,11 @@ impl Shard {
         self.tell_keeper(Errand::MessageLane(key, slot, serial));
     }
 
+    /// Has the keeper hold the memory of a client's session.
+    pub(crate) fn keep_session(&mut self, session: SessionId) {
+        self.tell_keeper(Errand::Session(session));
+    }
+
     /// Has the keeper hold a descriptor; `done` is told when it is safe.
     pub(crate) fn keep_descriptor(&mut self, name: String, fd: OwnedFd, done: Option<Sender<Result<(), String>>>) {
         self.keeping.held.insert(name.clone(), fd);
@@ -148,6 +159,9 @@ impl Shard {
                     .and_then(|process| process.inbound.get(&slot))
                     .filter(|lane| lane.serial() == serial)
                     .map(|lane| (link.put(&[lane.kept_part()]), Awaited::MessageLane(key, slot, serial))),
+                Errand::Session(session) => {
+                    self.sessions.kept_part(session).map(|part| (link.put(&[part]), Awaited::Session(session)))
+                }
                 Errand::Worker(key) => self.workers.get(&key).and_then(|worker| {
                     let life = worker.life.as_ref()?;
                     let cgroup = life.cgroup.as_ref().map(|cgroup| cgroup.name().to_owned());
@@ -201,6 +215,8 @@ impl Shard {
             (Some(Awaited::MessageLane(key, slot, serial)), Err(reason)) => {
                 self.message_lane_is_not_kept(key, slot, serial, &reason);
             }
+            (Some(Awaited::Session(session)), Ok(())) => self.session_is_kept(session),
+            (Some(Awaited::Session(session)), Err(reason)) => self.session_is_not_kept(session, &reason),
             (Some(Awaited::Put(Some(done))), outcome) => {
                 // Whoever asked may have given up.
                 let _ = done.send(outcome);
@@ -265,6 +281,7 @@ impl Shard {
         self.keeping.errands.extend(self.processes.entries.keys().map(|key| Errand::Process(*key)));
         let lanes = self.message_lane_places().into_iter();
         self.keeping.errands.extend(lanes.map(|(key, slot, serial)| Errand::MessageLane(key, slot, serial)));
+        self.keeping.errands.extend(self.sessions.ids().into_iter().map(Errand::Session));
         self.keeping.errands.extend(self.workers.keys().map(|key| Errand::Worker(*key)));
         self.run_errands();
         self.ready.add(Source::Keeper);

@@ -61,6 +61,16 @@ pub(crate) enum LaneAsker {
     Worker(WorkerKey, u32),
 }
 
+impl LaneAsker {
+    /// Whose the lane will be.
+    pub(crate) fn owner(self) -> LaneOwner {
+        match self {
+            Self::Client(asker) => LaneOwner::Client(asker.client),
+            Self::Worker(worker, _) => LaneOwner::Worker(worker),
+        }
+    }
+}
+
 /// What the owner of a lane may do, and who it is.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LaneStanding {
@@ -180,7 +190,7 @@ impl LaneSizes {
         self
     }
 
-    fn charged_bytes(&self) -> Result<u64, ControlError> {
+    pub(crate) fn charged_bytes(&self) -> Result<u64, ControlError> {
         let layout = LaneLayout::new(&self.geometry).map_err(|error| host("laying out a lane", &error))?;
         Ok((layout.segment_bytes() + layout.ledger_bytes()) as u64)
     }
@@ -201,8 +211,14 @@ impl Process {
 }
 
 impl Shard {
-    /// Opens a lane; `asker` is answered when the workers have it.
-    pub(crate) fn open_lane(&mut self, wish: LaneWish, asker: Asker) -> Result<(), ControlError> {
+    /// Opens a lane, for calls in the name of a process of another server if one is named; `asker` is answered when the workers
+    /// have it.
+    pub(crate) fn open_lane(
+        &mut self,
+        wish: LaneWish,
+        on_behalf: Option<Name>,
+        asker: Asker,
+    ) -> Result<(), ControlError> {
         let key = self.processes.key_of(&wish.process)?;
         let client = self.clients.get(asker.client).ok_or(ControlError::ShuttingDown)?;
         limit(
@@ -217,11 +233,14 @@ impl Shard {
         if client.is_network {
             sizes = sizes.with_shared_replies(|bytes| self.budget.leaves_free(bytes, NETWORK_REPLY_BUDGET_PARTS));
         }
-        if let Some(id) = self.take_prepared_lane(key, asker, sizes) {
+        if on_behalf.is_none()
+            && let Some(id) = self.take_prepared_lane(key, asker, sizes)
+        {
             self.open_if_attached(key, id);
             return Ok(());
         }
-        let standing = self.standing_of(asker.client)?;
+        let mut standing = self.standing_of(asker.client)?;
+        standing.principal = on_behalf.unwrap_or(standing.principal);
         self.make_asked_lane(key, standing, sizes, LaneAsker::Client(asker))
     }
 
@@ -360,7 +379,7 @@ impl Shard {
             }
             worker.lanes.insert(id, Attachment::Adding);
             let announced = lane.announce(id, &mut worker.peer);
-            worker.page.notify();
+            worker.notify();
             match announced {
                 Ok(()) | Err(PeerError::Closed) => {}
                 Err(error) => worker.kill(error.to_string()),
@@ -429,6 +448,7 @@ impl Shard {
                     geometry: lane.sizes.geometry,
                     payload_bytes_max: lane.sizes.payload_bytes_max,
                     workers_max: application.workers_max,
+                    is_gateway: false,
                 };
                 let fds = [memory.segment_fd(), process.control.fd(), client_ring.as_fd()];
                 let told = self.workers.get_mut(&worker).and_then(|worker| worker.tell(&opened, &fds));

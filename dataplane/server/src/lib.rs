@@ -11,7 +11,10 @@
 //! | `message_lanes` | brokering of lanes for messages from process to process |
 //! | `processes`, `lanes`, `drain` | the table of processes, brokering, graceful ends |
 //! | `process_memory`, `process_ledger`, `recovery` | what outlives the server, and how the next one brings it back |
+//! | `durability` | what takes the changes of logged processes to their logs |
 //! | `directory` | what workers see of the processes of their application |
+//! | `directory_watch` | what other servers are told of all processes |
+//! | `elsewhere` | what other servers have |
 //! | `workers`, `supervision`, `hosting` | starting and watching OS processes |
 //! | `network` | remote clients |
 //! | `keeper`, `keeping` | the process that outlives the server, and the server's side of it |
@@ -24,7 +27,11 @@ mod clients;
 mod data_directory;
 mod dedicated;
 mod directory;
+mod directory_watch;
 mod drain;
+mod durability;
+mod elsewhere;
+mod gateways;
 mod growth;
 mod hosting;
 pub mod keeper;
@@ -46,6 +53,7 @@ mod recovery;
 mod requests;
 mod secret;
 mod server;
+mod sessions;
 mod settling;
 mod shard;
 mod sources;
@@ -56,6 +64,8 @@ mod watch;
 mod workers;
 
 pub use application::{Application, ApplicationLimits, CALL_MS_MAX_DEFAULT, FieldError, Network};
+pub use durability::{Log, LogStore, MemoryLog};
+pub use elsewhere::{Peer, PeerFacts};
 pub use log::Level;
 pub use manifest::{ManifestError, Problem, parse_bytes};
 pub use metrics::Metrics;

@@ -25,6 +25,83 @@ pub(crate) const ACCEPTS_TURN_MAX: usize = 32;
 /// Timers that fire in one turn.
 pub(crate) const TIMERS_TURN_MAX: usize = 256;
 
+/// Servers that one server calls; each takes a shard two connections.
+pub(crate) const PEERS_MAX: usize = 32;
+
+/// Processes and sessions that are known of one other server: all that one can have.
+pub(crate) const PEER_ENTRIES_MAX: usize = 2 * praas_protocol::limits::PROCESSES_MAX;
+
+/// Time after its start in which a server says of names that it does not know that they cannot be reached now: other servers may
+/// have them. Links that can be made are made by then.
+pub(crate) const LEARNING_MAX: Duration = Duration::from_secs(5);
+
+/// Changes on other servers that one turn shows to workers.
+pub(crate) const ELSEWHERE_TURN_MAX: usize = 256;
+
+/// Processes and sessions that went and are still told of: more than go while a link is down for a moment.
+pub(crate) const DIRECTORY_GONE_KEPT: usize = 4096;
+
+/// Lists of all processes that are told in pages at a time; one too many begins the oldest anew.
+pub(crate) const DIRECTORY_LISTS_MAX: usize = 64;
+
+/// Changes looked at for one page: those outside the token's scope cost a look each.
+pub(crate) const DIRECTORY_LOOKS_MAX: usize = 4096;
+
+/// Questions for changes that wait for one: each change looks at all of them.
+pub(crate) const DIRECTORY_WATCHERS_MAX: usize = 256;
+
+/// Bytes of a payload that travels on the connection of a link that is kept for small ones: a millisecond of a slow line.
+pub(crate) const SMALL_PAYLOAD_BYTES_MAX: usize = 64 << 10;
+
+/// Time in which another server's address is to accept a connection.
+pub(crate) const DIAL_MAX: Duration = Duration::from_secs(3);
+
+/// Addresses of one name that are tried in an attempt: both families, twice.
+pub(crate) const DIALLED_ADDRESSES_MAX: usize = 4;
+
+/// Pause before a link that broke is dialled again; doubled by each attempt that fails.
+pub(crate) const LINK_PAUSE_MIN: Duration = Duration::from_millis(100);
+
+/// Longest pause between two attempts.
+pub(crate) const LINK_PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Time after which a link is taken to be a good one: when it breaks, the pauses begin anew.
+pub(crate) const LINK_STEADY_MIN: Duration = Duration::from_secs(2);
+
+/// Time in which another server is to answer the hello.
+pub(crate) const LINK_GREETING_MAX: Duration = Duration::from_secs(10);
+
+/// Time that another server is given for the answers that it owes after its farewell.
+pub(crate) const LINK_FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// Period in which links are looked at.
+pub(crate) const LINK_PULSE_PERIOD: Duration = Duration::from_secs(1);
+
+/// Period of pings on a link.
+pub(crate) const LINK_PING_PERIOD: Duration = Duration::from_secs(3);
+
+/// Time without a sign of life, beyond what the bytes under way take, after which a link is cut: three pings.
+pub(crate) const LINK_SILENCE_MAX: Duration = Duration::from_secs(10);
+
+/// Longest wait of a call without a deadline for its link or its turn.
+pub(crate) const LINK_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Period in which calls that wait for a link are looked at: they give up that much too late at most.
+pub(crate) const LINK_CALLS_LOOK_PERIOD: Duration = Duration::from_millis(20);
+
+/// Parts of a link connection's calls in flight of which one is kept for messages: they are answered at once, other calls when
+/// their functions end.
+pub(crate) const MESSAGE_CREDIT_PARTS: u32 = 4;
+
+/// Time for which an answer of another server is kept that found no room in its caller's lane, as a worker keeps its own.
+pub(crate) const KEPT_REPLY_MAX: Duration = Duration::from_secs(1);
+
+/// Bytes of such answers that are kept for one link.
+pub(crate) const KEPT_REPLY_BYTES_MAX: usize = 64 << 20;
+
+/// Pause before another server is asked again what has changed there.
+pub(crate) const WATCH_PAUSE: Duration = Duration::from_millis(2);
+
 /// Bytes of messages queued for one peer that does not read: four full packets.
 pub(crate) const OUT_QUEUE_BYTES_MAX: usize = 256 << 10;
 
@@ -34,6 +111,13 @@ pub(crate) const OUT_QUEUE_MESSAGES_MAX: usize =
 
 /// Parts of the host's budget of which the lanes that one process sends messages on may take one.
 pub(crate) const MESSAGE_LANE_BUDGET_PARTS: u64 = 2;
+
+/// How many times as large the arena of a lane for large messages of another host is as that of a local one, which has room for
+/// four: as many as one sender has on their way.
+pub(crate) const REMOTE_LANE_FACTOR: u32 = 4;
+
+/// It is so only while the host's segments, with the lane, take up at most this part of their budget.
+pub(crate) const REMOTE_LANE_BUDGET_PARTS: u64 = 4;
 
 /// Parts of the server's descriptors of which message lanes may take one; each costs the keeper one, too.
 pub(crate) const MESSAGE_LANE_DESCRIPTOR_PARTS: u64 = 4;
@@ -90,6 +174,71 @@ pub(crate) const CONNECTION_WINDOW_PAYLOADS: u64 = 2;
 
 /// Least window of a dedicated connection: small payloads do not make it a narrow one.
 pub(crate) const CONNECTION_WINDOW_BYTES_MIN: u64 = 1 << 20;
+
+/// Lanes to what is in no process's memory here, of all workers and clients together. Each has three descriptors and a table
+/// entry in two threads.
+pub(crate) const GATEWAYS_MAX: usize = 4096;
+
+/// How long a client's session is kept after its client has left, by default: a client that was cut off comes back in seconds,
+/// one that was restarted within a minute.
+pub(crate) const CLIENT_SESSION_LINGER_DEFAULT: Duration = Duration::from_secs(60);
+
+/// Clients' sessions of one server: with mailboxes of the least size they are admitted with a gibibyte.
+pub(crate) const SESSIONS_OF_SERVER_MAX: usize = 1024;
+
+/// Clients' sessions of one application: half of all, so that no application takes them from the others.
+pub(crate) const SESSIONS_OF_APPLICATION_MAX: usize = 512;
+
+/// Clients' sessions that the holder of one token has at a time with one application.
+pub(crate) const SESSIONS_OF_PRINCIPAL_MAX: usize = 256;
+
+/// Calls in flight on a lane to a session: sends under way, and receivers that wait.
+pub(crate) const SESSION_CALLS: u32 = 64;
+
+/// Largest payload of a call on a lane to a session unless its client asks for another: 1 MiB.
+pub(crate) const SESSION_PAYLOAD_BYTES_DEFAULT: u32 = 1 << 20;
+
+/// Smallest that can be asked for: the heads of messages and some bytes of them fit.
+pub(crate) const SESSION_PAYLOAD_BYTES_MIN: u32 = 4096;
+
+/// Payloads of the largest size that a session's mailbox has room for.
+pub(crate) const SESSION_MAILBOX_PAYLOADS: u64 = 4;
+
+/// Least bytes of a session's mailbox: the tables of the largest number of messages fit.
+pub(crate) const SESSION_MAILBOX_BYTES_MIN: u64 = 4 << 20;
+
+/// A session is admitted against the host's budget with one of so many equal parts of its mailbox: most are never full.
+pub(crate) const SESSION_ADMITTED_PARTS: u64 = 4;
+
+/// Messages that the client of a session holds at a time: more are received when it has accepted some.
+pub(crate) const SESSION_HELD_MAX: u64 = 1024;
+
+/// Calls that one look takes out of one lane of a gateway, so that others have their turn.
+pub(crate) const GATEWAY_TAKES_PER_LOOK: usize = 32;
+
+/// Period in which gateways look for calls that nobody waits for any more.
+pub(crate) const GATEWAY_LOOK_PERIOD: Duration = Duration::from_millis(50);
+
+/// How long a gateway's lane is looked at by itself after its last call; then its client rings.
+pub(crate) const GATEWAY_WARM_MAX: Duration = Duration::from_millis(5);
+
+/// How long calls to other servers are left to their links when the lane that they came by is gone.
+pub(crate) const GATEWAY_END_MAX: Duration = Duration::from_secs(2);
+
+/// Longest time that a call to a session waits for a message or for room, whatever it asks for: a caller asks again.
+pub(crate) const SESSION_WAIT_MAX: Duration = Duration::from_secs(3600);
+
+/// First pause before a message of a session that found no room is tried again.
+pub(crate) const SESSION_RETRY_PAUSE_MIN: Duration = Duration::from_millis(1);
+
+/// Longest pause between two attempts.
+pub(crate) const SESSION_RETRY_PAUSE_MAX: Duration = Duration::from_millis(50);
+
+/// Bytes of one session's messages that are on their way to other servers at a time; one message always is.
+pub(crate) const SESSION_LINK_BYTES_MAX: usize = 4 << 20;
+
+/// Destinations of one session whose ways are kept open though nothing goes there.
+pub(crate) const SESSION_WAYS_KEPT: usize = 64;
 
 /// Default time in which a client must send its hello.
 pub(crate) const CLIENT_HELLO_DEFAULT: Duration = Duration::from_secs(10);
@@ -286,6 +435,33 @@ pub(crate) const LANES_LOOK_PERIOD: Duration = Duration::from_millis(praas_proto
 /// Time that a call without a deadline waits for room in its lane.
 pub(crate) const ROOM_WAIT_MAX: Duration = Duration::from_secs(10);
 
+/// Bytes of the largest payload that is small to a link of another server: larger ones have a connection of their own.
+pub(crate) const LINK_SMALL_BYTES_MAX: u32 = 64 << 10;
+
+/// Time that a large call of another server waits for room in its lane: large calls of others are behind it.
+pub(crate) const LINK_ROOM_WAIT_MAX: Duration = Duration::from_secs(1);
+
+/// Lives of other servers whose newest link is remembered: each has a server's connections, unless it is gone.
+pub(crate) const INSTANCES_MAX: usize = 1024;
+
+/// Period in which a shard looks for room in message lanes that somebody waits for.
+pub(crate) const OUTBOUND_LOOK_PERIOD: Duration = Duration::from_millis(1);
+
+/// Message lanes looked at for room in one turn.
+pub(crate) const OUTBOUND_LOOKS_MAX: usize = 64;
+
+/// Time for which a refused message lane is not asked for again, so that those who ask next are told why.
+pub(crate) const OUTBOUND_REFUSED_KEPT: Duration = Duration::from_millis(250);
+
+/// Time that somebody without a deadline waits for room for a message; then it may ask again.
+pub(crate) const AWAIT_ROOM_MAX: Duration = Duration::from_secs(60);
+
+/// Bytes up to which a message that comes in pieces is gathered before it is published: copying them takes a microsecond.
+pub(crate) const DELIVERY_GATHERED_BYTES_MAX: usize = 16 << 10;
+
+/// Pause before a message is put again to a process whose mailbox was full, and which does not say when it has room.
+pub(crate) const PUT_AGAIN_PAUSE: Duration = Duration::from_millis(10);
+
 /// Period in which a shard tries again for calls that wait for room: cells of abandoned calls come back without a word.
 pub(crate) const ROOM_LOOK_PERIOD: Duration = Duration::from_millis(5);
 
@@ -295,6 +471,16 @@ pub(crate) const OUTPUT_STALL_MAX: Duration = Duration::from_secs(10);
 /// Bytes a second of the slowest line that is put up with.
 pub(crate) const SLOWEST_BYTES_PER_S: u64 = 256 << 10;
 
+/// Bytes that the log's thread takes of one ring before it turns to the next: a few milliseconds of a disk. A whole record
+/// fits, however long.
+pub(crate) const LOG_BATCH_BYTES: usize = 1 << 20;
+
+/// Time after which a log that failed, or has not made everything durable, is asked again.
+pub(crate) const LOG_RETRY_PERIOD: Duration = Duration::from_millis(5);
+
+/// Longest sleep of the log's thread between two looks at the rings, for a writer that died on its way to ring.
+pub(crate) const LOG_LOOK_PERIOD: Duration = Duration::from_millis(100);
+
 /// Empty messages that a shard keeps for their memory.
 pub(crate) const SPARE_MESSAGES_MAX: usize = 64;
 
@@ -303,6 +489,9 @@ pub(crate) const SPARE_MESSAGE_BYTES_MAX: usize = 64 << 10;
 
 /// Time in which a client that was told to go reads the last words and closes.
 pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(2);
+
+/// Time for which a shard makes way for receivers that it has woken on its own core: several times what a short answer takes.
+pub(crate) const MAKING_WAY_PAYS: Duration = Duration::from_micros(100);
 
 /// Time that a shard in adaptive mode polls for answers before it sleeps: about two round trips of sleeping parties.
 pub(crate) const POLL_BUDGET: Duration = Duration::from_micros(20);

@@ -9,8 +9,8 @@ mod sizes;
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use praas_protocol::Name;
 use praas_protocol::control::WaitMode;
+use praas_protocol::{Durability, Name};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
@@ -117,11 +117,11 @@ fn read_document(
     problems: &mut Vec<Problem>,
 ) -> Option<Application> {
     for (key, _) in document {
-        if !matches!(key.get_ref().as_ref(), "application" | "workers" | "limits") {
+        if !matches!(key.get_ref().as_ref(), "application" | "workers" | "limits" | "state") {
             problems.push(Problem {
                 line: line_of(text, key.span().start),
                 field: format!("[{}]", key.get_ref()),
-                problem: "is unknown, allowed are the sections [application], [workers] and [limits]".into(),
+                problem: "is unknown, allowed are the sections [application], [workers], [state] and [limits]".into(),
             });
         }
     }
@@ -133,6 +133,9 @@ fn read_document(
     };
     if document.contains_key("workers") {
         read_workers(Section::open(text, document, "workers", problems)?, &mut application);
+    }
+    if document.contains_key("state") {
+        read_state(Section::open(text, document, "state", problems)?, &mut application);
     }
     if document.contains_key("limits") {
         read_limits(Section::open(text, document, "limits", problems)?, &mut application);
@@ -178,6 +181,12 @@ fn read_workers(mut section: Section<'_, '_>, application: &mut Application) {
     section.close();
     application.workers_min = min.unwrap_or(1);
     application.workers_max = max.unwrap_or(application.workers_min.max(1));
+}
+
+fn read_state(mut section: Section<'_, '_>, application: &mut Application) {
+    let durability = section.optional("durability", "\"memory\" or \"logged\"", as_durability);
+    section.close();
+    application.durability = durability.unwrap_or_default();
 }
 
 fn read_limits(mut section: Section<'_, '_>, application: &mut Application) {
@@ -232,6 +241,14 @@ fn as_wait(value: &DeValue<'_>) -> Read<WaitMode> {
         Some("spin") => Ok(WaitMode::Spin),
         Some("adaptive") => Ok(WaitMode::Adaptive),
         Some("park") => Ok(WaitMode::Park),
+        _ => Err(None),
+    }
+}
+
+fn as_durability(value: &DeValue<'_>) -> Read<Durability> {
+    match value.as_str() {
+        Some("memory") => Ok(Durability::Memory),
+        Some("logged") => Ok(Durability::Logged),
         _ => Err(None),
     }
 }

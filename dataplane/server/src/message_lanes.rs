@@ -1,10 +1,12 @@
 //! Brokering of message lanes: admission, creation, keeping, telling the receivers, handing over to the sender, and the end.
 //!
 //! A message lane leads from one worker to the mailbox of one process of the same application, and is a part of that mailbox:
-//! it is entered with the process that receives, held by the keeper, and outlives its sender and this server.
+//! it is entered with the process that receives, held by the keeper, and outlives its sender and this server. For processes of
+//! other hosts, and for sessions, the server's own network side sends, as a client of this loop; what it sends may come another
+//! way as well, so such a lane *repeats* (`praas_shm::mailbox`).
 //!
 //! 1. A lane is charged to the host's budget with all that it may take, before it is created, until it is removed. It counts
-//!    also as use of the host by the process whose worker asked: one process cannot take what all need.
+//!    also as use of the host by the process whose worker asked, or the network session that did: none can take what all need.
 //! 2. The sender gets a lane when the keeper holds it and every ready worker of the receiver has attached it. One that runs
 //!    a call has [`MESSAGE_LANE_BUSY_MAX`] for it, because it attaches when it next looks at its messages; and nobody makes a
 //!    sender wait for longer than [`MESSAGE_LANE_IDLE_MAX`]. The order of messages does not depend on it: a worker takes
@@ -22,18 +24,19 @@ mod opening;
 mod orphans;
 mod tally;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant, SystemTime};
 
 use praas_protocol::Address;
-use praas_protocol::control::{ControlError, MessageLaneGeometry, MessageLaneSlot, WorkerCommand};
+use praas_protocol::control::{ControlError, MessageLaneGeometry, MessageLaneSlot, ServerMessage, WorkerCommand};
 use praas_shm::mail_bell::MailBell;
 
 pub(crate) use self::name::LaneName;
 pub(crate) use self::opening::MessageLaneWish;
 use self::tally::{Counted, Tally};
 use crate::budget::{Budget, Charge};
+use crate::lanes::{LaneAsker, LaneOwner};
 use crate::limits::{MESSAGE_LANE_BUSY_MAX, MESSAGE_LANE_IDLE_MAX, MESSAGE_LANE_LOOK_PERIOD};
 use crate::peer::{Peer, PeerError};
 use crate::processes::ProcessKey;
@@ -44,9 +47,9 @@ use crate::workers::{Attachment, Worker, WorkerKey};
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum LaneStage {
     /// Keeper and receivers take it; the sender waits.
-    Opening { worker: WorkerKey, request: u32, since: Instant },
+    Opening { asker: LaneAsker, since: Instant },
     /// The sender has it.
-    Open(WorkerKey),
+    Open(LaneOwner),
     /// Nobody sends any more.
     Orphaned,
     /// It is drained; the receivers forget it.
@@ -61,6 +64,8 @@ pub(crate) struct MessageLane {
     /// Which life of the source.
     incarnation: u64,
     geometry: MessageLaneGeometry,
+    /// Whether what lies in it may have come another way, too.
+    repeats: bool,
     /// Largest message in bytes.
     payload_bytes_max: u32,
     fd: OwnedFd,
@@ -71,16 +76,19 @@ pub(crate) struct MessageLane {
     _use: LaneUse,
 }
 
+/// Where the lanes that a worker or network session sends messages on are entered, by their numbers.
+pub(crate) type OutboundPlaces = BTreeMap<u64, (ProcessKey, MessageLaneSlot)>;
+
 /// What a lane takes of what is limited; given back with the lane.
 #[derive(Debug)]
 struct LaneUse {
     _of_host: Charge,
     _lane: Counted,
-    /// Of the process that sends; none for a lane of an earlier server.
+    /// Of the process or network session that sends; none for a lane of an earlier server.
     _by_sender: Option<(Charge, Counted)>,
 }
 
-/// What the workers of one process take of the host for lanes that they send on.
+/// What the workers of one process, or one network session, take of the host for lanes that they send on.
 #[derive(Debug)]
 pub(crate) struct Sending {
     bytes: Budget,
@@ -119,6 +127,17 @@ pub(crate) fn unix_time_ns() -> u64 {
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
+impl LaneStage {
+    /// Who sends, or will.
+    fn sender(self) -> Option<LaneOwner> {
+        match self {
+            Self::Opening { asker, .. } => Some(asker.owner()),
+            Self::Open(owner) => Some(owner),
+            Self::Orphaned | Self::Removing => None,
+        }
+    }
+}
+
 impl MessageLane {
     /// Whether receivers are to attach it.
     pub(crate) fn is_served(&self) -> bool {
@@ -136,8 +155,9 @@ impl MessageLane {
 
     /// Tells a worker of the receiver of the lane.
     pub(crate) fn announce(&self, slot: MessageLaneSlot, peer: &mut Peer) -> Result<(), PeerError> {
-        let Self { serial, geometry, source, incarnation, .. } = *self;
-        peer.send(&WorkerCommand::InboundLaneAdd { slot, serial, geometry, source, incarnation }, &[self.fd.as_fd()])
+        let Self { serial, geometry, source, incarnation, repeats, .. } = *self;
+        let add = WorkerCommand::InboundLaneAdd { slot, serial, geometry, source, incarnation, repeats };
+        peer.send(&add, &[self.fd.as_fd()])
     }
 
     /// Whether the answer of this worker has to be waited for.
@@ -238,11 +258,31 @@ impl Shard {
         self.refuse_opening(key, slot, host("having the keeper hold a message lane", &reason));
     }
 
-    /// A worker sends nothing more on a lane that it opened. One that it has not got any more was closed from the other side.
-    pub(crate) fn close_message_lane(&mut self, worker: WorkerKey, serial: u64) {
-        let Some(worker) = self.workers.get_mut(&worker) else { return };
-        if let Some((key, slot)) = worker.outbound.remove(&serial) {
+    /// A sender sends nothing more on a lane that it opened. One that it has not got any more was closed from the other side.
+    pub(crate) fn close_message_lane(&mut self, sender: LaneOwner, serial: u64) {
+        if let Some((key, slot)) = self.outbound_of(sender).and_then(|outbound| outbound.remove(&serial)) {
             self.orphan_message_lane(key, slot);
+        }
+    }
+
+    /// The lanes that somebody sends messages on, by their numbers.
+    fn outbound_of(&mut self, sender: LaneOwner) -> Option<&mut OutboundPlaces> {
+        match sender {
+            LaneOwner::Worker(worker) => self.workers.get_mut(&worker).map(|worker| &mut worker.outbound),
+            LaneOwner::Client(client) => self.clients.get_mut(client).map(|client| &mut client.outbound),
+        }
+    }
+
+    /// Tells a sender that its lane leads nowhere any more.
+    fn end_outbound(&mut self, sender: LaneOwner, serial: u64) {
+        if let Some(outbound) = self.outbound_of(sender) {
+            outbound.remove(&serial);
+        }
+        match sender {
+            LaneOwner::Worker(worker) => {
+                self.command_worker(worker, &WorkerCommand::MessageLaneGone { serial }, &[]);
+            }
+            LaneOwner::Client(client) => self.tell_client(client, &ServerMessage::MessageLaneGone { serial }),
         }
     }
 
@@ -252,20 +292,17 @@ impl Shard {
         let (id, lanes) = (process.id, std::mem::take(&mut process.inbound));
         let mut names = Vec::with_capacity(lanes.len());
         for lane in lanes.into_values() {
-            let (LaneStage::Opening { worker, .. } | LaneStage::Open(worker)) = lane.stage else {
-                names.push(lane.kept_name);
-                continue;
-            };
-            if let Some(worker) = self.workers.get_mut(&worker) {
-                worker.outbound.remove(&lane.serial);
-            }
-            match lane.stage {
-                LaneStage::Opening { request, .. } => {
-                    self.refuse_worker(worker, request, ControlError::UnknownProcess { process: id });
-                }
-                _ => self.command_worker(worker, &WorkerCommand::MessageLaneGone { serial: lane.serial }, &[]),
-            }
             names.push(lane.kept_name);
+            match lane.stage {
+                LaneStage::Opening { asker, .. } => {
+                    if let Some(outbound) = self.outbound_of(asker.owner()) {
+                        outbound.remove(&lane.serial);
+                    }
+                    self.refuse_sender(asker, ControlError::UnknownProcess { process: id });
+                }
+                LaneStage::Open(sender) => self.end_outbound(sender, lane.serial),
+                LaneStage::Orphaned | LaneStage::Removing => {}
+            }
         }
         if !names.is_empty() {
             self.forget_kept(names);

@@ -10,7 +10,7 @@
 use praas_protocol::control::{ControlError, LaneId, WorkerCommand};
 use praas_protocol::limits::LANES_PER_WORKER_MAX;
 use praas_protocol::token::Rights;
-use praas_protocol::{Name, Phase, ProcessId};
+use praas_protocol::{Address, Name, Phase, ProcessId};
 
 use crate::lanes::{LaneAsker, LaneOwner, LaneSizes, LaneStanding, LaneWish, limit};
 use crate::processes::ProcessKey;
@@ -22,8 +22,21 @@ const RIGHTS_OF_FUNCTIONS: Rights = Rights::INVOKE.with(Rights::TRUSTED).with(Ri
 
 impl Shard {
     /// Opens a lane for the calls of a worker, which is answered when the workers at its other end have it.
-    pub(crate) fn open_call_lane(&mut self, caller: WorkerKey, request: u32, process: Name) {
-        if let Err(error) = self.try_open_call_lane(caller, request, process) {
+    /// One to what is no process of this server leads to a gateway ([`crate::gateways`]).
+    pub(crate) fn open_call_lane(&mut self, caller: WorkerKey, request: u32, to: Address) {
+        let opened = match to {
+            Address::Process(process) => match self.try_open_call_lane(caller, request, process) {
+                Err(error @ ControlError::UnknownProcess { .. }) => {
+                    self.open_gateway_for_worker(caller, request, to).unwrap_or(Err(error))
+                }
+                opened => opened,
+            },
+            Address::Client(session) => {
+                let unknown = Err(ControlError::UnknownSession { session });
+                self.open_gateway_for_worker(caller, request, to).unwrap_or(unknown)
+            }
+        };
+        if let Err(error) = opened {
             self.refuse_worker(caller, request, error);
         }
     }
@@ -75,7 +88,7 @@ impl Shard {
         });
         for (lane, worker) in of_workers.collect::<Vec<_>>() {
             self.close_lane(key, lane);
-            self.command_worker(worker, &WorkerCommand::CallLaneGone { lane, process: name }, &[]);
+            self.command_worker(worker, &WorkerCommand::CallLaneGone { lane, to: name.into() }, &[]);
         }
     }
 }

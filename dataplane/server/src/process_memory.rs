@@ -16,10 +16,12 @@ use std::time::Duration;
 use praas_protocol::ProcessId;
 use praas_protocol::control::ControlError;
 use praas_protocol::limits::WORKERS_MAX;
+use praas_shm::log_ring::{LOG_BYTES_DEFAULT, LogWriter};
 use praas_shm::objects::{Objects, ObjectsLayout};
 
 use crate::application::Application;
 use crate::budget::{Budget, Charge};
+use crate::durability::LogTicket;
 use crate::process_ledger::{LedgerRecord, ProcessLedger};
 use crate::shard::Shard;
 use crate::timers::Timer;
@@ -41,6 +43,17 @@ pub(crate) struct ProcessMemory {
     pub(crate) objects: Arc<Objects>,
     pub(crate) ledger: ProcessLedger,
     charge: Charge,
+    log: Option<ProcessLog>,
+}
+
+/// What a process has in memory for its log; the ring itself is with the objects.
+#[derive(Debug)]
+struct ProcessLog {
+    /// Read end of the ring's doorbell, until the log begins.
+    doorbell: Option<OwnedFd>,
+    /// Of the log, once it has.
+    _ticket: Option<LogTicket>,
+    _charge: Charge,
 }
 
 impl ProcessMemory {
@@ -62,7 +75,35 @@ impl ProcessMemory {
         let layout = ObjectsLayout::for_limit(state_bytes).map_err(|error| host("laying out its state")(&error))?;
         let objects = Objects::create(layout).map_err(|error| host("creating a state segment")(&error))?;
         let ledger = ProcessLedger::create(record).map_err(|error| host("creating a ledger")(&error))?;
-        Ok(Self { objects: Arc::new(objects), ledger, charge })
+        Ok(Self { objects: Arc::new(objects), ledger, charge, log: None })
+    }
+
+    /// The same with a log ring, which is new whenever the server is. Nobody else may have the memory yet.
+    pub(crate) fn logged(mut self, budget: &Budget) -> Result<Self, ControlError> {
+        let what = "creating a log ring";
+        let host = |reason: &dyn fmt::Display| ControlError::Host { what: what.into(), reason: reason.to_string() };
+        let charge = budget.charge(LOG_BYTES_DEFAULT, "stop processes")?;
+        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK);
+        let (listen, ring) = pipe.map_err(|error| host(&error))?;
+        let log = LogWriter::create(LOG_BYTES_DEFAULT, ring).map_err(|error| host(&error))?;
+        let objects = Arc::get_mut(&mut self.objects).ok_or_else(|| host(&"its memory is in use"))?;
+        objects.begin_log(log);
+        self.log = Some(ProcessLog { doorbell: Some(listen), _ticket: None, _charge: charge });
+        Ok(self)
+    }
+
+    /// What the reader of its ring needs, once: the ring, its bytes, its doorbell.
+    pub(crate) fn log_parts(&mut self) -> std::io::Result<Option<(OwnedFd, u64, OwnedFd)>> {
+        let doorbell = self.log.as_mut().and_then(|log| log.doorbell.take());
+        let (Some(doorbell), Some(ring)) = (doorbell, self.objects.log()) else { return Ok(None) };
+        Ok(Some((ring.fd().try_clone_to_owned()?, ring.bytes(), doorbell)))
+    }
+
+    /// The log goes on until the memory is let go of.
+    pub(crate) fn keep_log(&mut self, ticket: LogTicket) {
+        if let Some(log) = &mut self.log {
+            log._ticket = Some(ticket);
+        }
     }
 
     /// Memory that an earlier server left, whose workers have all ended; the error says what is wrong with it. It is charged
@@ -73,7 +114,7 @@ impl ProcessMemory {
         let objects = Objects::attach(objects, layout).map_err(|error| error.to_string())?;
         objects.recover_all().map_err(|error| error.to_string())?;
         let charge = budget.charge_in_use(state_bytes / ADMITTED_PARTS);
-        let mut memory = Self { objects: Arc::new(objects), ledger, charge };
+        let mut memory = Self { objects: Arc::new(objects), ledger, charge, log: None };
         memory.measure();
         Ok(memory)
     }

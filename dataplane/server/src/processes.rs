@@ -66,7 +66,7 @@ pub(crate) struct Process {
     pub(crate) id: ProcessId,
     pub(crate) application: Arc<Application>,
     pub(crate) stage: Stage,
-    pub(crate) control: ControlPage,
+    pub(crate) control: Arc<ControlPage>,
     pub(crate) lanes: BTreeMap<LaneId, Lane>,
     /// Lanes that bring messages.
     pub(crate) inbound: BTreeMap<MessageLaneSlot, MessageLane>,
@@ -118,7 +118,7 @@ impl Process {
             id,
             application,
             stage: Stage::Active(Vec::new()),
-            control,
+            control: Arc::new(control),
             lanes: BTreeMap::new(),
             inbound: BTreeMap::new(),
             sending: None,
@@ -277,7 +277,9 @@ impl Shard {
         })?;
         let user = if self.gives_users { self.processes.take_user() } else { None };
         let incarnation = self.processes.next_incarnation();
-        let memory = match ProcessMemory::create(id, &application, user, incarnation, &self.budget) {
+        let logged = self.logs(application.durability);
+        let memory = ProcessMemory::create(id, &application, user, incarnation, &self.budget);
+        let memory = match memory.and_then(|memory| if logged { memory.logged(&self.budget) } else { Ok(memory) }) {
             Ok(memory) => memory,
             Err(error) => {
                 user.inspect(|user| self.processes.give_user_back(*user));
@@ -288,6 +290,10 @@ impl Shard {
         process.stage = Stage::Creating(vec![asker]);
         (process.user, process.memory) = (user, Some(memory));
         let key = self.processes.enter(process);
+        if let Err(error) = self.begin_log(key) {
+            self.break_process(key, &format!("its log cannot be opened: {error}"));
+            return Ok(());
+        }
         self.keep_process(key);
         self.measure_memory_later();
         self.show_state(key);

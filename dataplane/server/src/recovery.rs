@@ -82,8 +82,15 @@ impl Shard {
                 return self.log.error(format_args!("{id} cannot be brought back for now: {error}; {advice}"));
             }
         };
+        let mut logged = self.logs(application.durability);
+        if logged && !lanes.is_empty() {
+            logged = false;
+            self.log.warning(format_args!(
+                "{id} has messages in lanes, which are in no log: it goes on in memory; restart it once they are received"
+            ));
+        }
         let mut process = Process::new(id, application, control, names.clone());
-        match self.open_memory(id, incarnation, &names) {
+        match self.open_memory(id, incarnation, &names, logged) {
             Left::Ended => return self.forget_kept(names.into_iter().chain(lane_names).collect::<Vec<_>>()),
             Left::Memory(memory) => {
                 let memory = process.memory.insert(*memory);
@@ -111,6 +118,9 @@ impl Shard {
         }
         let is_back = process.memory.is_some();
         let key = self.processes.enter(process);
+        if let Err(error) = self.begin_log(key) {
+            self.break_process(key, &format!("its log cannot be opened: {error}"));
+        }
         if is_back {
             let unusable = self.adopt_message_lanes(key, lanes);
             if let Some(process) = self.processes.get_mut(key) {
@@ -124,7 +134,7 @@ impl Shard {
     }
 
     /// What the keeper holds under these names, checked in every part.
-    fn open_memory(&self, id: ProcessId, incarnation: u64, [objects, ledger]: &[String; 2]) -> Left {
+    fn open_memory(&self, id: ProcessId, incarnation: u64, [objects, ledger]: &[String; 2], logged: bool) -> Left {
         let copy = |name: &String, what: &str| -> Result<OwnedFd, String> {
             let fd = self.keeping.held(name).ok_or_else(|| format!("its {what} is missing"))?;
             fd.try_clone().map_err(|error| format!("its {what} cannot be duplicated: {error}"))
@@ -140,7 +150,10 @@ impl Shard {
                 return Ok(Left::Ended);
             }
             let memory = ProcessMemory::recover(ledger, copy(objects, "state segment")?, &self.budget);
-            let memory = memory.map_err(|error| format!("its state segment: {error}"))?;
+            let mut memory = memory.map_err(|error| format!("its state segment: {error}"))?;
+            if logged {
+                memory = memory.logged(&self.budget).map_err(|error| error.to_string())?;
+            }
             Ok(Left::Memory(Box::new(memory)))
         };
         open().unwrap_or_else(Left::Damaged)

@@ -4,14 +4,16 @@
 
 use std::os::fd::OwnedFd;
 
-use praas_protocol::ProcessId;
 use praas_protocol::codec;
 use praas_protocol::control::{ClientRequest, ControlError, ServerMessage};
 use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, LIST_PAGE_PROCESSES};
 use praas_protocol::token::{Claims, Rights, Scope};
+use praas_protocol::{Address, Name, ProcessId};
 
 use crate::drain::Purpose;
-use crate::lanes::LaneWish;
+use crate::gateways::Speaker;
+use crate::lanes::{LaneAsker, LaneWish};
+use crate::message_lanes::MessageLaneWish;
 use crate::processes::{Asker, Follower, output_answer};
 use crate::shard::Shard;
 
@@ -48,9 +50,12 @@ impl Shard {
                 allow(&claims, Rights::MANAGE, "manage", &process)?;
                 self.show_output(process, Follower { asker, from }, follow)
             }
-            ClientRequest::LaneOpen { process, payload_bytes_max, calls_in_flight } => {
+            ClientRequest::LaneOpen { process, payload_bytes_max, calls_in_flight, on_behalf } => {
                 allow(&claims, Rights::INVOKE, "invoke", &process)?;
-                self.open_lane(LaneWish { process, payload_bytes_max, calls_in_flight }, asker)
+                if let Some(caller) = on_behalf {
+                    self.allow_in_the_name_of(asker, &claims, process.application, caller.into())?;
+                }
+                self.open_lane(LaneWish { process, payload_bytes_max, calls_in_flight }, on_behalf, asker)
             }
             ClientRequest::ProcessStats { process } => {
                 allow(&claims, Rights::MANAGE, "manage", &process)?;
@@ -68,6 +73,26 @@ impl Shard {
                 self.answer_done(asker);
                 Ok(())
             }
+            ClientRequest::SessionOpen { application, resume, payload_bytes_max } => {
+                self.open_session(asker, &claims, application, resume, payload_bytes_max)
+            }
+            ClientRequest::SessionLaneOpen { application, session, source, incarnation } => {
+                self.allow_in_the_name_of(asker, &claims, application, source)?;
+                self.open_session_lane(asker, &claims, session, Speaker { application, source, incarnation })
+            }
+            ClientRequest::MessageLaneOpen { process, source, incarnation, payload_bytes } => {
+                allow(&claims, Rights::MESSAGES, "messages", &process)?;
+                self.allow_in_the_name_of(asker, &claims, process.application, source)?;
+                let asker = LaneAsker::Client(asker);
+                let (to, repeats) = (process, true);
+                self.open_message_lane(&MessageLaneWish { asker, to, source, incarnation, payload_bytes, repeats })
+            }
+            ClientRequest::DirectoryWatch { after } => {
+                if !claims.rights.contains(Rights::TRUSTED) {
+                    return Err(unauthorized("trusted", "the processes of this server"));
+                }
+                self.watch_directory(asker, after, &claims.scope)
+            }
             ClientRequest::ProcessList { after } => self.list_processes(&claims, after, asker),
             ClientRequest::ApplicationList => {
                 let visible = |name: &praas_protocol::Name| match &claims.scope {
@@ -79,6 +104,25 @@ impl Shard {
                 self.answer(asker, &ServerMessage::Applications { request: asker.request, applications }, &[]);
                 Ok(())
             }
+        }
+    }
+
+    /// Whether somebody may speak in the name of others: the network side alone, for sessions of its own accord, for processes
+    /// of other servers with a token that shares their trust domain.
+    fn allow_in_the_name_of(
+        &self,
+        asker: Asker,
+        claims: &Claims,
+        application: Name,
+        source: Address,
+    ) -> Result<(), ControlError> {
+        if !self.clients.get(asker.client).is_some_and(|client| client.is_network) {
+            let reason = "only the server itself speaks in the name of others".into();
+            return Err(ControlError::Protocol { reason });
+        }
+        match source {
+            Address::Process(process) => allow(claims, Rights::TRUSTED, "trusted", &ProcessId { application, process }),
+            Address::Client(_) => Ok(()),
         }
     }
 

@@ -155,7 +155,7 @@ impl ServerHandle {
         &self.sandbox_lacks
     }
 
-    /// The network side; `None` if the server listens nowhere.
+    /// The network side, which is there even if the server listens nowhere.
     #[must_use]
     pub fn network(&self) -> Option<&NetworkFacts> {
         self.network.as_ref()

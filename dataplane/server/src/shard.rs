@@ -18,6 +18,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
 use praas_protocol::Name;
 use praas_protocol::control::{LaneId, MessageLaneSlot};
+use praas_protocol::message::Address;
 use praas_protocol::token::Secret;
 use praas_sys::{Listener, SignalQueue};
 
@@ -27,7 +28,11 @@ use crate::clients::Clients;
 use crate::data_directory::DataDirectory;
 use crate::dedicated::Dedicated;
 use crate::directory::Directories;
+use crate::directory_watch::DirectoryWatch;
 use crate::drain::Purpose;
+use crate::durability::Durabilities;
+use crate::elsewhere::{Elsewhere, ListedElsewhere};
+use crate::gateways::Gateways;
 use crate::hosting::{Hosting, JobResult};
 use crate::keeping::Keeping;
 use crate::limits::{POLL_EVENTS_MAX, TIMERS_TURN_MAX, TURN_SOURCES_MAX};
@@ -37,6 +42,7 @@ use crate::metrics::Metrics;
 use crate::network::NetworkThreads;
 use crate::processes::{Processes, Stage};
 use crate::server::Order;
+use crate::sessions::Sessions;
 use crate::sources::{ReadyQueue, Source};
 use crate::timers::{Timer, Timers};
 use crate::watch::Watch;
@@ -81,6 +87,15 @@ pub(crate) struct Shard {
     pub(crate) worker_idle: Duration,
     pub(crate) idle_watched: bool,
     pub(crate) directories: Directories,
+    pub(crate) directory_watch: DirectoryWatch,
+    /// What takes the changes of logged processes to their logs, if there is a log.
+    pub(crate) durabilities: Option<Durabilities>,
+    /// Lanes to what is in no process's memory here.
+    pub(crate) gateways: Gateways,
+    pub(crate) sessions: Sessions,
+    pub(crate) elsewhere: Arc<Elsewhere>,
+    /// What of that is shown to workers.
+    pub(crate) listed_elsewhere: BTreeMap<(Name, Address), ListedElsewhere>,
     pub(crate) shutting_down: bool,
     pub(crate) orders: Receiver<Order>,
     pub(crate) results: Receiver<JobResult>,
@@ -167,18 +182,22 @@ impl Shard {
                 Timer::Watch => self.look_at_binaries(),
                 Timer::Accept => self.ready.add(Source::Listener),
                 Timer::Keeper => self.replace_keeper(None),
+                Timer::ClientSession(session) => self.client_session_due(session),
             }
         }
     }
 
-    /// Results of jobs and orders of the handle.
+    /// What the network says, results of jobs, and orders of the handle.
     fn read_mail(&mut self) {
+        self.hear_of_elsewhere();
+        self.hear_of_sessions();
         for _ in 0..MAIL_TURN_MAX {
             if let Ok(result) = self.results.try_recv() {
                 match result {
                     JobResult::Spawned { worker, result } => self.worker_spawned(worker, result),
                     JobResult::Removed { key } => self.process_removed(key),
                     JobResult::Keeper(result) => self.keeper_started(result),
+                    JobResult::LogBroken { key, reason } => self.break_process(key, &reason),
                 }
             } else if let Ok(order) = self.orders.try_recv() {
                 self.obey(order);

@@ -9,8 +9,9 @@ use praas_protocol::control::{FunctionStats, ProcessState, ProcessStats};
 use praas_protocol::{FunctionId, Name, ProcessId};
 use praas_shm::function_stats::{FunctionSeen, Latency};
 
+use crate::elsewhere::PeerFacts;
 use crate::metrics::Metrics;
-use crate::network::NetworkMetrics;
+use crate::network::{NetworkFacts, NetworkMetrics, NetworkThreads};
 use crate::processes::{Process, ProcessKey};
 use crate::shard::Shard;
 
@@ -21,6 +22,8 @@ pub struct Snapshot {
     pub server: Metrics,
     /// What its network side did, if it listens.
     pub network: Option<NetworkMetrics>,
+    /// How things stand with the other servers that it calls, in the order of the options.
+    pub peers: Vec<PeerFacts>,
     /// Its processes, in order of their ids.
     pub processes: Vec<ProcessSnapshot>,
 }
@@ -117,9 +120,11 @@ impl Shard {
             let workers = self.ready_workers(key);
             Some(ProcessSnapshot { process, state: entry.state(), workers, stats, latencies })
         };
-        let network = self.network.as_ref().map(|network| network.facts().metrics());
+        let network = self.network.as_ref().map(NetworkThreads::facts).filter(|network| network.is_used());
+        let peers = network.as_ref().map(NetworkFacts::peers).unwrap_or_default();
+        let network = network.as_ref().map(NetworkFacts::metrics);
         let processes = self.processes.by_id.iter().filter_map(of_process).collect();
-        Snapshot { server: self.metrics, network, processes }
+        Snapshot { server: self.metrics, network, peers, processes }
     }
 
     /// The sums of all workers of a process, dead and alive, by name.
@@ -135,7 +140,10 @@ impl Shard {
         ProcessStats {
             functions: counted.iter().map(|(name, counted)| counted.shown(*name)).collect(),
             queued: queued(process),
-            running: self.workers_of(key).map(|(_, worker)| worker.page.claims().count() as u64).sum(),
+            running: self
+                .workers_of(key)
+                .map(|(_, worker)| worker.page.claims().filter(|claim| !claim.is_held()).count() as u64)
+                .sum(),
             lanes: process.lanes.values().filter(|lane| lane.is_served()).count() as u64,
             worker_restarts: process.restarts,
         }

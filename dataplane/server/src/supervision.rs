@@ -12,6 +12,7 @@ use praas_protocol::limits::CLAIM_SAMPLE_MS_MIN;
 use praas_sys::Exit;
 
 use crate::hosting::Job;
+use crate::lanes::LaneOwner;
 use crate::limits::{
     CLAIM_LOOK_PERIOD_MAX, IDLE_SCAN_PERIOD_MAX, IDLE_SCAN_PERIOD_MIN, OUTPUT_PAUSE, OUTPUT_READ_BYTES_TURN,
     REPLACE_DELAY_MAX, REPLACE_DELAY_MIN, WORKER_HEALTHY_AFTER,
@@ -117,6 +118,7 @@ impl Shard {
         for (lane, process) in worker.call_lanes {
             self.close_lane(process, lane);
         }
+        self.end_gateways_of(LaneOwner::Worker(key));
     }
 
     /// After a worker has left the tables: whoever waited for it is looked at, and calls that it left are picked up.
@@ -225,7 +227,8 @@ impl Shard {
             if worker.page.is_parked() && worker.sightings.is_empty() {
                 continue;
             }
-            let claims: Vec<_> = worker.page.claims().collect();
+            // A call whose reply is held has ended: it waits for the log, which is not its worker's fault.
+            let claims: Vec<_> = worker.page.claims().filter(|claim| !claim.is_held()).collect();
             worker.sightings.retain(|record, _| claims.iter().any(|claim| claim.record == *record));
             for claim in claims {
                 let sighting =

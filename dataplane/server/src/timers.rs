@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use praas_protocol::SessionId;
 use praas_protocol::control::ConnectionId;
 
 use crate::clients::ClientKey;
@@ -57,6 +58,8 @@ pub(crate) enum Timer {
     Accept,
     /// Start another keeper.
     Keeper,
+    /// Whether somebody has come back to a client's session.
+    ClientSession(SessionId),
 }
 
 /// Timers in the order of their times.

@@ -14,14 +14,16 @@ use mio::Interest;
 use praas_protocol::codec;
 use praas_protocol::control::{CONTROL_VERSION, LaneId, MessageLaneSlot, WorkerCommand, WorkerMessage};
 use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, FUNCTIONS_MAX, WORKER_HELLO_MS_MAX, WORKERS_MAX};
-use praas_protocol::{FunctionId, Name};
+use praas_protocol::{Address, FunctionId, Name};
 use praas_shm::WorkerTag;
+use praas_shm::log_ring::LogWriter;
 use praas_shm::worker_page::ServerWorkerPage;
 use praas_sys::{Cgroup, MessageSocket, Pidfd};
 
 use crate::hosting::{SpawnJob, Started, WorkerDescriptors};
+use crate::lanes::LaneOwner;
 use crate::limits::{PEER_PACKETS_TURN_MAX, PEER_STALL_MAX, WORKER_EXIT_MAX};
-use crate::message_lanes::MessageLaneWish;
+use crate::message_lanes::OutboundPlaces;
 use crate::peer::{Packet, Peer, PeerError};
 use crate::processes::{Process, ProcessKey};
 use crate::shard::Shard;
@@ -94,7 +96,7 @@ pub(crate) struct Worker {
     /// What it knows of the lanes that bring messages to its process.
     pub(crate) inbound: BTreeMap<MessageLaneSlot, Attachment>,
     /// Message lanes that it opened, by their serials: where they lead to.
-    pub(crate) outbound: BTreeMap<u64, (ProcessKey, MessageLaneSlot)>,
+    pub(crate) outbound: OutboundPlaces,
     /// Lanes that it opened for calls of its own, and where they lead.
     pub(crate) call_lanes: BTreeMap<LaneId, ProcessKey>,
     pub(crate) sightings: HashMap<usize, Sighting>,
@@ -139,8 +141,15 @@ impl Worker {
     /// before the message would find nothing and not look again.
     pub(crate) fn command(&mut self, command: &WorkerCommand, fds: &[BorrowedFd<'_>]) -> Result<(), PeerError> {
         let sent = self.peer.send(command, fds);
-        self.page.notify();
+        self.notify();
         sent
+    }
+
+    /// Tells the worker to look at its control socket, and whether that is all that there is for it: one that does not know all
+    /// of its message lanes takes nothing out of any, and must not believe that it does.
+    pub(crate) fn notify(&self) {
+        self.page.set_mail_waits(self.peer.has_queued());
+        self.page.notify();
     }
 
     /// The same; a worker that cannot take it is killed. The time by which it must have read it, if it was not taken at once.
@@ -369,7 +378,7 @@ impl Shard {
             if worker.stage >= WorkerStage::Attaching {
                 // A client that rings without end must not fill the queue of a worker that is busy.
                 let hinted = worker.peer.hint(&WorkerCommand::Wake);
-                worker.page.notify();
+                worker.notify();
                 if let Err(error @ PeerError::Socket(_)) = hinted {
                     worker.kill(error.to_string());
                 }
@@ -391,7 +400,7 @@ impl Shard {
             let flushed = worker.peer.flush();
             if was_queued {
                 // A worker that polls looks at its socket only when it is told to.
-                worker.page.notify();
+                worker.notify();
             }
             let received = flushed.and_then(|()| worker.peer.receive(&mut buffer));
             let outcome = match received {
@@ -443,11 +452,11 @@ impl Shard {
             WorkerMessage::MessageLaneOpen { request, to, payload_bytes }
                 if worker.stage >= WorkerStage::Attaching && request != 0 =>
             {
-                self.open_message_lane(MessageLaneWish { worker: key, request, to, payload_bytes });
+                self.open_message_lane_of_worker(key, request, to, payload_bytes);
                 Ok(())
             }
             WorkerMessage::MessageLaneClose { serial } => {
-                self.close_message_lane(key, serial);
+                self.close_message_lane(LaneOwner::Worker(key), serial);
                 Ok(())
             }
             WorkerMessage::InboundLaneAttached { slot, error } => self.inbound_lane_attached(key, slot, error),
@@ -458,12 +467,26 @@ impl Shard {
                 self.worker_rang(process);
                 Ok(())
             }
-            WorkerMessage::CallLaneOpen { request, process } if worker.is_introduced() => {
-                self.open_call_lane(key, request, process);
+            WorkerMessage::CallLaneOpen { request, to } if worker.is_introduced() => {
+                self.open_call_lane(key, request, to);
                 Ok(())
             }
-            WorkerMessage::CallLaneRing { lane, process } => self.with_call_lane(key, lane, process, Self::lane_rang),
-            WorkerMessage::CallLaneClose { lane, process } => self.with_call_lane(key, lane, process, Self::close_lane),
+            WorkerMessage::CallLaneRing { lane, .. } if self.owns_gateway(LaneOwner::Worker(key), lane) => {
+                self.gateway_rang(LaneOwner::Worker(key), lane);
+                Ok(())
+            }
+            WorkerMessage::CallLaneClose { lane, .. } if self.owns_gateway(LaneOwner::Worker(key), lane) => {
+                self.close_gateway(LaneOwner::Worker(key), lane);
+                Ok(())
+            }
+            WorkerMessage::CallLaneRing { lane, to: Address::Process(process) } => {
+                self.with_call_lane(key, lane, process, Self::lane_rang)
+            }
+            WorkerMessage::CallLaneClose { lane, to: Address::Process(process) } => {
+                self.with_call_lane(key, lane, process, Self::close_lane)
+            }
+            // It ended just before.
+            WorkerMessage::CallLaneRing { .. } | WorkerMessage::CallLaneClose { .. } => Ok(()),
             other => Err(format!("{other:?} does not come now")),
         }
     }
@@ -508,8 +531,12 @@ impl Shard {
                 workers_max: process.application.workers_max,
                 state_bytes: memory.state_bytes(),
                 incarnation: memory.incarnation(),
+                log_bytes: memory.objects.log().map(LogWriter::bytes),
             };
-            let fds = [process.control.fd(), worker.page.fd(), memory.objects.fd(), bell.fd(), directory.fd()];
+            let mut fds = vec![process.control.fd(), worker.page.fd(), memory.objects.fd(), bell.fd(), directory.fd()];
+            if let Some(log) = memory.objects.log() {
+                fds.extend([log.fd(), log.doorbell()]);
+            }
             sent = worker.peer.send(&start, &fds);
         }
         if worker.said_hello {
@@ -527,7 +554,7 @@ impl Shard {
                     sent = lane.announce(*id, &mut worker.peer);
                 }
             }
-            worker.page.notify();
+            worker.notify();
         }
         match sent {
             // Its pidfd tells the rest.

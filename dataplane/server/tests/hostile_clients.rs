@@ -181,7 +181,7 @@ fn tokens_of_others_are_refused_and_rights_are_checked_for_each_request() {
         ClientRequest::ProcessStop { process },
         ClientRequest::ProcessRestart { process },
         ClientRequest::ProcessOutput { process, from: 0, follow: false },
-        ClientRequest::LaneOpen { process, payload_bytes_max: None, calls_in_flight: None },
+        ClientRequest::LaneOpen { process, payload_bytes_max: None, calls_in_flight: None, on_behalf: None },
     ];
     let elsewhere = secret.sign(&claims(Scope::Application("other".parse().unwrap()), Rights::ALL, None));
     let powerless = secret.sign(&claims(Scope::Any, Rights::NONE, None));

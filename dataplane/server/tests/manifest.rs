@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use praas_protocol::Durability;
 use praas_protocol::control::WaitMode;
 use praas_server::{Application, Network, Problem};
 
@@ -20,6 +21,9 @@ functions = ["greet", "count.words"]
 min = 2
 max = 4
 
+[state]
+durability = "logged"
+
 [limits]
 payload_bytes_max = "1MiB"
 state_bytes_max = "16MiB"
@@ -30,6 +34,9 @@ open_files = 128
 processes = 16
 output_bytes = 65536
 "#;
+
+/// The least that there can be.
+const TWO_LINES: &str = "[application]\nname = \"hello\"\nbinary = \"hello\"\n";
 
 fn problems(text: &str) -> Vec<Problem> {
     match Application::parse(text, Path::new("/app")) {
@@ -49,11 +56,24 @@ fn a_full_manifest_reads_as_written() {
     assert_eq!(application.readable, [Path::new("/app/data"), Path::new("/etc/hosts")]);
     assert_eq!(application.functions.unwrap().len(), 2);
     assert_eq!((application.workers_min, application.workers_max), (2, 4));
+    assert_eq!(application.durability, Durability::Logged);
     let limits = application.limits;
     assert_eq!((limits.payload_bytes_max, limits.call_ms_max, limits.drain_ms), (1 << 20, None, 500));
     assert_eq!(limits.state_bytes_max, 16 << 20);
     assert_eq!((limits.memory_bytes, limits.open_files), (Some(256 << 20), 128));
     assert_eq!((limits.processes, limits.output_bytes), (Some(16), 65536));
+}
+
+#[test]
+fn a_durability_is_memory_unless_it_is_named_and_others_are_refused() {
+    let of = |section: &str| Application::parse(&format!("{TWO_LINES}{section}"), Path::new("/app"));
+    assert_eq!(of("").unwrap().durability, Durability::Memory);
+    assert_eq!(of("[state]\n").unwrap().durability, Durability::Memory);
+    assert_eq!(of("[state]\ndurability = \"memory\"\n").unwrap().durability, Durability::Memory);
+    let wrong = of("[state]\ndurability = \"sometimes\"\nextra = 1\n").unwrap_err();
+    let named: Vec<_> = wrong.iter().map(|problem| (problem.line, problem.field.as_str())).collect();
+    assert_eq!(named, [(5, "state.durability"), (6, "state.extra")]);
+    assert!(wrong[0].problem.contains("\"memory\" or \"logged\""), "{}", wrong[0]);
 }
 
 #[test]

@@ -28,7 +28,7 @@ pub struct Answer {
     pub more: u32,
     /// The bytes; `None` when their descriptor pointed outside the lane.
     pub payload: Option<AnswerPayload>,
-    /// The request's block, when the request was refused and may be submitted again.
+    /// The request's block, when the request was refused and may be submitted again, or when it was to be kept.
     pub returned_loan: Option<LoanBlock>,
 }
 
@@ -77,6 +77,17 @@ impl ClientLane {
     /// worker has spoiled the cell since, the ticket goes into quarantine and the answer has an outcome that does not exist.
     #[inline]
     pub fn take(self: &Arc<Self>, ticket: Ticket) -> Answer {
+        self.take_answer(ticket, false)
+    }
+
+    /// [`ClientLane::take`], but that the request's block comes back whatever the answer is: for requests that are sent again
+    /// in another way.
+    pub fn take_keeping_loan(self: &Arc<Self>, ticket: Ticket) -> Answer {
+        self.take_answer(ticket, true)
+    }
+
+    #[inline]
+    fn take_answer(self: &Arc<Self>, ticket: Ticket, keeps_loan: bool) -> Answer {
         let cell = self.cell(&ticket);
         if !cell.is_done(ticket.generation) {
             return self.take_spoiled(ticket);
@@ -106,7 +117,7 @@ impl ClientLane {
             cell.release(ticket.generation);
         }
         let refused = outcome_code == Outcome::Unavailable as u32;
-        let returned_loan = self.finish(ticket, kept, refused);
+        let returned_loan = self.finish(ticket, kept, refused || keeps_loan);
         fault::point(Step::ClientTaken);
         Answer { outcome_code, detail, more, payload, returned_loan }
     }
@@ -146,7 +157,7 @@ impl ClientLane {
     }
 
     #[inline]
-    pub(super) fn finish(&self, ticket: Ticket, kept: Option<u64>, refused: bool) -> Option<LoanBlock> {
+    pub(super) fn finish(&self, ticket: Ticket, kept: Option<u64>, keeps_loan: bool) -> Option<LoanBlock> {
         // A cell without a reply block needs no release: arming its next generation says as much, and saves a transfer of
         // its line on the way to the next call.
         let mut submission = self.submission.lock();
@@ -159,7 +170,7 @@ impl ClientLane {
             }
         }
         match ticket.request_block {
-            Some(loan) if !refused => {
+            Some(loan) if !keeps_loan => {
                 submission.arena.free(loan.block);
                 None
             }

@@ -57,6 +57,20 @@ impl ClientLane {
         })
     }
 
+    /// The block's bytes; `None` outside a trust domain.
+    ///
+    /// # Panics
+    /// If another lane lent it.
+    #[must_use]
+    pub fn loan_bytes<'a>(&'a self, loan: &'a LoanBlock) -> Option<&'a [u8]> {
+        self.ensure_own(loan);
+        self.trusted.then(|| {
+            let place = self.memory.request_bytes(loan.block.offset as usize, loan.bytes());
+            // SAFETY: as in `loan_bytes_mut`; nothing writes to the block while the loan is borrowed.
+            unsafe { std::slice::from_raw_parts(place.as_ptr(), loan.bytes()) }
+        })
+    }
+
     /// Copies `source` into the block from byte `at` on.
     ///
     /// # Panics

@@ -48,6 +48,17 @@ pub enum SubmitError {
     },
 }
 
+impl SubmitError {
+    /// The loan that was to be submitted, to be given back or submitted again.
+    pub fn take_loan(&mut self) -> Option<LoanBlock> {
+        let (Self::Full { loan, .. }
+        | Self::TooLarge { loan, .. }
+        | Self::Unavailable { loan, .. }
+        | Self::Lost { loan }) = self;
+        loan.take()
+    }
+}
+
 /// What of a lane can be full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

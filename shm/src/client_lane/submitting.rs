@@ -56,11 +56,7 @@ impl ClientLane {
     /// Takes the block out of an error whose caller gave none.
     #[cold]
     pub(super) fn without_loan(&self, mut error: SubmitError) -> SubmitError {
-        let (SubmitError::Full { loan, .. }
-        | SubmitError::TooLarge { loan, .. }
-        | SubmitError::Unavailable { loan, .. }
-        | SubmitError::Lost { loan }) = &mut error;
-        if let Some(loan) = loan.take() {
+        if let Some(loan) = error.take_loan() {
             self.return_loan(loan);
         }
         error

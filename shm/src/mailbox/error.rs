@@ -23,6 +23,24 @@ pub enum MailError {
         /// Free bytes in all.
         free_bytes: u64,
     },
+    /// The log of the process has not taken what was changed before.
+    #[error(
+        "the log ring is full: {needed_bytes} bytes are needed, {free_bytes} of {capacity_bytes} are free after waiting for \
+         {waited:?}; the log is slower than messages come and go: try again later, or look at its disk"
+    )]
+    LogFull {
+        /// Bytes of the record.
+        needed_bytes: u64,
+        /// Bytes that were free.
+        free_bytes: u64,
+        /// Bytes of the ring.
+        capacity_bytes: u64,
+        /// How long it was waited for.
+        waited: Duration,
+    },
+    /// A message lane for a process whose changes are logged.
+    #[error("a process that is logged receives from no lanes; send to it by calls of its workers")]
+    Logged,
     /// The payload is longer than any message's may be.
     #[error("a message of {bytes} bytes is longer than the {limit_bytes} that one may have")]
     TooLarge {
@@ -116,6 +134,9 @@ impl From<StateError> for MailError {
         match error {
             StateError::Busy { owner, waited } => Self::Busy { owner, waited },
             StateError::Corrupt { what, offset } => Self::Corrupt { what, offset },
+            StateError::LogFull { needed_bytes, free_bytes, capacity_bytes, waited } => {
+                Self::LogFull { needed_bytes, free_bytes, capacity_bytes, waited }
+            }
             StateError::Full { needed_bytes, free_bytes, .. } => {
                 // Whoever knows the number of messages puts it in.
                 Self::Full { messages: 0, messages_max: 0, needed_bytes, free_bytes }

@@ -13,7 +13,12 @@
 //!    covers the highest sequence and at least [`WINDOW_SEQUENCES`] below it.
 //! 2. A higher incarnation begins an empty window; of a lower one nothing is accepted.
 //! 3. Sources are in one list by their last use, and in the chain of their bucket.
-//! 4. The bit is set by the transaction that puts the message into its queue.
+//! 4. The bit is set by the transaction that puts the message into its queue, or hands it to a call.
+//!
+//! Messages of another host come by a lane, and once more as a put if their sender does not know what became of them; the
+//! filter knows those that came by a lane that *repeats* as well.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::objects::block::{BLOCK_HEADER_WORDS, Block, KIND_AND_LINK, Kind, kind_and_link, link_of};
 use crate::objects::error::StateError;
@@ -24,7 +29,9 @@ use crate::objects::lock::Locked;
 use crate::objects::transaction::Transaction;
 use crate::objects::words::Space;
 
-use praas_protocol::message::MessageId;
+use praas_protocol::message::{ADDRESS_BYTES, MessageId};
+
+use crate::log_ring::KeptSource;
 
 use super::error::MailError;
 use super::limits::{SOURCE_KEPT, SOURCES_MAX, WINDOW_SEQUENCES};
@@ -61,6 +68,17 @@ pub(crate) enum Verdict {
     Before,
 }
 
+/// The same, of one that may be older than what is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sight {
+    Known(Verdict),
+    /// It cannot be told: the sequence or incarnation, and the oldest that can.
+    TooOld {
+        sequence: u64,
+        oldest: u64,
+    },
+}
+
 impl Remembered {
     pub(crate) fn checked(space: Space<'_>, number: u64, at: usize) -> Result<Self, StateError> {
         let place = Granule::checked(number, space.layout, "source of messages", at)?;
@@ -89,13 +107,25 @@ impl Remembered {
 
     /// The record of a source, made if there is none. Making it is a transaction of its own.
     pub(crate) fn ensure(locked: &Locked<'_>, table: Table, source: &Source, now_s: u64) -> Result<Self, MailError> {
+        let sources = locked.space().words.load(MAIL_SOURCES);
+        Self::ensure_if_room(locked, table, source, now_s)?.ok_or(MailError::SourcesFull { sources, kept: SOURCE_KEPT })
+    }
+
+    /// The same; `None` if there is none, and no source has been silent for long enough to be forgotten for it.
+    pub(crate) fn ensure_if_room(
+        locked: &Locked<'_>,
+        table: Table,
+        source: &Source,
+        now_s: u64,
+    ) -> Result<Option<Self>, StateError> {
         if let Some(record) = Self::find(locked.space(), table, source)? {
-            return Ok(record);
+            return Ok(Some(record));
         }
-        if locked.space().words.load(MAIL_SOURCES) >= SOURCES_MAX {
-            Self::forget_oldest(locked, table, now_s)?;
+        let is_full = locked.space().words.load(MAIL_SOURCES) >= SOURCES_MAX;
+        if is_full && !Self::has_forgotten_oldest(locked, table, now_s)? {
+            return Ok(None);
         }
-        Ok(Self::make(locked, table, source, now_s)?)
+        Self::make(locked, table, source, now_s).map(Some)
     }
 
     fn make(locked: &Locked<'_>, table: Table, source: &Source, now_s: u64) -> Result<Self, StateError> {
@@ -123,12 +153,12 @@ impl Remembered {
 
     /// Makes room for one more, if the source that was silent for the longest time was so for long enough.
     #[cold]
-    fn forget_oldest(locked: &Locked<'_>, table: Table, now_s: u64) -> Result<(), MailError> {
+    fn has_forgotten_oldest(locked: &Locked<'_>, table: Table, now_s: u64) -> Result<bool, StateError> {
         let space = locked.space();
         let oldest = Self::checked(space, space.words.load(MAIL_SOURCE_OLDEST), MAIL_SOURCE_OLDEST)?;
         let silent_s = now_s.saturating_sub(space.words.load(oldest.place.at() + USED));
         if silent_s < SOURCE_KEPT.as_secs() {
-            return Err(MailError::SourcesFull { sources: space.words.load(MAIL_SOURCES), kept: SOURCE_KEPT });
+            return Ok(false);
         }
         let mut transaction = Transaction::begin(locked)?;
         oldest.leave_list(&mut transaction)?;
@@ -138,7 +168,7 @@ impl Remembered {
         let block = Block::of_kind(space, oldest.place, Kind::MailSource)?;
         heap::release(&mut transaction, block)?;
         transaction.commit();
-        Ok(())
+        Ok(true)
     }
 
     fn leave_bucket(self, transaction: &mut Transaction<'_>, table: Table) -> Result<(), StateError> {
@@ -187,26 +217,50 @@ impl Remembered {
 
     /// Whether a message of this source was accepted before.
     pub(crate) fn look(self, space: Space<'_>, id: MessageId) -> Result<Verdict, MailError> {
+        match self.sight(space, id) {
+            Sight::Known(verdict) => Ok(verdict),
+            Sight::TooOld { sequence, oldest } => Err(MailError::TooOld { sequence, oldest }),
+        }
+    }
+
+    /// The same, for who knows what to make of one that is too old.
+    pub(crate) fn sight(self, space: Space<'_>, id: MessageId) -> Sight {
         let (words, at) = (space.words, self.place.at());
         let incarnation = words.load(at + INCARNATION);
         if id.incarnation < incarnation {
-            return Err(MailError::TooOld { sequence: id.incarnation, oldest: incarnation });
+            return Sight::TooOld { sequence: id.incarnation, oldest: incarnation };
         }
         if id.incarnation > incarnation {
-            return Ok(Verdict::New);
+            return Sight::Known(Verdict::New);
         }
         let floor = words.load(at + FLOOR);
         if id.sequence < floor {
-            return Err(MailError::TooOld { sequence: id.sequence, oldest: floor });
+            return Sight::TooOld { sequence: id.sequence, oldest: floor };
         }
         if (id.sequence - floor) / 64 >= WINDOW_WORDS {
-            return Ok(Verdict::New);
+            return Sight::Known(Verdict::New);
         }
         let is_set = words.load(at + window_word(id.sequence)) >> (id.sequence % 64) & 1 == 1;
-        Ok(if is_set { Verdict::Before } else { Verdict::New })
+        Sight::Known(if is_set { Verdict::Before } else { Verdict::New })
     }
 
-    /// Remembers a message that [`Remembered::look`] has found to be new.
+    /// What is remembered, and of whom.
+    pub(crate) fn kept(self, space: Space<'_>) -> ([u8; ADDRESS_BYTES], KeptSource) {
+        let (words, at) = (space.words, self.place.at());
+        let mut address = [0; ADDRESS_BYTES];
+        for (index, bytes) in address.as_chunks_mut::<8>().0.iter_mut().enumerate() {
+            *bytes = words.load(at + ADDRESS + index).to_le_bytes();
+        }
+        let kept = KeptSource {
+            incarnation: words.load(at + INCARNATION),
+            floor: words.load(at + FLOOR),
+            window: (WINDOW..WORDS).map(|word| words.load(at + word)).collect(),
+            used_s: words.load(at + USED),
+        };
+        (address, kept)
+    }
+
+    /// Remembers a message that [`Remembered::sight`] has found to be new.
     pub(crate) fn note(self, transaction: &mut Transaction<'_>, id: MessageId, now_s: u64) -> Result<(), StateError> {
         let at = self.place.at();
         if id.incarnation != transaction.load(at + INCARNATION) {
@@ -274,6 +328,11 @@ impl Remembered {
 #[allow(clippy::cast_possible_truncation, reason = "a remainder of a small number")]
 fn window_word(sequence: u64) -> usize {
     WINDOW + (sequence / 64 % WINDOW_WORDS) as usize
+}
+
+/// Seconds since 1970; 0 under a clock that is set before.
+pub(crate) fn now_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 const _: () = assert!(WINDOW_SEQUENCES.is_multiple_of(64));

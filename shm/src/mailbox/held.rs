@@ -4,8 +4,8 @@
 //! that are still to be removed, and the message that it is filling. The first two are lists, in order of receipt.
 //!
 //! Invariants:
-//! 1. Messages become "to be removed" all by one transaction, which is the instant of their removal: whoever finds some
-//!    there goes on removing them, and never gives them back.
+//! 1. Messages become "to be removed" all by one transaction, which is the instant and the position of their removal: whoever
+//!    finds some there goes on tidying them away, which is no change of the mailbox any more, and never gives them back.
 //! 2. Held messages are given back the last first, each to the head of its queue, so that they stand in their order again.
 
 use crate::objects::error::StateError;
@@ -15,7 +15,8 @@ use crate::objects::transaction::Transaction;
 use crate::objects::words::Space;
 
 use super::limits::MESSAGES_BOUND;
-use super::message::Stored;
+use super::logging;
+use super::message::{self, Stored};
 use super::queue::Queue;
 use super::seek::Seek;
 
@@ -94,7 +95,10 @@ pub(crate) fn remove(locked: &Locked<'_>, row: usize, queue: Queue, message: Sto
 pub(crate) fn begin_ending(locked: &Locked<'_>, row: usize) -> Result<(), StateError> {
     let space = locked.space();
     let (held, ending) = (held_at(space, row), ending_at(space, row));
+    let last = last(space, row)?;
     let mut transaction = Transaction::begin(locked)?;
+    let position = message::next_position(&mut transaction)?;
+    logging::removed_all(&mut transaction, last, position)?;
     transaction.store(ending, transaction.load(held))?;
     transaction.store(held, 0)?;
     transaction.commit();
@@ -114,7 +118,7 @@ pub(crate) fn end_one(locked: &Locked<'_>, row: usize) -> Result<bool, StateErro
     let mut transaction = Transaction::begin(locked)?;
     transaction.store(ending_at(space, row), message.before(space))?;
     message.queue(space)?.unhold_one(&mut transaction, row)?;
-    message.ends(&mut transaction)?;
+    message.is_tidied_away(&mut transaction)?;
     transaction.commit();
     Ok(true)
 }
@@ -131,8 +135,14 @@ pub(crate) fn finish_ending(locked: &Locked<'_>, row: usize) -> Result<(), State
 
 /// Gives the last message back that the row's call holds. False if there is none.
 pub(crate) fn give_back_last(locked: &Locked<'_>, row: usize) -> Result<bool, StateError> {
+    let Some(message) = last(locked.space(), row)? else { return Ok(false) };
+    give_back(locked, row, message)?;
+    Ok(true)
+}
+
+/// Gives a message back that the row's call holds. Of those of one queue, the last goes first.
+pub(crate) fn give_back(locked: &Locked<'_>, row: usize, message: Stored) -> Result<(), StateError> {
     let space = locked.space();
-    let Some(message) = last(space, row)? else { return Ok(false) };
     let queue = message.queue(space)?;
     let mut transaction = Transaction::begin(locked)?;
     message.leave_row(&mut transaction, held_at(space, row))?;
@@ -140,5 +150,5 @@ pub(crate) fn give_back_last(locked: &Locked<'_>, row: usize) -> Result<bool, St
     message.mark_redelivered(space);
     queue.put_back(&mut transaction, message)?;
     transaction.commit();
-    Ok(true)
+    Ok(())
 }

@@ -9,6 +9,9 @@
 //!    lane is told never goes backwards.
 //! 3. Nothing is taken from a lane while this worker lacks one that it was told of: what lies in that may have been sent before.
 //!    A lane is told of before its sender has it, so who has seen a message sees that it lacks the lanes of all before it.
+//! 4. What comes by a lane that *repeats* is noted in the filter by the transaction that takes it, and dropped if it is known
+//!    there already. What the filter cannot tell is taken: a sender puts a message another way only when no more of it can
+//!    come by the lane.
 
 use std::ptr::NonNull;
 
@@ -23,6 +26,7 @@ use crate::objects::transaction::Transaction;
 use crate::objects::words::Space;
 
 use super::error::MailError;
+use super::filter::{self, Remembered, Sight, Verdict};
 use super::limits::{COLLECT_BATCH, LANES, MESSAGES_BOUND};
 use super::message::{self, LanePlace, Payload, Stored};
 use super::name::{KeyText, QueueName, Source};
@@ -42,12 +46,15 @@ pub struct InboundLane {
     pub source: Address,
     /// The receiver's end.
     pub inbound: Inbound,
+    /// Whether what lies in it may come another way, too: its sender is on another host.
+    pub repeats: bool,
 }
 
 #[derive(Debug)]
 struct Lane {
     serial: u64,
     inbound: Inbound,
+    repeats: bool,
 }
 
 /// The lanes of one source.
@@ -75,19 +82,47 @@ pub(crate) struct Lanes {
 /// What collecting came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Collected {
-    /// What was wanted has come, and is held by the call already; so many others were queued before it.
-    Direct { queue: Queue, message: Stored, queued: usize },
+    /// What was wanted has come by this lane, and is held by the call already; so many others were queued before it. The lane's
+    /// sender is to be told of the room when the lock is free again.
+    Direct { queue: Queue, message: Stored, slot: u16, queued: usize },
     /// Nothing is left but what there is no room for; so many messages were queued.
     All { queued: usize },
     /// There is more.
     More { queued: usize },
 }
 
+/// What collecting from the lanes of one source came to; so many messages were queued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Gathered {
+    /// Nothing is left.
+    All { queued: usize },
+    /// There is more.
+    More { queued: usize },
+    /// There is no room for what is left.
+    Stalled { queued: usize },
+    /// This worker lacks a lane.
+    Outdated { queued: usize },
+}
+
+/// What the filter makes of a message in a lane that repeats.
+enum Novelty {
+    /// To be noted with this record, at this time.
+    New(Remembered, u64),
+    /// Older than what is remembered: it came no other way (invariant 4).
+    Old,
+    /// It has come already.
+    Known,
+    /// The filter has no room for its source.
+    NoRoom,
+}
+
 /// What one look at the lanes of a source came to.
 enum Step {
+    /// Its lane's sender is still to be told of the room.
     Direct {
         queue: Queue,
         message: Stored,
+        slot: u16,
     },
     Queued,
     Skipped,
@@ -109,7 +144,7 @@ impl Lanes {
         if self.by_slot[index].is_some() {
             return Err(MailError::SlotTaken { slot: lane.slot });
         }
-        self.by_slot[index] = Some(Lane { serial: lane.serial, inbound: lane.inbound });
+        self.by_slot[index] = Some(Lane { serial: lane.serial, inbound: lane.inbound, repeats: lane.repeats });
         let source = Source::new(seed, &lane.source);
         match self.groups.iter_mut().find(|group| group.source == source) {
             Some(group) => group.slots.push(lane.slot),
@@ -201,6 +236,14 @@ impl Lanes {
         }
     }
 
+    /// Wakes the sender of a lane, from which something was taken before the lock was given back, if it waits for the room.
+    #[inline]
+    pub(crate) fn tell_sender(&self, slot: u16) {
+        if let Some(lane) = self.lane(slot) {
+            lane.inbound.tell_sender_after_exchange();
+        }
+    }
+
     /// Gives back blocks of removed messages, as far as this worker has their lanes or nobody ever will.
     pub(crate) fn give_returns(&self, locked: &Locked<'_>, table: Table) -> Result<(), StateError> {
         let space = locked.space();
@@ -254,7 +297,7 @@ impl Lanes {
         {
             // What nearly every receive of a process with one partner comes to.
             match self.collect_one(locked, table, 0, seek, is_current)? {
-                Step::Direct { queue, message } => return Ok(Collected::Direct { queue, message, queued }),
+                Step::Direct { queue, message, slot } => return Ok(Collected::Direct { queue, message, slot, queued }),
                 Step::Queued => queued = 1,
                 Step::Outdated => return Err(MailError::Outdated),
                 Step::Skipped | Step::Stalled | Step::Nothing => {}
@@ -288,10 +331,10 @@ impl Lanes {
                         return Ok(Collected::More { queued });
                     }
                     looks += 1;
-                    match self.collect_one(locked, table, index, seek, is_current)? {
-                        Step::Direct { queue, message } => {
+                    match self.collect_one(locked, table, index, seek.filter(|_| sought), is_current)? {
+                        Step::Direct { queue, message, slot } => {
                             self.first = (index + 1) % count;
-                            return Ok(Collected::Direct { queue, message, queued });
+                            return Ok(Collected::Direct { queue, message, slot, queued });
                         }
                         Step::Queued => queued += 1,
                         Step::Outdated if queued == 0 => return Err(MailError::Outdated),
@@ -309,6 +352,36 @@ impl Lanes {
         Ok(Collected::All { queued })
     }
 
+    /// Whether some are of this source.
+    pub(crate) fn are_of(&self, source: &Source) -> bool {
+        self.groups.iter().any(|group| group.source == *source)
+    }
+
+    /// Takes what has come by the lanes of one source into queues, in order, up to a batch.
+    pub(crate) fn gather(
+        &mut self,
+        locked: &Locked<'_>,
+        table: Table,
+        source: &Source,
+        is_current: &dyn Fn() -> bool,
+    ) -> Result<Gathered, MailError> {
+        let Some(index) = self.groups.iter().position(|group| group.source == *source) else {
+            return Ok(Gathered::All { queued: 0 });
+        };
+        let mut queued = 0;
+        for _ in 0..COLLECT_BATCH {
+            match self.collect_one(locked, table, index, None, is_current)? {
+                Step::Queued | Step::Direct { .. } => queued += 1,
+                Step::Skipped => {}
+                Step::Stalled => return Ok(Gathered::Stalled { queued }),
+                Step::Nothing => return Ok(Gathered::All { queued }),
+                Step::Outdated => return Ok(Gathered::Outdated { queued }),
+            }
+        }
+        Ok(Gathered::More { queued })
+    }
+
+    /// Takes the next message of a source, which the seeker names if there is one.
     #[inline(always)]
     fn collect_one(
         &mut self,
@@ -362,7 +435,7 @@ impl Lanes {
     }
 
     /// The lane of a group whose next message is the lowest (invariant 1).
-    #[inline]
+    #[inline(always)]
     fn lowest(&mut self, space: Space<'_>, table: Table, index: usize) -> Option<u16> {
         let group = &self.groups[index];
         if let [slot] = group.slots[..] {
@@ -416,7 +489,7 @@ impl Lanes {
         let Some(Some(lane)) = self.by_slot.get(usize::from(slot)) else { return Ok(Step::Nothing) };
         let words = table.lane(slot);
         let at = words.position(space, lane.serial);
-        let arrived = match lane.inbound.arrived_at(at, &mut self.room) {
+        let arrived = match lane.inbound.arrived_expecting(at, seek.map(|seek| seek.expected), &mut self.room) {
             Ok(Some(arrived)) => arrived,
             Ok(None) => return Ok(Step::Nothing),
             Err(_) => {
@@ -429,7 +502,16 @@ impl Lanes {
             }
         };
         let group = &self.groups[index];
-        let sought = seek.filter(|seek| seek.wants(&group.source, arrived.key.as_bytes()));
+        let mut noted = None;
+        if lane.repeats {
+            match novelty(locked, table, &group.source, arrived.id)? {
+                Novelty::New(record, now_s) => noted = Some((record, now_s)),
+                Novelty::Old => {}
+                Novelty::Known => return drop_known(locked, table, slot, lane, &arrived.contents),
+                Novelty::NoRoom => return Ok(self.stall(space, index)),
+            }
+        }
+        let sought = seek.filter(|seek| seek.has_key(arrived.key));
         let has_room = message::has_room(space);
         if !has_room && (sought.is_none() || !message::has_room_for_wanted(space)) {
             return Ok(self.stall(space, index));
@@ -458,12 +540,56 @@ impl Lanes {
             }
             None => queue.append(&mut transaction, message)?,
         }
+        if let Some((record, now_s)) = noted {
+            record.note(&mut transaction, arrived.id, now_s)?;
+        }
         words.move_to(&mut transaction, lane.serial, at.wrapping_add(1))?;
         transaction.commit();
-        lane.inbound.publish_consumed(at.wrapping_add(1));
+        let step = if direct.is_some() {
+            // The sender is told when the lock is free: that orders both, so no fence is needed for it alone.
+            lane.inbound.note_consumed(at.wrapping_add(1));
+            Step::Direct { queue, message, slot }
+        } else {
+            lane.inbound.publish_consumed(at.wrapping_add(1));
+            Step::Queued
+        };
         self.groups[index].stalled = false;
-        Ok(if direct.is_some() { Step::Direct { queue, message } } else { Step::Queued })
+        Ok(step)
     }
+}
+
+/// What the filter makes of the next message of a lane that repeats. A source that it does not know is entered.
+#[inline(never)]
+fn novelty(locked: &Locked<'_>, table: Table, source: &Source, id: MessageId) -> Result<Novelty, StateError> {
+    let now_s = filter::now_s();
+    let Some(record) = Remembered::ensure_if_room(locked, table, source, now_s)? else { return Ok(Novelty::NoRoom) };
+    Ok(match record.sight(locked.space(), id) {
+        Sight::Known(Verdict::New) => Novelty::New(record, now_s),
+        Sight::Known(Verdict::Before) => Novelty::Known,
+        Sight::TooOld { .. } => Novelty::Old,
+    })
+}
+
+/// Skips a message that has come already. Its block is released before the lane moves on: whoever dies in between leaves it to
+/// be skipped again, and a release may be repeated as long as nothing behind it was taken.
+#[cold]
+fn drop_known(
+    locked: &Locked<'_>,
+    table: Table,
+    slot: u16,
+    lane: &Lane,
+    contents: &Contents<'_>,
+) -> Result<Step, StateError> {
+    let words = table.lane(slot);
+    let next = words.position(locked.space(), lane.serial).wrapping_add(1);
+    if let Contents::Block(block) = contents {
+        lane.inbound.release(block.descriptor(), block.stamp());
+    }
+    let mut transaction = Transaction::begin(locked)?;
+    words.move_to(&mut transaction, lane.serial, next)?;
+    transaction.commit();
+    lane.inbound.publish_consumed(next);
+    Ok(Step::Skipped)
 }
 
 /// How far a lane was taken.

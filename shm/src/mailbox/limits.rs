@@ -15,6 +15,10 @@ pub const SOURCE_KEPT: Duration = Duration::from_secs(600);
 /// Sequences below the newest of a source of which each is known to be accepted or not.
 pub const WINDOW_SEQUENCES: u64 = 1024;
 
+/// Words that have a bit for each of these.
+#[allow(clippy::cast_possible_truncation, reason = "a few")]
+const WINDOW_WORDS: usize = WINDOW_SEQUENCES as usize / 64;
+
 /// Messages that a mailbox takes while it is full of others, because a running call waits for just them.
 pub(crate) const MESSAGES_BEYOND_MAX: u64 = MAILBOX_MESSAGES_MAX as u64 / 4;
 /// No list of messages is longer.
@@ -39,6 +43,9 @@ pub(crate) const SOURCE_BUCKETS: usize = 256;
 pub(crate) const LANES: usize = MESSAGE_LANES_MAX;
 /// Messages that one turn takes out of lanes: the lock is held for about ten microseconds.
 pub(crate) const COLLECT_BATCH: usize = 64;
+/// Turns that one receive takes at most, and one put until it knows all that came before it: more find a full mailbox.
+#[allow(clippy::cast_possible_truncation, reason = "some hundreds")]
+pub(crate) const COLLECT_TURNS_MAX: usize = MESSAGES_BOUND as usize / COLLECT_BATCH + 2;
 /// Messages that one turn removes or puts back: as for collecting.
 pub(crate) const ENDING_BATCH: usize = 64;
 /// Payloads up to this many bytes are copied inside the critical section, see the same limit of objects.
@@ -55,6 +62,7 @@ const _: () = {
     assert!(QUEUE_BUCKETS.is_power_of_two() && SOURCE_BUCKETS.is_power_of_two());
     assert!(MESSAGES_BOUND < 1 << 24 && QUEUES_MAX < 1 << 24, "counts in words beside places have 24 bits");
     assert!(LARGE_SPARES_MAX < 1 << 24 && SMALL_SPARES_MAX < 1 << 24);
-    // The largest transaction makes a queue or a message and stores two dozen words beside.
-    assert!(HEAP_STORES_MAX + 40 <= LOG_ENTRIES_MAX, "every transaction fits the log");
+    // The largest transaction makes a message, and stores two dozen words of its queue, its lane and its row, and of the filter
+    // the whole window twice: for a new incarnation, whose first sequence is high.
+    assert!(HEAP_STORES_MAX + 40 + 2 * (WINDOW_WORDS + 2) <= LOG_ENTRIES_MAX, "it fits the log");
 };

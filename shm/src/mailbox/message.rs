@@ -19,6 +19,7 @@
 use praas_protocol::limits::MAILBOX_MESSAGES_MAX;
 use praas_protocol::message::MessageId;
 
+use crate::copy;
 use crate::message_lane::PLACE_WORDS;
 use crate::objects::block::{BLOCK_HEADER_WORDS, Block, KIND_AND_LINK, Kind, kind_and_link, link_of};
 use crate::objects::error::StateError;
@@ -33,6 +34,7 @@ use super::limits::{
     LARGE_BYTES, LARGE_SPARES_MAX, MESSAGE_BYTES_MAX, MESSAGES_BEYOND_MAX, MESSAGES_BOUND, SMALL_BYTES,
     SMALL_SPARES_MAX,
 };
+use super::logging;
 use super::queue::Queue;
 
 const BEFORE: usize = BLOCK_HEADER_WORDS;
@@ -248,13 +250,21 @@ impl Stored {
         transaction.store(MAIL_MESSAGES, messages)
     }
 
-    /// It is a message no more: its block is spare, or waits until its lane has its own back. It must be in no list.
+    /// It is a message no more. It must be in no list.
     #[inline(always)]
     pub(crate) fn ends(self, transaction: &mut Transaction<'_>) -> Result<(), StateError> {
+        let position = next_position(transaction)?;
+        logging::removed(transaction, self, position)?;
+        self.is_tidied_away(transaction)
+    }
+
+    /// It was removed before, with others: its block is spare now, or waits until its lane has its own back. It must be in no
+    /// list.
+    #[inline(always)]
+    pub(crate) fn is_tidied_away(self, transaction: &mut Transaction<'_>) -> Result<(), StateError> {
         let left = transaction.load(MAIL_MESSAGES).checked_sub(1);
         let left = left.ok_or_else(|| StateError::corrupt("count of messages", MAIL_MESSAGES))?;
         transaction.store(MAIL_MESSAGES, left)?;
-        next_position(transaction)?;
         if self.lane_place(transaction.space()).is_none() {
             return self.free(transaction);
         }
@@ -412,7 +422,7 @@ pub(crate) fn has_room_for_wanted(space: Space<'_>) -> bool {
 
 /// The position of one more mutation.
 #[inline(always)]
-fn next_position(transaction: &mut Transaction<'_>) -> Result<u64, StateError> {
+pub(crate) fn next_position(transaction: &mut Transaction<'_>) -> Result<u64, StateError> {
     let next = transaction.load(POSITION).checked_add(1);
     let next = next.ok_or_else(|| StateError::corrupt("position", POSITION))?;
     transaction.store(POSITION, next)?;
@@ -435,15 +445,7 @@ const fn granules_for(bytes: usize) -> u32 {
 /// Stores bytes from word `at` on, in a block that has room for them and that nobody reads yet.
 #[inline]
 fn store_bytes(space: Space<'_>, at: usize, bytes: &[u8]) {
-    let (whole, rest) = bytes.as_chunks::<8>();
-    for (index, bytes) in whole.iter().enumerate() {
-        space.words.store_private(at + index, u64::from_ne_bytes(*bytes));
-    }
-    if !rest.is_empty() {
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        space.words.store_private(at + whole.len(), u64::from_ne_bytes(last));
-    }
+    copy::store_inline(bytes, space.words.range(at, bytes.len().div_ceil(8)));
 }
 
 const _: () = {

@@ -28,6 +28,13 @@ impl Source {
         let words = std::array::from_fn(|index| u64::from_le_bytes(chunks[index]));
         Self { words, hash: hash::of_address(seed, &words) }
     }
+
+    /// Whether both are the same, without a jump for each word.
+    #[inline(always)]
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        let differing = self.words.iter().zip(&other.words).fold(0, |bits, (one, other)| bits | one ^ other);
+        self.hash == other.hash && differing == 0
+    }
 }
 
 /// A key's bytes and their hash in this segment.

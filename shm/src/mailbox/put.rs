@@ -3,8 +3,9 @@
 //!
 //! A small payload is copied under the lock. A large one is filled outside: its block is named by a word of the row
 //! meanwhile, so that a death leaks nothing.
-
-use std::time::{SystemTime, UNIX_EPOCH};
+//!
+//! Another host sends by a lane, and puts what it does not know to have come. So before a put that may be a repetition is
+//! judged, all that has come by the lanes of its source is collected: what lies there came before it, and may be it.
 
 use praas_protocol::Key;
 use praas_protocol::limits::MAILBOX_MESSAGES_MAX;
@@ -17,9 +18,11 @@ use crate::objects::lock::Locked;
 use crate::objects::transaction::Transaction;
 
 use super::error::MailError;
-use super::filter::{Remembered, Verdict};
+use super::filter::{Remembered, Verdict, now_s};
 use super::held::filling_at;
-use super::limits::{MESSAGE_BYTES_MAX, PUT_WITHIN_LOCK_BYTES_MAX};
+use super::lanes::Gathered;
+use super::limits::{COLLECT_TURNS_MAX, MESSAGE_BYTES_MAX, PUT_WITHIN_LOCK_BYTES_MAX};
+use super::logging;
 use super::message::{self, Payload, PayloadAt, Stored};
 use super::name::{KeyText, QueueName, Source};
 use super::queue::{self, Queue};
@@ -58,6 +61,16 @@ impl Mailbox {
     /// [`MailError::Full`], [`MailError::TooLarge`]; [`MailError::TooOld`] and [`MailError::SourcesFull`] for sources that
     /// may repeat; [`MailError::Busy`], [`MailError::Corrupt`].
     pub fn put(&self, new: &NewMessage<'_>) -> Result<Accepted, MailError> {
+        self.put_if(new, &|| true)
+    }
+
+    /// [`Mailbox::put`], as long as this worker has all lanes that it was told of: what may be a repetition of this message
+    /// must not lie in a lane that it lacks. `is_current` is asked before a message that may be repeated is judged.
+    ///
+    /// # Errors
+    /// [`MailError::Outdated`]; otherwise as [`Mailbox::put`], and [`MailError::Full`] also when there is no room for what the
+    /// same source has sent before.
+    pub fn put_if(&self, new: &NewMessage<'_>, is_current: &dyn Fn() -> bool) -> Result<Accepted, MailError> {
         if new.bytes.len() > MESSAGE_BYTES_MAX as usize {
             let (bytes, limit_bytes) = (new.bytes.len() as u64, u64::from(MESSAGE_BYTES_MAX));
             return Err(MailError::TooLarge { bytes, limit_bytes });
@@ -68,6 +81,9 @@ impl Mailbox {
             id: new.id,
             filtered_at_s: new.repeats.then(now_s),
         };
+        if new.repeats && self.gather_before(&putting, is_current)? == Accepted::Before {
+            return Ok(Accepted::Before);
+        }
         let accepted = if new.bytes.len() <= PUT_WITHIN_LOCK_BYTES_MAX {
             self.with_room(|locked, table| putting.put_now(locked, table, new.bytes))
         } else {
@@ -80,6 +96,43 @@ impl Mailbox {
         Ok(accepted)
     }
 
+    /// Collects all that has come by the lanes of a source that may repeat. [`Accepted::Before`] if the message is known.
+    fn gather_before(&self, putting: &Putting<'_>, is_current: &dyn Fn() -> bool) -> Result<Accepted, MailError> {
+        if !self.lanes().borrow().are_of(&putting.source) {
+            return if is_current() { Ok(Accepted::Now) } else { Err(MailError::Outdated) };
+        }
+        for _ in 0..COLLECT_TURNS_MAX {
+            let locked = self.lock()?;
+            let table = self.table(&locked)?;
+            if let Some(record) = Remembered::find(self.space(), table, &putting.source)?
+                && record.look(self.space(), putting.id) == Ok(Verdict::Before)
+            {
+                return Ok(Accepted::Before);
+            }
+            if !is_current() {
+                return Err(MailError::Outdated);
+            }
+            let mut lanes = self.lanes().borrow_mut();
+            lanes.repair(&locked, table)?;
+            let gathered = lanes.gather(&locked, table, &putting.source, is_current)?;
+            drop((lanes, locked));
+            let (Gathered::All { queued }
+            | Gathered::More { queued }
+            | Gathered::Stalled { queued }
+            | Gathered::Outdated { queued }) = gathered;
+            if queued > 0 {
+                self.bell().ring();
+            }
+            match gathered {
+                Gathered::All { .. } => return Ok(Accepted::Now),
+                Gathered::More { .. } => {}
+                Gathered::Stalled { .. } => break,
+                Gathered::Outdated { .. } => return Err(MailError::Outdated),
+            }
+        }
+        Err(self.full(MailError::Full { messages: 0, messages_max: 0, needed_bytes: 0, free_bytes: 0 }))
+    }
+
     fn put_large(&self, putting: &Putting<'_>, bytes: &[u8]) -> Result<Accepted, MailError> {
         let filling = filling_at(self.space(), self.row());
         let count = u32::try_from(bytes.len()).expect("no longer than a message may be");
@@ -88,7 +141,11 @@ impl Mailbox {
         let place = self.objects().bytes(offset, bytes_reserved);
         // SAFETY: the place lies inside the block that was just reserved for so many bytes; nobody reads it yet.
         unsafe { copy::to_shared(bytes, place) };
-        let put = self.with_room(|locked, table| putting.put_filled(locked, table, filling));
+        // SAFETY: the same place, which nobody else writes until it is put.
+        let logged = unsafe { self.log_pieces(place, bytes_reserved) };
+        let put = logged
+            .map_err(MailError::from)
+            .and_then(|()| self.with_room(|locked, table| putting.put_filled(locked, table, filling)));
         if put.is_err() {
             // Or the server does, or the next end of this row.
             let _ = self.lock().and_then(|locked| Ok(give_up(&locked, filling)?));
@@ -98,6 +155,13 @@ impl Mailbox {
 
     /// Does something under the lock, once more if there was no room and the mailbox has made some.
     fn with_room<T>(&self, mut work: impl FnMut(&Locked<'_>, Table) -> Result<T, MailError>) -> Result<T, MailError> {
+        self.with_log_room(|| self.with_room_once(&mut work))
+    }
+
+    fn with_room_once<T>(
+        &self,
+        work: &mut impl FnMut(&Locked<'_>, Table) -> Result<T, MailError>,
+    ) -> Result<T, MailError> {
         let locked = self.lock()?;
         let table = self.table(&locked)?;
         queue::tidy(&locked)?;
@@ -149,6 +213,7 @@ impl Putting<'_> {
         remembered: Option<Remembered>,
     ) -> Result<(), StateError> {
         message.arrives(&mut transaction)?;
+        logging::arrived(&mut transaction, message, &self.source, self.key, self.filtered_at_s)?;
         queue.append(&mut transaction, message)?;
         if let (Some(remembered), Some(now_s)) = (remembered, self.filtered_at_s) {
             remembered.note(&mut transaction, self.id, now_s)?;
@@ -211,9 +276,4 @@ pub(crate) fn give_up(locked: &Locked<'_>, filling: usize) -> Result<(), StateEr
     message.free(&mut transaction)?;
     transaction.commit();
     Ok(())
-}
-
-/// Seconds since 1970; 0 under a clock that is set before.
-fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

@@ -2,6 +2,8 @@
 
 use std::ptr::NonNull;
 
+use praas_protocol::Key;
+
 use crate::objects::Objects;
 use crate::objects::error::StateError;
 use crate::objects::words::Space;
@@ -26,6 +28,8 @@ pub(crate) enum From<'s> {
 pub(crate) struct Seek<'s> {
     pub(crate) from: From<'s>,
     pub(crate) key: KeyText<'s>,
+    /// The same, as it was checked.
+    pub(crate) expected: Key<'s>,
     /// The receiver's row.
     pub(crate) row: usize,
     /// The word for the last message that it holds.
@@ -59,15 +63,15 @@ impl Seek<'_> {
     pub(crate) fn names(&self, source: &Source) -> bool {
         match self.from {
             From::Any => true,
-            From::One(one) => one == source,
-            From::Of(many) => many.iter().any(|one| one == source),
+            From::One(one) => one.is(source),
+            From::Of(many) => many.iter().any(|one| one.is(source)),
         }
     }
 
-    /// Whether messages of this source under this key are sought.
+    /// Whether messages under this key are sought. One that was expected under it has the very same text.
     #[inline]
-    pub(crate) fn wants(&self, source: &Source, key: &[u8]) -> bool {
-        self.key.bytes == key && self.names(source)
+    pub(crate) fn has_key(&self, key: Key<'_>) -> bool {
+        std::ptr::eq(self.expected.as_bytes(), key.as_bytes()) || self.expected == key
     }
 
     /// Looks among the queues.

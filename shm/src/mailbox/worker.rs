@@ -4,6 +4,7 @@
 //! done in *turns* under the writers' lock, each bounded, so that others come in between.
 
 use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,15 +18,16 @@ use crate::objects::layout::header::{
     HASH_SEED, MAIL_MESSAGES, MAIL_QUEUES, MAIL_SEQUENCE, MAIL_SOURCES, MAIL_STALLED, MAIL_TABLE,
 };
 use crate::objects::lock::{self, Locked};
+use crate::objects::logging;
 use crate::objects::steps::step;
 use crate::objects::words::Space;
-use crate::objects::{LockOwner, Objects};
+use crate::objects::{LockOwner, Objects, StateError};
 use crate::sync::Ordering;
 
 use super::error::MailError;
 use super::held;
 use super::lanes::{Collected, InboundLane, Lanes};
-use super::limits::{COLLECT_BATCH, ENDING_BATCH, MESSAGES_BOUND};
+use super::limits::{COLLECT_TURNS_MAX, ENDING_BATCH, MESSAGES_BOUND};
 use super::message::Stored;
 use super::name::{KeyText, Source};
 use super::queue::{self, Queue};
@@ -36,10 +38,6 @@ use super::table::Table;
 
 /// How long a worker waits for the lock, as for objects.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Turns that one receive takes at most: more find a full mailbox.
-#[allow(clippy::cast_possible_truncation, reason = "some hundreds")]
-const TURNS_MAX: usize = MESSAGES_BOUND as usize / COLLECT_BATCH + 2;
-
 /// From whom a receiver wants a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wanted<'w> {
@@ -131,8 +129,11 @@ impl Mailbox {
     /// Receives from one more lane.
     ///
     /// # Errors
-    /// [`MailError::SlotTaken`], [`MailError::NoSuchSlot`].
+    /// [`MailError::SlotTaken`], [`MailError::NoSuchSlot`]; [`MailError::Logged`] where changes are logged.
     pub fn add_lane(&self, lane: InboundLane) -> Result<(), MailError> {
+        if self.space().log.is_some() {
+            return Err(MailError::Logged);
+        }
         self.lanes.borrow_mut().add(self.seed, lane)
     }
 
@@ -275,7 +276,6 @@ impl Mailbox {
         if self.is_quiet() {
             return Ok(Turn::Nothing);
         }
-        let key = KeyText::new(self.seed, key.as_bytes());
         match wanted {
             Wanted::Any => self.receive_from(From::Any, key, takes, is_current),
             Wanted::One(source) | Wanted::Of([source]) => self.receive_from_one(source, key, takes, is_current),
@@ -287,7 +287,7 @@ impl Mailbox {
     fn receive_from_one(
         &self,
         source: &Address,
-        key: KeyText<'_>,
+        key: Key<'_>,
         takes: bool,
         is_current: &dyn Fn() -> bool,
     ) -> Result<Turn, MailError> {
@@ -302,7 +302,7 @@ impl Mailbox {
     fn receive_from_many(
         &self,
         sources: &[Address],
-        key: KeyText<'_>,
+        key: Key<'_>,
         takes: bool,
         is_current: &dyn Fn() -> bool,
     ) -> Result<Turn, MailError> {
@@ -315,17 +315,32 @@ impl Mailbox {
         self.receive_from(From::Of(&sought), key, takes, is_current)
     }
 
-    #[inline]
+    #[inline(always)]
     fn receive_from(
         &self,
         from: From<'_>,
-        key: KeyText<'_>,
+        key: Key<'_>,
         takes: bool,
         is_current: &dyn Fn() -> bool,
     ) -> Result<Turn, MailError> {
-        let seek = Seek { from, key, row: self.row, held_at: held::held_at(self.space(), self.row), takes };
-        for _ in 0..TURNS_MAX {
-            match self.turn(&seek, is_current)? {
+        let (text, held_at) = (KeyText::new(self.seed, key.as_bytes()), held::held_at(self.space(), self.row));
+        self.receive_sought(&Seek { from, key: text, expected: key, row: self.row, held_at, takes }, is_current)
+    }
+
+    #[inline(never)]
+    fn receive_sought(&self, seek: &Seek<'_>, is_current: &dyn Fn() -> bool) -> Result<Turn, MailError> {
+        match self.turn(seek, is_current)? {
+            Turn::More => self.further_turns(seek, is_current),
+            turn => Ok(turn),
+        }
+    }
+
+    /// The turns after the first one, which is apart: what a loop seldom needs would be prepared before each receive.
+    #[cold]
+    #[inline(never)]
+    fn further_turns(&self, seek: &Seek<'_>, is_current: &dyn Fn() -> bool) -> Result<Turn, MailError> {
+        for _ in 1..COLLECT_TURNS_MAX {
+            match self.turn(seek, is_current)? {
                 Turn::More => {}
                 turn => return Ok(turn),
             }
@@ -334,7 +349,7 @@ impl Mailbox {
     }
 
     /// One turn: looks among the queues, then into the lanes.
-    #[inline]
+    #[inline(always)]
     fn turn(&self, seek: &Seek<'_>, is_current: &dyn Fn() -> bool) -> Result<Turn, MailError> {
         let locked = self.lock()?;
         let table = self.table(&locked)?;
@@ -361,9 +376,10 @@ impl Mailbox {
             found => found,
         };
         let (collected, queued) = match lanes.collect(&locked, table, Some(seek), is_current)? {
-            Collected::Direct { queue, message, queued } => {
+            Collected::Direct { queue, message, slot, queued } => {
                 let bytes = seek::bytes_of(&self.objects, lanes, message);
                 self.end(locked, queued);
+                lanes.tell_sender(slot);
                 return match bytes? {
                     Ok(bytes) => Ok(Turn::Taken { queue, message, bytes }),
                     Err(place) => Err(MailError::LaneMissing { slot: place.slot, serial: place.serial }),
@@ -441,14 +457,31 @@ impl Mailbox {
     /// Removes a message that this worker holds.
     #[inline]
     pub(crate) fn accept(&self, queue: Queue, message: Stored) -> Result<(), MailError> {
-        let locked = self.lock()?;
-        let rings = self.remove(&locked, queue, message)?;
-        self.held.set(self.held.get().saturating_sub(1));
-        drop(locked);
-        if rings {
-            self.bell.ring();
-        }
-        Ok(())
+        self.with_log_room(|| {
+            let locked = self.lock()?;
+            let rings = self.remove(&locked, queue, message)?;
+            self.held.set(self.held.get().saturating_sub(1));
+            drop(locked);
+            if rings {
+                self.bell.ring();
+            }
+            Ok(())
+        })
+    }
+
+    /// Does `attempt`, which takes the lock, again where the log ring had no room for it.
+    #[inline]
+    pub(crate) fn with_log_room<T>(&self, attempt: impl FnMut() -> Result<T, MailError>) -> Result<T, MailError> {
+        logging::with_room(self.space(), self.patience.get(), attempt)
+    }
+
+    /// Logs a long payload ahead of its message.
+    ///
+    /// # Safety
+    /// As for [`logging::pieces`].
+    pub(crate) unsafe fn log_pieces(&self, place: NonNull<u8>, bytes: usize) -> Result<(), StateError> {
+        // SAFETY: the caller's promise.
+        unsafe { logging::pieces(self.space(), self.owner, self.patience.get(), place, bytes) }
     }
 
     /// Removes one message. True if somebody else may have something to receive now.
@@ -494,8 +527,8 @@ impl Mailbox {
         match self.held.get() {
             0 if self.lanes.get_mut().need_repair(self.objects.space()) || self.is_ending() => self.repair(),
             0 => Ok(()),
-            1 => self.accept_last(),
-            _ => self.accept_many(),
+            1 => self.with_log_room(|| self.accept_last()),
+            _ => self.with_log_room(|| self.accept_many()),
         }
     }
 
@@ -608,7 +641,7 @@ impl Mailbox {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(crate) fn lock(&self) -> Result<Locked<'_>, MailError> {
         Ok(lock::acquire(self.space(), self.owner, self.patience.get())?)
     }
@@ -651,8 +684,17 @@ impl Mailbox {
         &self.objects
     }
 
+    pub(crate) fn lanes(&self) -> &RefCell<Lanes> {
+        &self.lanes
+    }
+
     pub(crate) fn row(&self) -> usize {
         self.row
+    }
+
+    /// A message that was held was given back.
+    pub(crate) fn one_less_held(&self) {
+        self.held.set(self.held.get().saturating_sub(1));
     }
 
     pub(crate) fn seed(&self) -> u64 {

@@ -51,46 +51,53 @@ impl Inbound {
     ///
     /// # Errors
     /// [`Spoiled`] when something is published there that is no message: go on with the next position.
-    #[inline]
+    #[inline(always)]
     pub fn arrived_at<'room>(
         &self,
         position: u64,
         room: &'room mut ArrivedRoom,
     ) -> Result<Option<Arrived<'room>>, Spoiled> {
+        self.arrived_expecting(position, None, room)
+    }
+
+    /// The same for a receiver that knows which key may come: one that equals a checked key is not checked again, and is
+    /// answered as that one.
+    ///
+    /// # Errors
+    /// As for [`Inbound::arrived_at`].
+    #[inline(always)]
+    pub fn arrived_expecting<'room>(
+        &self,
+        position: u64,
+        expected: Option<Key<'room>>,
+        room: &'room mut ArrivedRoom,
+    ) -> Result<Option<Arrived<'room>>, Spoiled> {
         match entry::arrived(self.memory.entries(), position) {
             None => Ok(None),
-            Some(entry) => self.read(entry, position, room).map(Some).map_err(|what| Spoiled { position, what }),
+            Some(entry) => {
+                self.read(entry, position, expected, room).map(Some).map_err(|what| Spoiled { position, what })
+            }
         }
     }
 
-    /// The message of this position, if it is published, is one, and has this very key: for receivers that know what comes.
-    /// Cheaper than [`Inbound::arrived_at`], for a key that equals a checked one is one.
-    #[inline]
-    pub fn arrived_under<'room>(
-        &self,
-        position: u64,
-        key: Key<'_>,
-        room: &'room mut ArrivedRoom,
-    ) -> Option<(MessageId, Contents<'room>)> {
-        let entry = entry::arrived(self.memory.entries(), position)?;
-        let (id, said, contents) = self.read_parts(entry, position, room).ok()?;
-        (said == key.as_str().as_bytes()).then_some((id, contents))
-    }
-
-    #[inline]
+    #[inline(always)]
     fn read<'room>(
         &self,
         entry: &Entry,
         position: u64,
+        expected: Option<Key<'room>>,
         room: &'room mut ArrivedRoom,
     ) -> Result<Arrived<'room>, &'static str> {
-        let (id, key, contents) = self.read_parts(entry, position, room)?;
-        let key = Key::from_bytes(key).map_err(|_| "its key is none")?;
+        let (id, said, contents) = self.read_parts(entry, position, room)?;
+        let key = match expected {
+            Some(key) if key.as_bytes() == said => key,
+            _ => Key::from_bytes(said).map_err(|_| "its key is none")?,
+        };
         Ok(Arrived { id, key, contents })
     }
 
     /// Id, bytes that should be a key, and payload.
-    #[inline]
+    #[inline(always)]
     fn read_parts<'room>(
         &self,
         entry: &Entry,
@@ -131,6 +138,18 @@ impl Inbound {
     #[inline]
     pub fn publish_consumed(&self, position: u64) {
         self.memory.room().publish_consumed(position);
+    }
+
+    /// The same without waking the sender: [`Inbound::tell_sender_after_exchange`] is to follow.
+    #[inline]
+    pub(crate) fn note_consumed(&self, position: u64) {
+        self.memory.room().note_consumed(position);
+    }
+
+    /// Wakes the sender if it waits for the room that was noted, after the lock was given back.
+    #[inline]
+    pub(crate) fn tell_sender_after_exchange(&self) {
+        self.memory.room().tell_sender_after_exchange();
     }
 
     /// Gives a block back to the sender, after the removal of its message is committed. Under the lock, for the last stamp

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -59,6 +60,11 @@ impl MessageLoan {
     /// Sends less than was lent: the first `bytes`.
     pub fn truncate(&mut self, bytes: usize) {
         self.bytes = u32::try_from(bytes).unwrap_or(u32::MAX).min(self.bytes);
+    }
+
+    /// Where it lies, and how long it is.
+    pub(crate) fn place(&self) -> (NonNull<u8>, usize) {
+        (self.lender.memory.arena_bytes(self.block.offset, self.bytes), self.bytes as usize)
     }
 }
 

@@ -48,18 +48,37 @@ impl RoomWords {
     #[inline]
     pub(crate) fn publish_consumed(&self, position: u64) {
         if self.consumed.load(Ordering::Relaxed) != position {
-            // Release pairs with the Acquire in `consumed`.
-            self.consumed.store(position, Ordering::Release);
+            self.note_consumed(position);
             self.tell_sender();
+        }
+    }
+
+    /// Receiver: the same without waking anybody: [`RoomWords::tell_sender_after_exchange`] is to follow.
+    #[inline]
+    pub(crate) fn note_consumed(&self, position: u64) {
+        // Release pairs with the Acquire in `consumed`.
+        self.consumed.store(position, Ordering::Release);
+    }
+
+    /// Receiver: made room of any kind, and has exchanged a word since, as when it gave a lock back.
+    #[inline]
+    pub(crate) fn tell_sender_after_exchange(&self) {
+        if self.parking.is_parked_after_exchange() && self.is_wanted() {
+            self.parking.wake_parked();
         }
     }
 
     /// Receiver: made room of any kind. Wakes the sender if it sleeps and wants this much.
     #[inline]
     pub(crate) fn tell_sender(&self) {
-        if self.parking.is_parked() && self.wanted.load(Ordering::Relaxed) <= self.consumed.load(Ordering::Relaxed) {
+        if self.parking.is_parked() && self.is_wanted() {
             self.parking.wake_parked();
         }
+    }
+
+    #[inline]
+    fn is_wanted(&self) -> bool {
+        self.wanted.load(Ordering::Relaxed) <= self.consumed.load(Ordering::Relaxed)
     }
 
     /// Sender: sleeps until it is told of room, unless there is some; at most for `timeout`, and not always that long.

@@ -65,7 +65,7 @@ impl Shape {
     }
 
     /// The shape that a word says, if such a message can lie in this lane.
-    #[inline]
+    #[inline(always)]
     #[allow(clippy::cast_possible_truncation, reason = "fields of the word")]
     pub(super) fn checked(word: u64, layout: &MessageLaneLayout) -> Option<Self> {
         let (payload_bytes, key_bytes) = (word as u32, (word >> 32) as u8);

@@ -205,7 +205,7 @@ fn check_index(blocks: &mut Blocks<'_>, found: &mut Checked) -> Result<(), State
                     return Err(StateError::corrupt("second entry of a key", at));
                 }
                 seen.push((entry >> 40, object));
-                if object.namespace == Namespace::CALLS {
+                if object.namespace() == Namespace::CALLS {
                     calls += 1;
                     call_granules += u64::from(block.granules);
                 }
@@ -237,20 +237,20 @@ fn check_entry(
     object: &Placed,
     seed: u64,
 ) -> Result<(), StateError> {
-    let hash = hash::of_words(seed, object.namespace.0, object.key_bytes, object.key_words(space));
+    let hash = hash::of_words(seed, object.namespace().0, object.key_bytes(), object.key_words(space));
     let at = object.place.at();
     let right = object.hash(space) == hash
         && buckets.bucket_of(hash) == number
         && may_be(entry, fingerprint(hash, space.layout))
-        && object.header.version <= space.words.load(header::POSITION)
-        && object.header.version != 0
+        && object.version <= space.words.load(header::POSITION)
+        && object.version != 0
         && object.key_text(space).is_some();
     if right { Ok(()) } else { Err(StateError::corrupt("object of an entry", at)) }
 }
 
 fn is_same_key(space: Space<'_>, one: &Placed, other: &Placed) -> bool {
-    one.namespace == other.namespace
-        && one.key_bytes == other.key_bytes
+    one.namespace() == other.namespace()
+        && one.key_bytes() == other.key_bytes()
         && one.key_words(space).eq(other.key_words(space))
 }
 

@@ -31,6 +31,21 @@ pub enum StateError {
         /// Bytes of the segment.
         limit_bytes: u64,
     },
+    /// The log of the process has not taken what was changed before.
+    #[error(
+        "the log ring is full: {needed_bytes} bytes are needed, {free_bytes} of {capacity_bytes} are free after waiting for \
+         {waited:?}; the log is slower than the process changes its state: change less, or look at its disk"
+    )]
+    LogFull {
+        /// Bytes of the record.
+        needed_bytes: u64,
+        /// Bytes that were free.
+        free_bytes: u64,
+        /// Bytes of the ring.
+        capacity_bytes: u64,
+        /// How long it was waited for.
+        waited: Duration,
+    },
     /// All places for a key of this hash are taken.
     #[error("the index of state is full at {keys} keys; delete objects or raise state_bytes_max")]
     IndexFull {

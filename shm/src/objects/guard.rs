@@ -39,29 +39,30 @@ impl<'s> Guard<'s> {
     /// What is known of the object without its value.
     #[inline]
     #[must_use]
-    pub fn header(&self) -> &ObjectHeader {
-        &self.object.header
+    pub fn header(&self) -> ObjectHeader {
+        self.object.header(self.store.space())
     }
 
     /// Its version.
     #[inline]
     #[must_use]
     pub fn version(&self) -> u64 {
-        self.object.header.version
+        self.object.version
     }
 
     /// Bytes of its value.
     #[inline]
     #[must_use]
     pub fn value_bytes(&self) -> usize {
-        self.object.value.bytes
+        self.object.value().bytes
     }
 
     /// Where the value lies: aligned to 16, from 1 KiB on to 64.
     #[inline]
     #[must_use]
     pub fn value_ptr(&self) -> *const u8 {
-        self.store.objects().bytes(self.object.value.offset, self.object.value.bytes).as_ptr()
+        let value = self.object.value();
+        self.store.objects().bytes(value.offset, value.bytes).as_ptr()
     }
 
     /// The value where it lies, for workers; `None` for the server, which must copy it.
@@ -73,7 +74,7 @@ impl<'s> Guard<'s> {
         }
         // SAFETY: the place lies inside the block (invariant 2), which stays while this guard does (invariant 1); published
         // objects are not written in this trust domain (invariant 2).
-        Some(unsafe { std::slice::from_raw_parts(self.value_ptr(), self.object.value.bytes) })
+        Some(unsafe { std::slice::from_raw_parts(self.value_ptr(), self.object.value().bytes) })
     }
 
     /// The value: where it lies for workers, a copy in `scratch` for the server.
@@ -81,7 +82,7 @@ impl<'s> Guard<'s> {
         if let Some(value) = self.in_place() {
             return value;
         }
-        let buffer = scratch.prepare(self.object.value.bytes);
+        let buffer = scratch.prepare(self.object.value().bytes);
         self.copy_from(0, buffer);
         buffer
     }
@@ -92,8 +93,8 @@ impl<'s> Guard<'s> {
     /// If the value does not have so many.
     pub fn copy_from(&self, offset: usize, destination: &mut [u8]) {
         let end = offset.checked_add(destination.len());
-        assert!(end.is_some_and(|end| end <= self.object.value.bytes), "outside the value");
-        let source = self.store.objects().bytes(self.object.value.offset + offset, destination.len());
+        assert!(end.is_some_and(|end| end <= self.object.value().bytes), "outside the value");
+        let source = self.store.objects().bytes(self.object.value().offset + offset, destination.len());
         // SAFETY: the range lies inside the value (checked above), the value inside the segment (invariant 2).
         unsafe { copy::from_shared(source, destination) };
     }

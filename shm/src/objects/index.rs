@@ -72,7 +72,7 @@ pub(crate) fn find_hashed(
             if may_be(entry, print) {
                 let place = Granule::checked(block_of(entry), space.layout, "entry of the index", at)?;
                 let object = Placed::read(space, place)?;
-                if object.namespace == namespace && object.hash(space) == hash {
+                if object.namespace() == namespace && object.hash(space) == hash {
                     return Ok(Some((at, object)));
                 }
             }

@@ -70,7 +70,13 @@ impl<'k> Key<'k> {
     /// Its text in words as it lies in memory; bytes behind its end are zero.
     #[inline]
     pub(crate) fn words(&self) -> impl Iterator<Item = u64> + 'k {
-        let bytes = self.text.as_bytes();
+        Self::words_of(self.text)
+    }
+
+    /// The same of a text that may be no key.
+    #[inline]
+    pub(crate) fn words_of(text: &'k str) -> impl Iterator<Item = u64> + 'k {
+        let bytes = text.as_bytes();
         let (whole, rest) = bytes.as_chunks::<8>();
         let last = (!rest.is_empty()).then(|| match bytes.last_chunk() {
             // The end as one load, moved to its place: bytes that are written one by one and then read as a word make the

@@ -306,8 +306,8 @@ fn read(guard: &Guard<'_>) -> Result<CallRecord, StateError> {
 
 /// The same under the lock.
 fn read_placed(space: Space<'_>, object: &Placed) -> Result<CallRecord, StateError> {
-    let first = object.value.offset / 8;
-    CallRecord::decode(object.header.meta, object.value.bytes, |at| space.words.load(first + at))
+    let first = object.value().offset / 8;
+    CallRecord::decode(object.header(space).meta, object.value().bytes, |at| space.words.load(first + at))
         .ok_or_else(|| StateError::corrupt("record of a call", object.place.at()))
 }
 
@@ -441,7 +441,7 @@ fn mark_lost_in_passing(
     let hashed = Hashed { key, hash: object.hash(space) };
     let lost = record.lost(clock.until()).encode();
     let value_bytes = checked_value_bytes(lost.len())?;
-    let condition = Condition::Version(object.header.version);
+    let condition = Condition::Version(object.version);
     let publication = Publication { meta: META, value_bytes, modified_unix_ms: unix_ms(), condition };
     let fill = |_, place: super::object::ValuePlace| {
         for (index, word) in lost.chunks_exact(8).enumerate() {

@@ -52,6 +52,9 @@ pub(crate) mod header {
     pub(crate) const CALLS_NEXT: usize = 55;
     /// Granules of all records of calls.
     pub(crate) const CALLS_GRANULES: usize = 56;
+    /// Bytes of all records that were written to the log ring, see `crate::log_ring`; 0 without one.
+    #[cfg(not(loom))]
+    pub(crate) const LOG_TAIL: usize = 57;
     /// The mailbox's table, 0 before the first message; what follows is the mailbox's too, see `crate::mailbox`.
     pub(crate) const MAIL_TABLE: usize = 64;
     /// Messages that are queued or held.

@@ -69,6 +69,12 @@ pub(crate) const RECLAIM_BATCHES_MAX: usize = ROWS * PINS_PER_WORKER / RECLAIM_B
 pub(crate) const READ_TRIES_MAX: usize = 4096;
 /// Slots of the worker's private memory of validated versions.
 pub(crate) const VALIDATED_SLOTS: usize = 1024;
+/// Slots of the worker's private memory of keys that it found: what a function asks for again and again is a handful.
+#[cfg(not(loom))]
+pub(crate) const RECALLED_SLOTS: usize = 8;
+/// Longest key that is remembered there: four words, compared in a few nanoseconds.
+#[cfg(not(loom))]
+pub(crate) const RECALLED_KEY_BYTES_MAX: usize = 32;
 
 /// Bytes of the segment for each record of a call with an idempotency key that there can be at most.
 pub(crate) const CALL_RECORD_SHARE_BYTES: usize = 1 << 10;

@@ -89,7 +89,7 @@ struct Smallest {
 
 impl Smallest {
     fn offer(&mut self, space: Space<'_>, object: &Placed, page: &Page<'_>) -> Result<(), StateError> {
-        if object.namespace != page.namespace || self.limit == 0 {
+        if object.namespace() != page.namespace || self.limit == 0 {
             return Ok(());
         }
         let key = object.key_text(space).ok_or_else(|| StateError::corrupt("key of an object", object.place.at()))?;
@@ -100,7 +100,7 @@ impl Smallest {
         if is_full && self.keys.last_key_value().is_some_and(|(last, _)| *last < key) {
             return Ok(());
         }
-        self.keys.insert(key, object.header);
+        self.keys.insert(key, object.header(space));
         if self.keys.len() > self.limit {
             self.keys.pop_last();
         }

@@ -115,12 +115,17 @@ impl<'s, 'k> Loan<'s, 'k> {
         meta: Meta,
         condition: Condition,
         modified_unix_ms: u64,
-        also: impl FnMut(&mut Transaction<'_>, &Spot, Granule) -> Result<(), StateError>,
+        mut also: impl FnMut(&mut Transaction<'_>, &Spot, Granule) -> Result<(), StateError>,
     ) -> Result<u64, Unpublished<'s, 'k>> {
         let publication = Publication { meta, value_bytes: self.value_bytes, modified_unix_ms, condition };
         let (key, lent) = (self.key, self.lent);
-        let published =
-            self.store.with_lock(|locked, pinned| write::publish(locked, pinned, &lent, &key, &publication, also));
+        let place = self.store.objects().bytes(lent.value.offset, self.value_bytes());
+        // SAFETY: the place lies inside the block, which nobody else uses while the loan lasts (invariant 2), in the
+        // objects segment, which is no ring.
+        let logged = unsafe { self.store.log_pieces(place, self.value_bytes()) };
+        let published = logged.and_then(|()| {
+            self.store.with_lock(|locked, pinned| write::publish(locked, pinned, &lent, &key, &publication, &mut also))
+        });
         match published {
             Ok(version) => {
                 self.store.loan_is_over(self.slot);

@@ -4,6 +4,7 @@
 //! 1. Words of the undo log, the heap, the index and the counters are stored by the lock's owner alone.
 //! 2. The word is taken by a CAS from 0 to the owner's tag and freed by an exchange, so a dead owner is known by name. Only
 //!    the server frees it in the name of a dead worker, after that worker's end and after it has settled the undo log.
+//!    Whoever gives the lock back publishes what is committed in the log ring, if there is one.
 //! 3. Every wait ends: polls, then sleeps in slices until the caller's patience is over. A waiter marks the word before it
 //!    sleeps and the owner wakes all who sleep; a wake that died with its owner costs the rest of a slice.
 
@@ -161,12 +162,18 @@ impl<'a> Locked<'a> {
 impl Drop for Locked<'_> {
     #[inline]
     fn drop(&mut self) {
+        #[cfg(not(loom))]
+        let rings = self.space.log.filter(|log| log.publish(self.space.words.load(super::layout::header::LOG_TAIL)));
         let word = self.space.words.at(LOCK);
         // Release pairs with the Acquire of whoever takes it next.
         let before = word.swap(0, Ordering::Release);
         step();
         if before & SOMEBODY_SLEEPS != 0 {
             wake_low_half(word);
+        }
+        #[cfg(not(loom))]
+        if let Some(log) = rings {
+            log.wake_reader();
         }
     }
 }

@@ -23,6 +23,7 @@ use super::row_owner;
 use super::store::Store;
 use super::usage::Usage;
 use super::words::{Space, Words};
+use crate::log_ring::LogWriter;
 use crate::segment::{AttachError, Segment};
 use crate::sync::Ordering;
 use crate::tag::WorkerTag;
@@ -37,6 +38,8 @@ pub struct Objects {
     segment: Segment,
     layout: ObjectsLayout,
     words: NonNull<crate::sync::AtomicU64>,
+    /// Where changes are recorded, if they are.
+    log: Option<LogWriter>,
     /// Rows that an end in this very process uses.
     rows_taken: [AtomicBool; ROWS],
     /// The same of ends of the mailbox.
@@ -90,7 +93,26 @@ impl Objects {
     fn over(segment: Segment, layout: ObjectsLayout) -> Self {
         let words = segment.at(0, layout.segment_bytes()).cast();
         assert!(words.is_aligned(), "a mapping starts on a page");
-        Self { segment, layout, words, rows_taken: no_rows(), mail_rows_taken: no_rows() }
+        Self { segment, layout, words, log: None, rows_taken: no_rows(), mail_rows_taken: no_rows() }
+    }
+
+    /// The same state, whose changes are recorded in this ring from now on. All that map it must do the same.
+    #[must_use]
+    pub fn with_log(self, log: LogWriter) -> Self {
+        Self { log: Some(log), ..self }
+    }
+
+    /// Server: changes are recorded in a new ring from now on. Nobody else may have the segment yet, and what the dead were at
+    /// must be settled: that is in no log.
+    pub fn begin_log(&mut self, log: LogWriter) {
+        self.space().words.store(header::LOG_TAIL, 0);
+        self.log = Some(log);
+    }
+
+    /// Where changes are recorded, if they are.
+    #[must_use]
+    pub fn log(&self) -> Option<&LogWriter> {
+        self.log.as_ref()
     }
 
     /// The descriptor, for handing out.
@@ -201,7 +223,7 @@ impl Objects {
         // SAFETY: `over` took the address of the whole segment, which lives as long as `self` and consists of atomics for
         // everybody but for the values of objects, which `bytes` reaches.
         let words = unsafe { Words::new(self.words, self.layout.words()) };
-        Space { words, layout: &self.layout }
+        Space { words, layout: &self.layout, log: self.log.as_ref() }
     }
 
     /// The address of bytes of a value. Panics outside the segment, which a checked place excludes.

@@ -21,7 +21,6 @@ use super::granule::{GRANULE_BYTES, Granule};
 use super::key::{Key, Namespace};
 use super::limits::VALUE_BYTES_MAX;
 use super::words::Space;
-use crate::sync::prefetch_for_read;
 
 const VERSION: usize = 2;
 const HASH: usize = 3;
@@ -30,6 +29,8 @@ const VALUE_AND_SCHEMA: usize = 5;
 const MODIFIED: usize = 6;
 const SHAPE: usize = 7;
 const KEY: usize = 8;
+/// Cache lines that a lookup asks for: header, key and the value of an object of 64 bytes.
+const LINES_AHEAD: usize = 2;
 /// Bytes before the key.
 const KEY_OFFSET: u64 = 64;
 /// Alignment of values, and of those from [`LARGE_VALUE_BYTES`] on.
@@ -50,7 +51,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    const fn code(self) -> u8 {
+    pub(crate) const fn code(self) -> u8 {
         match self {
             Self::Raw => 0,
             Self::Archived => 1,
@@ -58,7 +59,7 @@ impl Encoding {
         }
     }
 
-    const fn of_code(code: u8) -> Self {
+    pub(crate) const fn of_code(code: u8) -> Self {
         match code {
             0 => Self::Raw,
             1 => Self::Archived,
@@ -170,33 +171,48 @@ pub(crate) fn stamp(space: Space<'_>, place: Granule, version: u64, modified_uni
     space.words.store_private(place.at() + MODIFIED, modified_unix_ms);
 }
 
-/// Asks for an object's header and the beginning of its key.
+/// Asks for an object's header and the lines behind it, which have its key and most or all of a small value.
 #[inline]
 pub(crate) fn prefetch(space: Space<'_>, place: Granule) {
-    prefetch_for_read(space.words.at(place.at()));
-    prefetch_for_read(space.words.at(place.at() + KEY));
+    for line in 0..LINES_AHEAD {
+        space.words.prefetch(place.at() + line * KEY);
+    }
 }
 
-/// An object in view, its shape checked against its block.
+#[inline]
+fn key_bytes_of(shape: u64) -> u64 {
+    shape & 0xffff
+}
+
+#[inline]
+fn offset_of(shape: u64) -> u64 {
+    shape >> 16 & 0xffff
+}
+
+#[inline]
+fn value_bytes_of(sizes: u64) -> u64 {
+    sizes & 0xffff_ffff
+}
+
+/// An object in view, its shape checked against its block: four words, as they are moved with every guard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Placed {
     pub(crate) place: Granule,
-    pub(crate) header: ObjectHeader,
-    pub(crate) namespace: Namespace,
-    pub(crate) key_bytes: usize,
-    pub(crate) value: ValuePlace,
+    pub(crate) version: u64,
+    /// Words 5 and 7, as they stood there when they were checked.
+    sizes: u64,
+    shape: u64,
 }
 
 impl Placed {
     /// Reads the header of a block that is pinned, or looked at under the lock.
     #[inline]
-    #[allow(clippy::cast_possible_truncation, reason = "fields of the words")]
     pub(crate) fn read(space: Space<'_>, place: Granule) -> Result<Self, StateError> {
         let (words, at) = (space.words, place.at());
         let block_bytes = u64::from(Sizes::of_word(words.load(at)).granules) * GRANULE_BYTES;
         let room = (space.layout.heap_end - place.number()) * GRANULE_BYTES;
         let (shape, sizes) = (words.load(at + SHAPE), words.load(at + VALUE_AND_SCHEMA));
-        let (key_bytes, offset, value_bytes) = (shape & 0xffff, shape >> 16 & 0xffff, sizes & 0xffff_ffff);
+        let (key_bytes, offset, value_bytes) = (key_bytes_of(shape), offset_of(shape), value_bytes_of(sizes));
         let fits = block_bytes <= room
             && key_bytes <= KEY_BYTES_MAX as u64
             && key_bytes >= 1
@@ -207,42 +223,82 @@ impl Placed {
         if !fits {
             return Err(StateError::corrupt("header of an object", at));
         }
+        Ok(Self { place, version: words.load(at + VERSION), sizes, shape })
+    }
+
+    /// What is known of it without its value, read anew but for what was checked.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "fields of the words")]
+    pub(crate) fn header(&self, space: Space<'_>) -> ObjectHeader {
+        let (words, at) = (space.words, self.place.at());
         let meta = Meta {
             type_id: words.load(at + TYPE_ID),
-            schema_version: (sizes >> 32) as u32,
-            encoding: Encoding::of_code((shape >> 40) as u8),
+            schema_version: (self.sizes >> 32) as u32,
+            encoding: Encoding::of_code((self.shape >> 40) as u8),
         };
-        let header = ObjectHeader {
-            version: words.load(at + VERSION),
+        ObjectHeader {
+            version: self.version,
             meta,
-            value_bytes: value_bytes as u32,
+            value_bytes: value_bytes_of(self.sizes) as u32,
             modified_unix_ms: words.load(at + MODIFIED),
-        };
-        let value = ValuePlace { offset: place.offset() + offset as usize, bytes: value_bytes as usize };
-        Ok(Self { place, header, namespace: Namespace((shape >> 32) as u8), key_bytes: key_bytes as usize, value })
+        }
+    }
+
+    /// Where its value lies.
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "fields of the words, which were checked")]
+    pub(crate) fn value(&self) -> ValuePlace {
+        let offset = self.place.offset() + offset_of(self.shape) as usize;
+        ValuePlace { offset, bytes: value_bytes_of(self.sizes) as usize }
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "a field of the word")]
+    pub(crate) fn namespace(&self) -> Namespace {
+        Namespace((self.shape >> 32) as u8)
+    }
+
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "a field of the word")]
+    pub(crate) fn key_bytes(&self) -> usize {
+        key_bytes_of(self.shape) as usize
+    }
+
+    /// Whether the block, pinned anew, has this very object.
+    #[cfg(not(loom))]
+    #[inline]
+    pub(crate) fn is_there(&self, space: Space<'_>) -> bool {
+        space.words.load(self.place.at() + VERSION) == self.version
+    }
+
+    /// Whether its key may be that of `other`: it is of the same length and namespace.
+    #[cfg(not(loom))]
+    #[inline]
+    pub(crate) fn has_shape_of_key(&self, other: &Self) -> bool {
+        self.key_bytes() == other.key_bytes() && self.namespace() == other.namespace()
     }
 
     /// Whether it is the object of `key`.
     #[inline]
     pub(crate) fn has_key(&self, space: Space<'_>, key: &Key<'_>) -> bool {
         let at = self.place.at() + KEY;
-        self.key_bytes == key.bytes()
-            && self.namespace == key.namespace()
+        self.key_bytes() == key.bytes()
+            && self.namespace() == key.namespace()
             && key.words().enumerate().all(|(index, word)| space.words.load(at + index) == word)
     }
 
     /// The words of its key.
     pub(crate) fn key_words<'a>(&self, space: Space<'a>) -> impl Iterator<Item = u64> + use<'a> {
         let at = self.place.at() + KEY;
-        (at..at + self.key_bytes.div_ceil(8)).map(move |index| space.words.load(index))
+        (at..at + self.key_bytes().div_ceil(8)).map(move |index| space.words.load(index))
     }
 
     /// Its key's text, copied; `None` if it is no key at all.
     pub(crate) fn key_text(&self, space: Space<'_>) -> Option<String> {
         let mut bytes: Vec<u8> = self.key_words(space).flat_map(u64::to_ne_bytes).collect();
-        bytes.truncate(self.key_bytes);
+        bytes.truncate(self.key_bytes());
         let text = String::from_utf8(bytes).ok()?;
-        Key::new(self.namespace, &text).ok()?;
+        Key::new(self.namespace(), &text).ok()?;
         Some(text)
     }
 

@@ -18,10 +18,18 @@ use super::object::{self, Placed};
 use super::pin::PinSlot;
 use super::words::Space;
 
+/// An object that was found, pinned, and the entry that names it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) object: Placed,
+    pub(crate) entry_at: usize,
+    pub(crate) entry: u64,
+}
+
 /// What one look at a chain found.
 enum Look {
     /// The object, pinned.
-    Found(Placed),
+    Found(Found),
     /// No entry of the key.
     Missed,
     /// An entry changed in the look.
@@ -30,7 +38,7 @@ enum Look {
 
 /// The object of a key, pinned by `slot`; without one the slot is clear.
 #[inline]
-pub(crate) fn find(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64) -> Result<Option<Placed>, StateError> {
+pub(crate) fn find(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64) -> Result<Option<Found>, StateError> {
     let found = find_pinned(space, slot, key, hash);
     if !matches!(found, Ok(Some(_))) {
         slot.clear(space);
@@ -39,11 +47,11 @@ pub(crate) fn find(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64) ->
 }
 
 #[inline]
-fn find_pinned(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64) -> Result<Option<Placed>, StateError> {
+fn find_pinned(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64) -> Result<Option<Found>, StateError> {
     for _ in 0..READ_TRIES_MAX {
         let number = Buckets::load(space)?.bucket_of(hash);
         match look(space, slot, key, hash, Bucket::new(space, number))? {
-            Look::Found(object) => return Ok(Some(object)),
+            Look::Found(found) => return Ok(Some(found)),
             Look::Missed if Buckets::load(space)?.bucket_of(hash) == number => return Ok(None),
             Look::Missed | Look::Changed => {}
         }
@@ -69,7 +77,7 @@ fn look(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64, first: Bucket
             }
             let object = Placed::read(space, place)?;
             if object.has_key(space, key) {
-                return Ok(Look::Found(object));
+                return Ok(Look::Found(Found { object, entry_at: at, entry }));
             }
         }
         match bucket.next(space)? {

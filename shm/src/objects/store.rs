@@ -10,6 +10,7 @@
 
 use std::any::TypeId;
 use std::cell::{Cell, RefCell};
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,15 +19,17 @@ use praas_protocol::state::Condition;
 use super::error::StateError;
 use super::guard::Guard;
 use super::hash;
-use super::key::Key;
+use super::key::{Key, Namespace};
 use super::layout::header::HASH_SEED;
 use super::limits::{LOANS_PER_WORKER, PINS_PER_WORKER, PUT_WITHIN_LOCK_BYTES_MAX, VALUE_BYTES_MAX};
 use super::loan::{Loan, Unpublished};
 use super::lock::{self, LockOwner, Locked};
+use super::logging;
 use super::memory::Objects;
-use super::object::{Meta, ObjectHeader};
-use super::pin::Row;
+use super::object::{Meta, ObjectHeader, Placed};
+use super::pin::{PinSlot, Row};
 use super::reader;
+use super::recall::Recall;
 use super::row_owner;
 use super::usage::Usage;
 use super::validated::Validated;
@@ -55,6 +58,7 @@ pub struct Store {
     loans_left: Cell<u32>,
     pinned: RefCell<PinnedScratch>,
     validated: Validated,
+    recall: Recall,
 }
 
 impl Store {
@@ -77,6 +81,7 @@ impl Store {
             loans_left: Cell::new(loans_left),
             pinned: RefCell::default(),
             validated: Validated::new(),
+            recall: Recall::default(),
         }
     }
 
@@ -98,12 +103,44 @@ impl Store {
     /// [`StateError::TooManyGuards`], or [`StateError::Corrupt`].
     #[inline]
     pub fn get(&self, key: &Key<'_>) -> Result<Option<Guard<'_>>, StateError> {
+        match self.recall(key.namespace(), key.text()) {
+            Some(guard) => Ok(Some(guard)),
+            None => self.find(key),
+        }
+    }
+
+    /// What [`Store::get`] gives for a text that is a key which this worker has found often before; `None` says nothing.
+    #[inline]
+    #[must_use]
+    pub fn recall(&self, namespace: Namespace, text: &str) -> Option<Guard<'_>> {
+        let hint = self.recall.hint(namespace, text)?;
+        let slot = self.free_pin().ok()?;
+        let pin = self.row.pin_slot(self.space(), slot);
+        let Some(object) = hint.find(self.space(), pin) else {
+            pin.clear(self.space());
+            return None;
+        };
+        Some(self.guard(slot, pin, object))
+    }
+
+    /// [`Store::get`] by the index alone, for what [`Store::recall`] did not give.
+    ///
+    /// # Errors
+    /// As for [`Store::get`].
+    #[inline]
+    pub fn find(&self, key: &Key<'_>) -> Result<Option<Guard<'_>>, StateError> {
         let slot = self.free_pin()?;
-        let space = self.space();
-        let pin = self.row.pin_slot(space, slot);
-        let Some(object) = reader::find(space, pin, key, hash::of(self.seed, key))? else { return Ok(None) };
+        let pin = self.row.pin_slot(self.space(), slot);
+        let hash = hash::of(self.seed, key);
+        let Some(found) = reader::find(self.space(), pin, key, hash)? else { return Ok(None) };
+        self.recall.see(key, hash, &found);
+        Ok(Some(self.guard(slot, pin, found.object)))
+    }
+
+    #[inline]
+    fn guard(&self, slot: usize, pin: PinSlot, object: Placed) -> Guard<'_> {
         self.pins_free.set(self.pins_free.get() & !(1 << slot));
-        Ok(Some(Guard::new(self, slot, pin, object)))
+        Guard::new(self, slot, pin, object)
     }
 
     /// Publishes a value as a key's object. Returns its version.
@@ -168,7 +205,7 @@ impl Store {
     /// # Errors
     /// As for [`Store::get`].
     pub fn header(&self, key: &Key<'_>) -> Result<Option<ObjectHeader>, StateError> {
-        Ok(self.get(key)?.map(|guard| *guard.header()))
+        Ok(self.get(key)?.map(|guard| guard.header()))
     }
 
     /// Figures of what is used and free.
@@ -254,10 +291,28 @@ impl Store {
         let _ = self.with_lock(|_, _| Ok(()));
     }
 
-    /// Does something under the lock, after giving back what is left over.
+    /// Logs a long value ahead of its publication.
+    ///
+    /// # Safety
+    /// As for [`logging::pieces`].
+    pub(crate) unsafe fn log_pieces(&self, place: NonNull<u8>, bytes: usize) -> Result<(), StateError> {
+        // SAFETY: the caller's promise.
+        unsafe { logging::pieces(self.space(), self.owner, self.patience.get(), place, bytes) }
+    }
+
+    /// Does something under the lock, after giving back what is left over; again where the log ring had no room for it.
+    #[inline]
     pub(crate) fn with_lock<T>(
         &self,
-        work: impl FnOnce(&Locked<'_>, &mut PinnedScratch) -> Result<T, StateError>,
+        mut work: impl FnMut(&Locked<'_>, &mut PinnedScratch) -> Result<T, StateError>,
+    ) -> Result<T, StateError> {
+        logging::with_room(self.space(), self.patience.get(), || self.with_lock_once(&mut work))
+    }
+
+    #[inline]
+    fn with_lock_once<T>(
+        &self,
+        work: &mut impl FnMut(&Locked<'_>, &mut PinnedScratch) -> Result<T, StateError>,
     ) -> Result<T, StateError> {
         let locked = lock::acquire(self.space(), self.owner, self.patience.get())?;
         if self.loans_left.get() != 0 {

@@ -10,6 +10,8 @@
 //! 5. Settling is idempotent: killed at any of its steps, it leaves a log that says the same or says that all is done.
 //! 6. An offset read back from the log is used only if it is inside the segment.
 
+use std::mem::ManuallyDrop;
+
 use super::error::StateError;
 use super::index;
 use super::layout::log;
@@ -29,12 +31,12 @@ pub(crate) struct Transaction<'a> {
 
 impl<'a> Transaction<'a> {
     /// An empty transaction. The log was left empty by whoever had the lock before.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn begin(locked: &Locked<'a>) -> Result<Self, StateError> {
         let space = locked.space();
         let log = space.words.region(space.layout.log);
-        let open = [log::COUNT, log::COMMIT_AT, log::FOLLOW_UP].map(|word| log[word].load(Ordering::Relaxed));
-        if open != [0; 3] {
+        let said = |word: usize| log[word].load(Ordering::Relaxed);
+        if said(log::COUNT) | said(log::COMMIT_AT) | said(log::FOLLOW_UP) != 0 {
             return Err(StateError::corrupt("undo log of a free lock", space.layout.log));
         }
         Ok(Self { space, log, count: 0, open: true })
@@ -84,10 +86,11 @@ impl<'a> Transaction<'a> {
     }
 
     /// All stores stay. For transactions that readers do not see.
-    #[inline]
-    pub(crate) fn commit(mut self) {
-        self.open = false;
-        store_word(&self.log[log::COUNT], 0);
+    #[inline(always)]
+    pub(crate) fn commit(self) {
+        // Nothing of it is moved or looked at again.
+        let transaction = ManuallyDrop::new(self);
+        store_word(&transaction.log[log::COUNT], 0);
     }
 
     /// Stores the commit word, with which all happens.

@@ -11,7 +11,7 @@ use std::ptr::NonNull;
 
 use super::layout::ObjectsLayout;
 use super::steps::step;
-use crate::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering, prefetch_for_read};
 
 /// A view of the segment's words.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,14 @@ impl<'a> Words<'a> {
         unsafe { self.first.add(index).as_ref() }
     }
 
+    /// Asks for the cache line of a word, which may lie outside.
+    #[inline]
+    pub(crate) fn prefetch(self, index: usize) {
+        if index < self.count {
+            prefetch_for_read(self.at(index));
+        }
+    }
+
     /// For words that only the lock's owner writes, read by the owner; and for what a word read by
     /// [`Words::load_acquire`] has published.
     #[inline]
@@ -67,6 +75,24 @@ impl<'a> Words<'a> {
         unsafe { self.first.add(index).cast().as_ref() }
     }
 
+    /// The address of bytes of the segment, to be copied from or to.
+    #[cfg(not(loom))]
+    pub(crate) fn bytes(self, offset: usize, bytes: usize) -> NonNull<u8> {
+        let all = self.count * size_of::<u64>();
+        assert!(offset.checked_add(bytes).is_some_and(|end| end <= all), "outside the segment");
+        // SAFETY: inside the atomics that `new` was promised, which lie one after the other.
+        unsafe { self.first.cast::<u8>().add(offset) }
+    }
+
+    /// Words that lie one after the other: checked once for all of them.
+    #[cfg(not(loom))]
+    #[inline]
+    pub(crate) fn range(self, index: usize, words: usize) -> &'a [AtomicU64] {
+        assert!(index.checked_add(words).is_some_and(|end| end <= self.count), "outside the segment");
+        // SAFETY: all of them are inside the `count` atomics that `new` was promised, which lie one after the other.
+        unsafe { std::slice::from_raw_parts(self.first.add(index).as_ptr(), words) }
+    }
+
     /// Into a block that nobody else sees yet: ordered by the store that publishes it.
     #[inline]
     pub(crate) fn store_private(self, index: usize, value: u64) {
@@ -86,4 +112,7 @@ pub(crate) fn store_word(word: &AtomicU64, value: u64) {
 pub(crate) struct Space<'a> {
     pub(crate) words: Words<'a>,
     pub(crate) layout: &'a ObjectsLayout,
+    /// Where changes are recorded, if they are.
+    #[cfg(not(loom))]
+    pub(crate) log: Option<&'a crate::log_ring::LogWriter>,
 }

@@ -4,7 +4,8 @@
 //! 1. Each is one transaction; what readers see of it is the entry word stored last. Reclaiming and splitting are
 //!    transactions of their own before and after it.
 //! 2. A block's content is written before the block is published and never after.
-//! 3. A version is taken inside the transaction that publishes it: it is the mutation's position, and never repeats.
+//! 3. A version is taken inside the transaction that publishes it: it is the mutation's position, and never repeats. The
+//!    record of the mutation is written there too, if there is a log.
 
 use praas_protocol::state::Condition;
 
@@ -18,6 +19,8 @@ use super::key::Key;
 use super::layout::header::{KEYS, POSITION};
 use super::limits::{KEYS_PER_BUCKET, RECLAIM_BATCH, RECLAIM_BATCH_WHEN_FULL, RECLAIM_BATCHES_MAX};
 use super::lock::Locked;
+#[cfg(not(loom))]
+use super::logging;
 use super::object::{self, Meta, ValuePlace};
 use super::pin::Row;
 use super::retire::{self, Retired};
@@ -196,6 +199,7 @@ pub(crate) fn delete_with(
 ) -> Result<u64, StateError> {
     let mut transaction = Transaction::begin(locked)?;
     let position = next_position(&mut transaction)?;
+    logging::deleted(&mut transaction, object, position)?;
     let keys = transaction.load(KEYS).checked_sub(1).ok_or_else(|| StateError::corrupt("count of keys", KEYS))?;
     transaction.store(KEYS, keys)?;
     also(&mut transaction)?;
@@ -207,7 +211,7 @@ pub(crate) fn delete_with(
 
 fn version_of(spot: &Spot) -> Option<u64> {
     match spot {
-        Spot::Held { object, .. } => Some(object.header.version),
+        Spot::Held { object, .. } => Some(object.version),
         Spot::Vacant { .. } | Spot::Behind { .. } => None,
     }
 }
@@ -223,6 +227,7 @@ fn replace(
     let space = transaction.space();
     let version = next_position(&mut transaction)?;
     object::stamp(space, place, version, modified_unix_ms);
+    logging::put(&mut transaction, place)?;
     let is_new = if let Spot::Held { object, .. } = &spot {
         retire_object(&mut transaction, object)?;
         false
@@ -271,6 +276,20 @@ fn has_reclaimed(locked: &Locked<'_>, pinned: &mut PinnedScratch) -> Result<bool
         }
     }
     give_up_spare_room(locked)
+}
+
+/// The models have no log.
+#[cfg(loom)]
+mod logging {
+    use super::{Granule, StateError, Transaction, object};
+
+    pub(super) fn put(_: &mut Transaction<'_>, _: Granule) -> Result<(), StateError> {
+        Ok(())
+    }
+
+    pub(super) fn deleted(_: &mut Transaction<'_>, _: &object::Placed, _: u64) -> Result<(), StateError> {
+        Ok(())
+    }
 }
 
 /// What the mailbox keeps without need.

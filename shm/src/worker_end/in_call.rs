@@ -93,7 +93,8 @@ impl InCall<'_> {
         self.end.look_for_others(false)
     }
 
-    /// Counts the messages that the server has put on the worker's control socket. One load.
+    /// Counts the messages that the server has put on the worker's control socket, with
+    /// [`MAIL_WAITS`](crate::worker_page::MAIL_WAITS) while more of them wait in the server. One load.
     #[must_use]
     #[inline]
     pub fn mail_count(&self) -> u32 {

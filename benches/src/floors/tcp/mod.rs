@@ -1,4 +1,4 @@
-//! Floors over TCP on loopback, Nagle's algorithm off: one connection ([`TcpEcho`], [`TcpBlock`]), and many connections
+//! Floors over TCP on loopback, Nagle's algorithm off: one connection ([`TcpEcho`], [`TcpBlock`], [`TcpBlocks`]), and many connections
 //! with calls in flight ([`TcpCrowd`]), whose load ([`Load`]) also drives what is compared with them.
 //!
 //! Connections are made by the measuring side. A single one is passed to the peer; of many, the listener is, and the peer
@@ -10,6 +10,7 @@ mod crowd;
 mod driver;
 mod echo;
 mod load;
+mod stream;
 #[cfg(feature = "tokio-uring")]
 mod tokio_uring;
 
@@ -36,6 +37,8 @@ pub(super) use driver::{
 pub use echo::TcpEcho;
 pub(super) use echo::{PARK_ROLE, SPIN_ROLE, serve as serve_echo};
 pub use load::{Exchange, Load, Taken};
+pub use stream::TcpBlocks;
+pub(super) use stream::{ROLE as STREAM_ROLE, serve as serve_stream};
 #[cfg(feature = "tokio-uring")]
 pub(super) use tokio_uring::{ROLE as TOKIO_URING_ROLE, serve as serve_by_tokio_uring};
 

@@ -22,7 +22,13 @@ const EXAMPLES: &str = "\
 Examples:
   praas token create --process hello/alice --expires 12h           call hello/alice for half a day
   praas token create --application hello --rights invoke,manage --expires 30d
-  praas token create --any --rights invoke --expires never --principal monitor > monitor.token";
+  praas token create --any --rights invoke --expires never --principal monitor > monitor.token
+  praas token create --application shop --rights invoke,messages --expires 12h    call, and exchange messages
+  praas token create --any --rights invoke,trusted,state,messages --expires never --principal host-b > for-host-b.token
+
+The last one is for another server, which shows it when it is started with `praas serve --peer ADDRESS=for-host-b.token`: its \
+processes call those of this server and exchange messages with them as if they were here. Without the right trusted it would speak \
+for itself alone and not for its processes.";
 
 /// Arguments of `praas token create`.
 #[derive(Debug, Args)]
@@ -56,10 +62,13 @@ pub enum Right {
     Invoke,
     /// Create, list, stop and restart processes, and read their output
     Manage,
-    /// On the same host, share memory with functions without copies: only for programs you trust as the application
+    /// On the same host, share memory with functions without copies, and as a server speak for processes: only for programs and
+    /// servers that you trust as the application
     Trusted,
     /// Read and write the state of processes from outside, past their functions
     State,
+    /// Send messages to processes, and receive theirs
+    Messages,
 }
 
 impl From<Right> for Rights {
@@ -69,6 +78,7 @@ impl From<Right> for Rights {
             Right::Manage => Self::MANAGE,
             Right::Trusted => Self::TRUSTED,
             Right::State => Self::STATE,
+            Right::Messages => Self::MESSAGES,
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use praas_protocol::wire::{HandedOver, Opened};
+use praas_protocol::wire::{HandedOver, Opened, SessionOpened};
 
 use crate::remote::link::Link;
 
@@ -25,6 +25,13 @@ impl Binding {
         let seat = link.add_handle(opened.handle, opened.in_flight_max);
         let payload_bytes_max = opened.payload_bytes_max.min(link.greeting().payload_bytes_max);
         Self { link, seat, payload_bytes_max, dedicated: false, closed: AtomicBool::new(false), refusal }
+    }
+
+    /// To a session, over the connection that is shared with processes.
+    pub(crate) fn of_session(link: Arc<Link>, opened: &SessionOpened) -> Self {
+        let seat = link.add_handle(opened.handle, opened.in_flight_max);
+        let payload_bytes_max = opened.payload_bytes_max.min(link.greeting().payload_bytes_max);
+        Self { link, seat, payload_bytes_max, dedicated: false, closed: AtomicBool::new(false), refusal: None }
     }
 
     /// Over a connection that a worker took.

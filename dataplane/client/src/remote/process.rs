@@ -16,7 +16,8 @@ use praas_protocol::{CallError, ProcessId};
 
 use crate::backoff::Backoff;
 use crate::deadline::Deadline;
-use crate::error::{LaneVerdict, RequestError, lane_verdict};
+use crate::destination::Destination;
+use crate::error::{LaneVerdict, RequestError};
 use crate::function::Function;
 use crate::limits::{BACKOFF_REFUSED_MAX, FUTURES_WAITING_MAX, MOVED_HOPS_MAX, REQUEST_DEADLINE};
 use crate::payload::Payload;
@@ -31,7 +32,7 @@ use crate::session::lock;
 
 /// What clones of a process and its calls share.
 pub(crate) struct RemoteProcess {
-    id: ProcessId,
+    destination: Destination,
     dedicated: bool,
     client: Arc<RemoteClient>,
     binding: ArcSwap<Binding>,
@@ -77,11 +78,16 @@ impl Drop for Seat {
 }
 
 impl RemoteProcess {
-    pub(crate) fn open(client: Arc<RemoteClient>, id: ProcessId, dedicated: bool) -> Result<Arc<Self>, RequestError> {
+    pub(crate) fn open(
+        client: Arc<RemoteClient>,
+        destination: Destination,
+        dedicated: bool,
+    ) -> Result<Arc<Self>, RequestError> {
         let home = Arc::clone(client.home());
-        let (server, binding) = find(&client, id, dedicated, home, Instant::now() + REQUEST_DEADLINE)?;
+        let end = Instant::now() + REQUEST_DEADLINE;
+        let (server, binding) = find(&client, &destination, dedicated, home, end)?;
         Ok(Arc::new(Self {
-            id,
+            destination,
             dedicated,
             client,
             binding: ArcSwap::from_pointee(binding),
@@ -93,7 +99,7 @@ impl RemoteProcess {
     }
 
     pub(crate) fn id(&self) -> ProcessId {
-        self.id
+        self.destination.id()
     }
 
     pub(crate) fn binding(&self) -> Arc<Binding> {
@@ -140,15 +146,15 @@ impl RemoteProcess {
     }
 
     /// Whether calls may go the current way.
-    pub(super) fn has_way(&self) -> bool {
+    pub(crate) fn has_way(&self) -> bool {
         self.binding.load().is_usable()
     }
 
     /// Makes sure that there is a way, looking for one if nobody else does.
-    pub(super) fn find_way(&self, end: Instant) -> Result<(), LaneVerdict> {
+    pub(crate) fn find_way(&self, end: Instant) -> Result<(), LaneVerdict> {
         let Some(_turn) = self.take_turn(end)? else { return Ok(()) };
         let server = Arc::clone(&lock(&self.server));
-        match find(&self.client, self.id, self.dedicated, server, end) {
+        match find(&self.client, &self.destination, self.dedicated, server, end) {
             Ok((server, binding)) => {
                 *lock(&self.server) = server;
                 self.binding.store(Arc::new(binding));
@@ -158,7 +164,7 @@ impl RemoteProcess {
             Err(error) => {
                 // Where it had moved to it is no longer, or nobody answers there: the first server knows best.
                 *lock(&self.server) = Arc::clone(self.client.home());
-                Err(lane_verdict(&error, self.id))
+                Err(self.destination.verdict(&error))
             }
         }
     }
@@ -273,8 +279,35 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// Finds a way to `id`, first at `server`, then where servers say that it moved.
+/// Finds a way to `destination`, first at `server`, then where servers say that it moved.
 fn find(
+    client: &RemoteClient,
+    destination: &Destination,
+    dedicated: bool,
+    server: Arc<Server>,
+    end: Instant,
+) -> Result<(Arc<Server>, Binding), RequestError> {
+    match destination {
+        Destination::Process(id) => find_process(client, *id, dedicated, server, end),
+        // A session never moves.
+        Destination::Session(registration) => {
+            let link = client.link_until(&server, end)?;
+            let limit = end.saturating_duration_since(Instant::now()).min(REQUEST_DEADLINE);
+            let question = Question::Session(registration.question(client.settings()));
+            match ask(&link, &question, limit)? {
+                QuestionAnswer::SessionOpened(opened) => {
+                    // Made first: its handle is given back whatever becomes of the answer.
+                    let binding = Binding::of_session(link, &opened);
+                    registration.note(opened.ticket, opened.incarnation, opened.resumed)?;
+                    Ok((server, binding))
+                }
+                _ => Err(RequestError::Unexpected { what: "something else than a session" }),
+            }
+        }
+    }
+}
+
+fn find_process(
     client: &RemoteClient,
     id: ProcessId,
     dedicated: bool,
@@ -340,7 +373,7 @@ impl fmt::Debug for RemoteProcess {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("RemoteProcess")
-            .field("id", &self.id)
+            .field("destination", &self.destination)
             .field("binding", &**self.binding.load())
             .finish_non_exhaustive()
     }

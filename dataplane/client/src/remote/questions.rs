@@ -4,7 +4,8 @@
 
 use praas_protocol::control::{ClientRequest, ProcessStats, ServerMessage};
 use praas_protocol::wire::{
-    Action, Frame, List, ListApplications, Open, Opened, Order, Output, Ping, Pong, Refusal, Stats, WireError,
+    Action, Frame, List, ListApplications, Open, OpenSession, Opened, Order, Output, Ping, Pong, Refusal,
+    SessionOpened, Stats, WireError,
 };
 use praas_protocol::{Name, ProcessId};
 
@@ -13,6 +14,8 @@ use praas_protocol::{Name, ProcessId};
 pub(crate) enum Question {
     /// For a handle.
     Open(Open),
+    /// For the client's session, and a handle on it.
+    Session(OpenSession),
     /// What people and programs ask of a server on its control socket too.
     Control(ClientRequest),
     /// A page of the applications' names, after this one.
@@ -28,6 +31,8 @@ pub(crate) enum Question {
 pub(crate) enum QuestionAnswer {
     /// A handle.
     Opened(Opened),
+    /// A session, and a handle on it.
+    SessionOpened(SessionOpened),
     /// As on the control socket.
     Message(ServerMessage),
     /// A page of names, and whether more follow.
@@ -46,6 +51,7 @@ impl Question {
         let order = |action, process, out: &mut Vec<u8>| Order { request_id, action, process }.encode(out);
         match *self {
             Self::Open(open) => Open { request_id, ..open }.encode(out),
+            Self::Session(session) => OpenSession { request_id, ..session }.encode(out),
             Self::Applications { after } => ListApplications { request_id, after }.encode(out),
             Self::Counts { process, ref after } => {
                 Stats { request_id, process, after: after.as_ref().map_or("", Name::as_str) }.encode(out);
@@ -72,6 +78,7 @@ impl QuestionAnswer {
     pub(super) fn of(frame: &Frame<'_>) -> Result<Option<(u64, Self)>, WireError> {
         Ok(Some(match frame {
             Frame::Opened(opened) => (opened.request_id, Self::Opened(*opened)),
+            Frame::SessionOpened(opened) => (opened.request_id, Self::SessionOpened(*opened)),
             Frame::Done(done) => (done.request_id, Self::Message(ServerMessage::Done { request: done.request_id })),
             Frame::Processes(page) => {
                 let processes = page.rows().map(|row| row.to_status()).collect();

@@ -272,9 +272,14 @@ impl State {
         let Some((Use::Question, wanted)) = self.calls.unanswered(id) else {
             return Err(Violation::AnswersNothing { kind: "an answer", request_id: id });
         };
-        if let (QuestionAnswer::Opened(opened), false) = (&answer, wanted) {
+        let handle = match &answer {
+            QuestionAnswer::Opened(opened) => Some(opened.handle),
+            QuestionAnswer::SessionOpened(opened) => Some(opened.handle),
+            _ => None,
+        };
+        if let (Some(handle), false) = (handle, wanted) {
             // It came after its caller's time was up: the server would keep it as long as the connection.
-            self.sender.outbox.close(opened.handle);
+            self.sender.outbox.close(handle);
         }
         wakes.extend(self.calls.settle(id, Settlement::Answer(Box::new(answer))));
         Ok(())

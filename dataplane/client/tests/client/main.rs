@@ -7,6 +7,7 @@
 mod calls;
 mod connection;
 mod futures;
+mod messages;
 mod payloads;
 mod pipeline;
 mod refusal;

@@ -12,9 +12,12 @@ use std::time::{Duration, Instant};
 
 use praas_client::{Client, ConnectOptions, Phase, Process, ProcessId};
 use praas_protocol::control::{
-    CONTROL_VERSION, ClientMessage, ClientRequest, ControlError, LaneId, ServerMessage, WaitMode,
+    CONTROL_VERSION, ClientMessage, ClientRequest, ControlError, LaneGeometry, LaneId, ServerMessage, SessionTicket,
+    WaitMode,
 };
-use praas_protocol::{FunctionId, Outcome, codec};
+use praas_protocol::message::Accepted;
+use praas_protocol::session::{ACCEPT_FUNCTION, RECV_FUNCTION, ReceivedHead, SEND_FUNCTION, SendHead};
+use praas_protocol::{FunctionId, MessageId, Outcome, SessionId, codec};
 use praas_shm::control_page::ControlPage;
 use praas_shm::layout::geometry_for;
 use praas_shm::running_call::RunningCall;
@@ -93,7 +96,14 @@ pub(crate) struct Shared {
     pub(crate) held: AtomicUsize,
     pub(crate) runs: AtomicUsize,
     pub(crate) lanes_closed: AtomicUsize,
+    /// What each opening of the session asked to resume.
+    pub(crate) resumed: Mutex<Vec<Option<SessionTicket>>>,
+    /// Messages that were sent through the session.
+    pub(crate) sent: Mutex<Vec<(u64, Vec<u8>)>>,
 }
+
+/// The session that every client gets.
+pub(crate) const SESSION: SessionTicket = SessionTicket { session: SessionId(42), secret: 7 };
 
 struct Worker {
     page: ServerWorkerPage,
@@ -124,6 +134,8 @@ impl ScriptedServer {
             held: AtomicUsize::new(0),
             runs: AtomicUsize::new(0),
             lanes_closed: AtomicUsize::new(0),
+            resumed: Mutex::default(),
+            sent: Mutex::default(),
         });
         shared.control.set_phase(Phase::Active);
         shared.control.set_workers(u32::try_from(shared.workers.len()).unwrap());
@@ -283,6 +295,13 @@ impl Shared {
                 self.lanes.lock().unwrap().retain(|open| open.id() != lane);
                 self.lanes_closed.fetch_add(1, Ordering::SeqCst);
             }
+            ClientMessage::SessionLeave { session, lane } => {
+                assert_eq!(session, SESSION.session);
+                self.lanes.lock().unwrap().retain(|open| open.id() != lane);
+                self.lanes_closed.fetch_add(1, Ordering::SeqCst);
+            }
+            // This server has no message lanes.
+            ClientMessage::MessageLaneClose { .. } => {}
         }
         true
     }
@@ -291,7 +310,28 @@ impl Shared {
         match *body {
             ClientRequest::LaneOpen { process, .. } if script.known.contains(&process) => {
                 self.wait_until_lanes_may_come();
-                self.open_lane(socket, script, request, process);
+                self.open_lane(socket, script, |lane, geometry| ServerMessage::LaneOpened {
+                    request,
+                    process,
+                    lane,
+                    geometry,
+                    trusted: script.trusted,
+                    payload_bytes_max: script.payload_bytes_max,
+                    workers_max: u32::from(script.workers),
+                    wait_mode: WaitMode::Park,
+                });
+            }
+            ClientRequest::SessionOpen { resume, .. } => {
+                self.resumed.lock().unwrap().push(resume);
+                self.open_lane(socket, script, |lane, geometry| ServerMessage::SessionOpened {
+                    request,
+                    ticket: SESSION,
+                    incarnation: 3,
+                    resumed: resume.is_some(),
+                    lane,
+                    geometry,
+                    payload_bytes_max: script.payload_bytes_max,
+                });
             }
             ClientRequest::LaneOpen { process, .. } => {
                 let error = ControlError::UnknownProcess { process };
@@ -313,7 +353,12 @@ impl Shared {
         }
     }
 
-    fn open_lane(&self, socket: &MessageSocket, script: &Script, request: u64, process: ProcessId) {
+    fn open_lane(
+        &self,
+        socket: &MessageSocket,
+        script: &Script,
+        opened: impl FnOnce(LaneId, LaneGeometry) -> ServerMessage,
+    ) {
         let id = LaneId(self.last_lane.fetch_add(1, Ordering::SeqCst) + 1);
         let geometry = geometry_for(script.payload_bytes_max, script.calls_in_flight);
         let lane = Arc::new(ServerLane::create(id, geometry).unwrap());
@@ -332,16 +377,7 @@ impl Shared {
             let _ = worker.lanes.lock().unwrap().send((parts, listen));
             worker.page.notify();
         }
-        let opened = ServerMessage::LaneOpened {
-            request,
-            process,
-            lane: id,
-            geometry,
-            trusted: script.trusted,
-            payload_bytes_max: script.payload_bytes_max,
-            workers_max: u32::try_from(self.workers.len()).unwrap(),
-            wait_mode: WaitMode::Park,
-        };
+        let opened = opened(id, geometry);
         // Listed first: its client may close it at once.
         self.lanes.lock().unwrap().push(Arc::clone(&lane));
         send(socket, &opened, &[lane.segment_fd(), self.control.fd(), doorbell.ring.as_fd()]);
@@ -414,6 +450,17 @@ impl Shared {
             }
             Some("fail") => reply(call, Outcome::FunctionFailed, 42, b"no such document"),
             Some("crash") => drop(call),
+            Some(SEND_FUNCTION) => {
+                let (head, bytes) = SendHead::decode(&input).expect("a message");
+                self.sent.lock().unwrap().push((head.sequence, bytes.to_vec()));
+                reply(call, Outcome::Ok, 0, &[Accepted::Now as u8]);
+            }
+            Some(RECV_FUNCTION) => {
+                let (id, source) = (MessageId { incarnation: 1, sequence: 17 }, "alice".parse().unwrap());
+                let head = ReceivedHead { source, id, redelivered: false }.encode();
+                reply(call, Outcome::Ok, 0, &[&head[..], b"words"].concat());
+            }
+            Some(ACCEPT_FUNCTION) => reply(call, Outcome::Ok, 0, &[]),
             Some("junk") => reply(call, Outcome::Ok, 0, &[0xff; 48]),
             Some("in place") => {
                 let bytes = usize::try_from(u32::from_le_bytes(input[..4].try_into().unwrap())).unwrap();
@@ -431,7 +478,9 @@ impl Shared {
 }
 
 fn functions() -> HashMap<FunctionId, &'static str> {
-    ["echo", "sum", "hold", "fail", "crash", "junk", "in place"].map(|name| (FunctionId::of(name), name)).into()
+    let of_sessions = [SEND_FUNCTION, RECV_FUNCTION, ACCEPT_FUNCTION];
+    let names = ["echo", "sum", "hold", "fail", "crash", "junk", "in place"].into_iter().chain(of_sessions);
+    names.map(|name| (FunctionId::of(name), name)).collect()
 }
 
 fn reply(call: RunningCall<'_>, outcome: Outcome, detail: u32, payload: &[u8]) {

@@ -12,9 +12,9 @@ use std::borrow::Cow;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use praas_protocol::control::{WaitMode, WorkerMessage};
+use praas_protocol::control::WaitMode;
 use praas_protocol::limits::CALL_DEADLINE_NS_DEFAULT;
-use praas_protocol::{CallError, FunctionId, Idempotency, Name, Phase};
+use praas_protocol::{CallError, FunctionId, Idempotency, Name, Phase, ProcessId};
 use praas_shm::client_lane::{
     Bounded, ClientLane, KeyedPayload, LoanBlock, Payload, Retracted, SubmitError, Ticket, WaitEnd,
 };
@@ -25,6 +25,7 @@ use super::output::Output;
 use crate::call_end::{end_of, of_submit_error};
 use crate::context::Context;
 use crate::limits::{CALL_PAUSE_MAX, CALL_PAUSE_MIN};
+use crate::messages::Around;
 use crate::standing_aside::StandingAside;
 
 /// What an attempt came to, unless it succeeded.
@@ -194,13 +195,12 @@ impl<'call, 'input> NestedCall<'call, 'input> {
             return Err(Setback::End(self.deadline.exceeded()));
         }
         let room = self.context.invoke_room();
-        let deadline_ns = self.deadline.left_ns();
-        let lane = room.lane_to(&self.process, Duration::from_nanos(deadline_ns))?;
-        let in_call = self.context.in_call();
-        let root = in_call.root_or(|| room.mint_root());
-        if in_call.stop_polling() {
-            self.context.mail().hint(&WorkerMessage::Ring);
+        if self.context.before_call(self.process, self.deadline.limit).is_err() {
+            return Err(Setback::End(self.deadline.exceeded()));
         }
+        let deadline_ns = self.deadline.left_ns();
+        let lane = room.lane_to(self.process, Duration::from_nanos(deadline_ns))?;
+        let root = self.context.begin_request();
         let function = FunctionId::of(&self.function);
         let submitted = match self.idempotency {
             None => lane.lane().submit(function, Payload::Bytes(&self.input), deadline_ns, root),
@@ -242,6 +242,8 @@ impl<'call, 'input> NestedCall<'call, 'input> {
             }
             lane.lane().ring_again(ticket);
             aside.look_again();
+            // The lane may have ended.
+            context.invoke_room().lanes().hear();
         }
     }
 
@@ -253,7 +255,8 @@ impl<'call, 'input> NestedCall<'call, 'input> {
         };
         let mut answer = lane.lane().take(ticket);
         give_back(lane.lane(), answer.returned_loan.take());
-        match end_of(answer, &self.function) {
+        let own = self.context.own_id();
+        match end_of(answer, &self.function, || ProcessId { process: self.process, ..*own }) {
             Ok(payload) => Ok(Output::new(payload)),
             Err(CallError::Unavailable { phase }) => {
                 self.refused = Some(phase);
@@ -286,7 +289,7 @@ impl<'call, 'input> NestedCall<'call, 'input> {
         *pause = (*pause * 2).min(CALL_PAUSE_MAX);
         aside.look_again();
         // A process that has ended may be there again under the same name, or for ever gone.
-        context.invoke_room().hear();
+        context.invoke_room().lanes().hear();
         Ok(())
     }
 

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::time::{Duration, Instant};
 
 use praas_protocol::Phase;
+use praas_protocol::control::WorkerMessage;
 
 use crate::context::Context;
 use crate::standing_aside::StandingAside;
@@ -27,6 +28,12 @@ pub(crate) trait Around {
 
     /// A wait is about to last.
     fn stand_aside(&self) -> Self::Aside;
+
+    /// A request is about to be published in a call lane: the root id that it carries.
+    fn begin_request(&self) -> u128;
+
+    /// Time that is left for whatever is done; `None` for as much as it takes.
+    fn time_left(&self) -> Option<Duration>;
 }
 
 /// What a wait owes others.
@@ -57,6 +64,20 @@ impl<'call> Around for Context<'call> {
 
     fn stand_aside(&self) -> StandingAside<'call> {
         StandingAside::begin(self)
+    }
+
+    #[inline]
+    fn begin_request(&self) -> u128 {
+        let in_call = self.in_call();
+        let root = in_call.root_or(|| self.invoke_room().mint_root());
+        if in_call.stop_polling() {
+            self.mail().hint(&WorkerMessage::Ring);
+        }
+        root
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        self.time_remaining()
     }
 }
 

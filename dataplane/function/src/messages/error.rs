@@ -4,13 +4,14 @@ use std::time::Duration;
 
 use praas_protocol::control::ControlError;
 use praas_protocol::message::codes;
-use praas_protocol::{Address, KeyError, NameError, Phase};
+use praas_protocol::{Address, KeyError, MessageId, NameError, Phase, SessionId};
 use praas_shm::mailbox::MailError;
 use praas_shm::message_lane;
 
 use crate::error::FunctionError;
 
-/// Why a message was not sent. The receiver has nothing of it, whatever the variant.
+/// Why a message was not sent. The receiver has nothing of it, whatever the variant but [`SendError::Unknown`] and
+/// [`SendError::TooOld`].
 ///
 /// A function may pass it on with `?`: a caller that gave up gets the outcome that belongs to it, any other error becomes
 /// `FunctionFailed` with the code [`codes::NOT_SENT`](praas_protocol::message::codes::NOT_SENT).
@@ -37,6 +38,37 @@ pub enum SendError {
         /// What is full, with its figures.
         reason: message_lane::SendError,
     },
+    /// There is no such session of a client.
+    #[error("there is no session {session}: its client has ended it, or was away for longer than sessions are kept")]
+    UnknownSession {
+        /// The session that should have received it.
+        session: SessionId,
+    },
+    /// The mailbox of a receiver that is not in this server's memory takes no more for now.
+    #[error("the mailbox of {to} is full: {said}")]
+    FullElsewhere {
+        /// Who should have received it.
+        to: Address,
+        /// What is full, as the receiver says.
+        said: String,
+    },
+    /// The message left this host, and no answer says whether it arrived. [`Context::send_again`](crate::Context::send_again)
+    /// with this id settles that: the receiver gets it once, however often it is repeated.
+    #[error("whether the message to {to} arrived is not known: send it again with its id, {}.{}", id.incarnation, id.sequence)]
+    Unknown {
+        /// Who should have received it.
+        to: Address,
+        /// The message's id.
+        id: MessageId,
+    },
+    /// The receiver does not remember whether it has accepted the message: too many have come from here since.
+    #[error("whether the message {}.{} arrived cannot be told any more: {to} has accepted too many since", id.incarnation, id.sequence)]
+    TooOld {
+        /// Who should have received it.
+        to: Address,
+        /// The message's id.
+        id: MessageId,
+    },
     /// The mailbox of this process is full, to which the message was sent.
     #[error(transparent)]
     OwnMailbox(MailError),
@@ -57,7 +89,7 @@ pub enum SendError {
         limit: usize,
     },
     /// There was no room in time.
-    #[error("the message to {to} was not sent within {waited:?}: its mailbox stayed full")]
+    #[error("the message to {to} was not sent within {waited:?}: there was no room for it, or no answer")]
     DeadlineExceeded {
         /// Who should have received it.
         to: Address,
@@ -94,8 +126,19 @@ impl SendError {
     pub fn is_full(&self) -> bool {
         matches!(
             self,
-            Self::MailboxFull { .. } | Self::DeadlineExceeded { .. } | Self::OwnMailbox(MailError::Full { .. })
+            Self::MailboxFull { .. }
+                | Self::FullElsewhere { .. }
+                | Self::DeadlineExceeded { .. }
+                | Self::OwnMailbox(MailError::Full { .. })
         )
+    }
+
+    /// Nobody is there.
+    pub(super) fn unknown(to: Address) -> Self {
+        match to {
+            Address::Process(_) => Self::UnknownProcess { to },
+            Address::Client(session) => Self::UnknownSession { session },
+        }
     }
 
     /// As the answer of a function that passes it on.
@@ -163,7 +206,7 @@ pub(crate) fn code_of(error: &MailError, otherwise: u32) -> u32 {
     match error {
         MailError::Full { .. } | MailError::SourcesFull { .. } => codes::MAILBOX_FULL,
         MailError::TooOld { .. } => codes::TOO_OLD,
-        MailError::Busy { .. } => codes::BUSY,
+        MailError::Busy { .. } | MailError::LogFull { .. } => codes::BUSY,
         MailError::Corrupt { .. } => codes::CORRUPT,
         _ => otherwise,
     }

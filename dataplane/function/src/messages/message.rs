@@ -9,7 +9,9 @@ use praas_shm::mailbox::Received;
 use praas_shm::message_lane;
 use rkyv::util::AlignedVec;
 
+use super::delivery::Body;
 use super::error::{RecvError, SendError};
+use super::pending_send::PendingSend;
 use crate::context::Context;
 
 /// A message that the running call holds.
@@ -93,6 +95,8 @@ impl fmt::Debug for Message<'_> {
 pub(super) enum Place {
     /// In the lane of this number.
     Lane(u64, message_lane::MessageLoan),
+    /// In a call lane to the server's gateway.
+    Elsewhere(Body),
     /// For this process itself: in private memory, from which it is copied into the mailbox.
     Private(AlignedVec),
 }
@@ -119,7 +123,19 @@ impl<'call> MessageLoan<'call> {
     /// As [`Context::send`]; the loan is given back.
     pub fn send(self, key: &str) -> Result<MessageId, SendError> {
         let Self { context, to, place } = self;
+        context.before_send((&to).into(), None)?;
         context.message_room().send_built(&context, to, place, key, None)
+    }
+
+    /// Sends what was built and goes on before it has arrived, as [`Context::start_send`] does.
+    ///
+    /// # Errors
+    /// As there; the loan is given back.
+    pub fn start(self, key: &str) -> Result<PendingSend<'call>, SendError> {
+        let Self { context, to, place } = self;
+        context.before_send((&to).into(), None)?;
+        let (id, delivery) = context.message_room().start_built(&context, &to, place, key)?;
+        Ok(PendingSend::new(context, to, id, delivery))
     }
 
     /// [`MessageLoan::send`], waiting for room as [`Context::send_within`] does.
@@ -128,6 +144,7 @@ impl<'call> MessageLoan<'call> {
     /// As [`Context::send_within`]; the loan is given back.
     pub fn send_within(self, key: &str, within: Duration) -> Result<MessageId, SendError> {
         let Self { context, to, place } = self;
+        context.before_send((&to).into(), Some(within))?;
         context.message_room().send_built(&context, to, place, key, Some(within))
     }
 }
@@ -138,6 +155,7 @@ impl Deref for MessageLoan<'_> {
     fn deref(&self) -> &[u8] {
         match &self.place {
             Place::Lane(_, loan) => loan,
+            Place::Elsewhere(body) => body.built(),
             Place::Private(bytes) => bytes,
         }
     }
@@ -147,6 +165,7 @@ impl DerefMut for MessageLoan<'_> {
     fn deref_mut(&mut self) -> &mut [u8] {
         match &mut self.place {
             Place::Lane(_, loan) => loan,
+            Place::Elsewhere(body) => body.built_mut(),
             Place::Private(bytes) => bytes,
         }
     }

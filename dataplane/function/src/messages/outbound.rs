@@ -42,6 +42,15 @@ struct Opening {
     to: Address,
 }
 
+/// What leads to a receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leads {
+    /// A message lane.
+    Lane,
+    /// None: it is not in this server's memory.
+    Elsewhere,
+}
+
 /// The lanes of one worker.
 #[derive(Debug)]
 pub(crate) struct OutboundLanes {
@@ -130,16 +139,18 @@ impl OutboundLanes {
     }
 
     /// Keeps the lane that the server has given, or says why it gave none.
-    fn adopt(&self, opening: Opening, answer: Parcel, mail: &Mail) -> Result<Result<(), SendError>, WorkerError> {
+    fn adopt(&self, opening: Opening, answer: Parcel, mail: &Mail) -> Result<Result<Leads, SendError>, WorkerError> {
         self.openings.borrow_mut().retain(|one| one.request != opening.request);
         let to = opening.to;
         let (serial, geometry, payload_bytes_max) = match answer.command {
             WorkerCommand::MessageLaneOpened { serial, geometry, payload_bytes_max, .. } => {
                 (serial, geometry, payload_bytes_max)
             }
-            WorkerCommand::Refused { error: ControlError::UnknownProcess { .. }, .. } => {
-                return Ok(Err(SendError::UnknownProcess { to }));
-            }
+            WorkerCommand::Refused {
+                error: ControlError::UnknownProcess { .. } | ControlError::UnknownSession { .. },
+                ..
+            } => return Ok(Err(SendError::unknown(to))),
+            WorkerCommand::Refused { error: ControlError::Elsewhere { .. }, .. } => return Ok(Ok(Leads::Elsewhere)),
             WorkerCommand::Refused { error, .. } => return Ok(Err(SendError::Refused { to, error: Box::new(error) })),
             command => return Err(WorkerError::Protocol(format!("{command:?} was not expected now"))),
         };
@@ -156,7 +167,7 @@ impl OutboundLanes {
                     lane,
                     used: self.uses.get(),
                 });
-                Ok(Ok(()))
+                Ok(Ok(Leads::Lane))
             }
             Err(reason) => {
                 mail.send(&WorkerMessage::MessageLaneClose { serial })?;
@@ -184,7 +195,8 @@ impl OutboundLanes {
 }
 
 impl MessageRoom {
-    /// Opens a lane to `to` for messages of `bytes`, unless there is one; waits for it at most for `within`.
+    /// Opens a lane to `to` for messages of `bytes`, unless there is one; waits for it at most for `within`. To whom no message
+    /// lane leads, messages are sent [otherwise](MessageRoom::send_elsewhere).
     #[cold]
     pub(super) fn open_lane(
         &self,
@@ -192,7 +204,10 @@ impl MessageRoom {
         to: &Address,
         bytes: usize,
         within: Duration,
-    ) -> Result<(), SendError> {
+    ) -> Result<Leads, SendError> {
+        if self.routes.lead_to(to, &self.call_lanes) {
+            return Ok(Leads::Elsewhere);
+        }
         let broken = |error: WorkerError| SendError::Unavailable { to: *to, reason: error.to_string() };
         let start = Instant::now();
         while self.outbound.with(to, bytes, |_| ()).is_none() {
@@ -202,7 +217,13 @@ impl MessageRoom {
                 answered_request(command) == Some(opening.request) || is_of_message_lanes(command)
             }) {
                 Ok(Some(parcel)) if is_of_message_lanes(&parcel.command) => self.obey(parcel).map_err(broken)?,
-                Ok(Some(parcel)) => self.outbound.adopt(opening, parcel, &self.mail).map_err(broken)??,
+                Ok(Some(parcel)) => match self.outbound.adopt(opening, parcel, &self.mail).map_err(broken)?? {
+                    Leads::Lane => {}
+                    Leads::Elsewhere => {
+                        self.routes.note_elsewhere(to, &self.call_lanes);
+                        return Ok(Leads::Elsewhere);
+                    }
+                },
                 Ok(None) if around.is_given_up() => return Err(SendError::Cancelled { to: *to }),
                 Ok(None) if start.elapsed() >= SERVER_ANSWER_MAX => {
                     return Err(broken(WorkerError::Silence { expected: "lane for messages" }));
@@ -214,7 +235,7 @@ impl MessageRoom {
                 Err(error) => return Err(broken(error)),
             }
         }
-        Ok(())
+        Ok(Leads::Lane)
     }
 }
 

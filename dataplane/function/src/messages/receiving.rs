@@ -18,7 +18,7 @@ use super::room::MessageRoom;
 use crate::worker::WorkerError;
 
 /// Times that the server may tell of lanes while one look into the mailbox goes on: as often as there can be lanes.
-const LANES_TOLD_MAX: usize = MESSAGE_LANES_MAX;
+pub(super) const LANES_TOLD_MAX: usize = MESSAGE_LANES_MAX;
 
 impl MessageRoom {
     /// A message that is wanted, waiting for it if a time is given; `None` only if none is.
@@ -89,7 +89,7 @@ impl MessageRoom {
         for _ in 0..LANES_TOLD_MAX {
             self.heed(around).map_err(|error| unreachable_server(&error))?;
             match mailbox.peek_if(wanted, key, &|| self.is_heeded(around)) {
-                Err(MailError::Outdated) => {}
+                Err(MailError::Outdated) => self.await_the_rest(around).map_err(|error| unreachable_server(&error))?,
                 peeked => return Ok(peeked?),
             }
         }
@@ -108,8 +108,8 @@ impl MessageRoom {
             self.heed(around).map_err(|error| unreachable_server(&error))?;
             match mailbox.take_if(wanted, key, &|| self.is_heeded(around)) {
                 Ok(received) => return Ok(received),
-                // The server has told of a lane meanwhile.
-                Err(MailError::Outdated) => {}
+                // The server has told of a lane meanwhile, or is about to.
+                Err(MailError::Outdated) => self.await_the_rest(around).map_err(|error| unreachable_server(&error))?,
                 // Another worker has seen the lane already; the server tells all of them.
                 Err(MailError::LaneMissing { .. }) => return Ok(None),
                 Err(error) => return Err(error.into()),

@@ -15,25 +15,31 @@ use std::time::Duration;
 
 use praas_protocol::control::{MessageLaneSlot, WaitMode, WorkerCommand, WorkerMessage};
 use praas_protocol::message::Accepted;
-use praas_protocol::{Address, MessageId};
+use praas_protocol::{Address, MessageId, ProcessId};
 use praas_shm::mail_bell::MailBell;
 use praas_shm::mailbox::{InboundLane, MailError, Mailbox, NewMessage};
 use praas_shm::message_lane::Inbound;
 use praas_shm::objects::Objects;
+use praas_shm::worker_page::MAIL_WAITS;
 use praas_shm::{CallPolling, WorkerTag};
 
 use super::around::Around;
 use super::error::RecvError;
+use super::gateway::Routes;
 use super::outbound::OutboundLanes;
-use super::receiving::unreachable_mailbox;
+use super::receiving::{LANES_TOLD_MAX, unreachable_mailbox, unreachable_server};
+use crate::invoke::CallLanes;
+use crate::limits::MAIL_REST_PAUSE;
 use crate::mail::{Mail, Parcel};
 use crate::worker::WorkerError;
 
 /// What a worker is told of its process's messages when it starts.
 #[derive(Debug)]
 pub(crate) struct MessageStart {
-    /// The process.
+    /// Who sends and receives here.
     pub(crate) own: Address,
+    /// The process that it is, or belongs to.
+    pub(crate) process: ProcessId,
     /// Which life of it.
     pub(crate) incarnation: u64,
     pub(crate) tag: WorkerTag,
@@ -42,12 +48,14 @@ pub(crate) struct MessageStart {
     pub(crate) objects: Arc<Objects>,
     pub(crate) bell: OwnedFd,
     pub(crate) mail: Rc<Mail>,
+    pub(crate) call_lanes: Rc<CallLanes>,
 }
 
 /// A worker's end of its process's messages.
 #[derive(Debug)]
 pub(crate) struct MessageRoom {
     pub(super) own: Address,
+    pub(super) process: ProcessId,
     incarnation: u64,
     pub(super) tag: WorkerTag,
     pub(super) payload_bytes_max: u32,
@@ -62,6 +70,9 @@ pub(crate) struct MessageRoom {
     /// Who was received from last, by name.
     pub(super) source_last: Cell<Address>,
     pub(super) outbound: OutboundLanes,
+    /// Shared with the calls of functions.
+    pub(super) call_lanes: Rc<CallLanes>,
+    pub(super) routes: Routes,
     /// Invariant 3.
     owes_release: bool,
 }
@@ -94,9 +105,21 @@ impl Bell<'_> {
 
 impl MessageRoom {
     pub(crate) fn new(start: MessageStart) -> Self {
-        let MessageStart { own, incarnation, tag, wait_mode, payload_bytes_max, objects, bell, mail } = start;
+        let MessageStart {
+            own,
+            process,
+            incarnation,
+            tag,
+            wait_mode,
+            payload_bytes_max,
+            objects,
+            bell,
+            mail,
+            call_lanes,
+        } = start;
         Self {
             own,
+            process,
             incarnation,
             tag,
             payload_bytes_max,
@@ -109,6 +132,8 @@ impl MessageRoom {
             polling: CallPolling::new(wait_mode),
             source_last: Cell::new(own),
             outbound: OutboundLanes::new(payload_bytes_max),
+            call_lanes,
+            routes: Routes::default(),
             owes_release: false,
         }
     }
@@ -148,17 +173,34 @@ impl MessageRoom {
 
     // --- what others send to this process without a lane
 
-    /// Puts a message into this process's own mailbox.
-    pub(crate) fn put(&self, message: &NewMessage<'_>) -> Result<Accepted, RecvError> {
-        Ok(self.mailbox().map_err(unreachable_mailbox)?.put(message)?)
+    /// Puts a message into this process's own mailbox. Of one that may be a repetition, the first transmission may lie in a lane
+    /// that the server has just told of.
+    pub(crate) fn put(&self, around: &impl Around, message: &NewMessage<'_>) -> Result<Accepted, RecvError> {
+        let mailbox = self.mailbox().map_err(unreachable_mailbox)?;
+        for _ in 0..LANES_TOLD_MAX {
+            self.heed(around).map_err(|error| unreachable_server(&error))?;
+            match mailbox.put_if(message, &|| self.is_heeded(around)) {
+                // The server has told of a lane meanwhile, or is about to.
+                Err(MailError::Outdated) => self.await_the_rest(around).map_err(|error| unreachable_server(&error))?,
+                put => return Ok(put?),
+            }
+        }
+        Err(RecvError::Mailbox(MailError::Outdated))
     }
 
     // --- the server's messages
 
-    /// Whether the server has said nothing since the last look.
+    /// Whether the server has said nothing since the last look, and said all that it has to say.
     #[inline]
     pub(super) fn is_heeded(&self, around: &impl Around) -> bool {
-        around.mail_count() == self.mail_seen.get()
+        let mail = around.mail_count();
+        mail == self.mail_seen.get() && mail & MAIL_WAITS == 0
+    }
+
+    /// The server has told of a lane meanwhile; or waits for room in the socket to tell more, which is waited for a moment.
+    #[cold]
+    pub(super) fn await_the_rest(&self, around: &impl Around) -> Result<(), WorkerError> {
+        if around.mail_count() & MAIL_WAITS == 0 { Ok(()) } else { self.mail.hear_within(MAIL_REST_PAUSE) }
     }
 
     /// Obeys what the server has said of message lanes since the last look.
@@ -179,7 +221,8 @@ impl MessageRoom {
                 obeyed = true;
             }
             if !was_full {
-                // All that was announced was read and obeyed: from here on this worker may say that it knows every lane.
+                // All that was announced was read and obeyed: from here on this worker may say that it knows every lane, unless
+                // the count says that more waits.
                 self.mail_seen.set(mail_count);
                 return Ok(());
             }
@@ -192,12 +235,12 @@ impl MessageRoom {
     /// Obeys a message that may be obeyed inside a call.
     pub(crate) fn obey(&self, Parcel { command, fds }: Parcel) -> Result<(), WorkerError> {
         match command {
-            WorkerCommand::InboundLaneAdd { slot, serial, geometry, source, incarnation: _ } => {
+            WorkerCommand::InboundLaneAdd { slot, serial, geometry, source, incarnation: _, repeats } => {
                 let added = match <[OwnedFd; 1]>::try_from(fds) {
                     Ok([fd]) => Inbound::attach(fd, &geometry).map_err(|error| error.to_string()),
                     Err(fds) => Err(format!("{} descriptors came with a message lane instead of 1", fds.len())),
                 };
-                let error = added.and_then(|inbound| self.add_inbound(slot, serial, source, inbound)).err();
+                let error = added.and_then(|inbound| self.add_inbound(slot, serial, source, inbound, repeats)).err();
                 self.mail.send(&WorkerMessage::InboundLaneAttached { slot, error })
             }
             WorkerCommand::MessageLaneGone { serial } => {
@@ -217,8 +260,9 @@ impl MessageRoom {
         serial: u64,
         source: Address,
         inbound: Inbound,
+        repeats: bool,
     ) -> Result<(), String> {
-        let lane = InboundLane { slot, serial, source, inbound };
+        let lane = InboundLane { slot, serial, source, inbound, repeats };
         self.mailbox()?.add_lane(lane).map_err(|error| error.to_string())
     }
 

@@ -1,8 +1,9 @@
-//! Sending: into the lane of the receiver, or into the own mailbox.
+//! Sending: into the lane of the receiver, into the own mailbox, or [otherwise](super::gateway).
 //!
 //! A message that was published is accepted; until then nobody has anything of it. What finds no room is refused at once, or
 //! waits for room as long as its sender says. A send that fails has used up a number of its source, which leaves a gap.
 
+use std::rc::Rc;
 use std::time::Duration;
 
 use praas_protocol::{Address, Key, MessageId};
@@ -12,9 +13,11 @@ use rkyv::util::AlignedVec;
 
 use super::address::Party;
 use super::around::{Around, Wait};
+use super::delivery::Delivery;
 use super::error::SendError;
+use super::gateway::{Outgoing, OutgoingBytes};
 use super::message::Place;
-use super::outbound::OutboundLane;
+use super::outbound::{Leads, OutboundLane};
 use super::room::MessageRoom;
 use crate::limits::SERVER_ANSWER_MAX;
 
@@ -98,6 +101,26 @@ impl MessageRoom {
         self.send_to(around, &to, key, Payload::Bytes(bytes), within)
     }
 
+    /// Sends a message and goes on before it has arrived, if that takes longer than to put it into a lane.
+    pub(super) fn start(
+        &self,
+        around: &impl Around,
+        to: &Address,
+        key: &str,
+        bytes: &[u8],
+    ) -> Result<(MessageId, Option<Rc<Delivery>>), SendError> {
+        let text = Key::new(key)?;
+        self.ensure_within_limit(bytes.len())?;
+        let unavailable = |reason| SendError::Unavailable { to: *to, reason };
+        self.heed(around).map_err(|error| unavailable(error.to_string()))?;
+        if *to == self.own || self.open_lane(around, to, bytes.len(), SERVER_ANSWER_MAX)? == Leads::Lane {
+            return self.send(around, to.into(), key, bytes, None).map(|id| (id, None));
+        }
+        let id = self.next_id(self.mailbox().map_err(unavailable)?);
+        let outgoing = Outgoing { id, key: text, bytes: OutgoingBytes::Here(bytes), is_doubtful: false };
+        self.start_elsewhere(around, to, outgoing).map(|delivery| (id, Some(delivery)))
+    }
+
     /// Sends what was built on loan.
     pub(super) fn send_built(
         &self,
@@ -111,7 +134,30 @@ impl MessageRoom {
         match place {
             Place::Private(bytes) => self.send_to_self(around, key, &bytes, within),
             Place::Lane(serial, loan) => self.send_to(around, &to, key, Payload::Built(serial, Some(loan)), within),
+            Place::Elsewhere(body) => {
+                let mailbox = self.mailbox().map_err(|reason| SendError::Unavailable { to, reason })?;
+                let (id, bytes) = (self.next_id(mailbox), OutgoingBytes::Built(body));
+                self.send_elsewhere(around, &to, Outgoing { id, key, bytes, is_doubtful: false }, within).map(|_| id)
+            }
         }
+    }
+
+    /// Sends what was built on loan and goes on before it has arrived.
+    pub(super) fn start_built(
+        &self,
+        around: &impl Around,
+        to: &Address,
+        place: Place,
+        key: &str,
+    ) -> Result<(MessageId, Option<Rc<Delivery>>), SendError> {
+        let Place::Elsewhere(body) = place else {
+            return self.send_built(around, *to, place, key, None).map(|id| (id, None));
+        };
+        let key = Key::new(key)?;
+        let mailbox = self.mailbox().map_err(|reason| SendError::Unavailable { to: *to, reason })?;
+        let (id, bytes) = (self.next_id(mailbox), OutgoingBytes::Built(body));
+        let started = self.start_elsewhere(around, to, Outgoing { id, key, bytes, is_doubtful: false });
+        started.map(|delivery| (id, Some(delivery)))
     }
 
     /// A place for a message of `bytes` to `to`.
@@ -123,7 +169,9 @@ impl MessageRoom {
             return Ok(Place::Private(private));
         }
         self.heed(around).map_err(|error| SendError::Unavailable { to: *to, reason: error.to_string() })?;
-        self.open_lane(around, to, bytes, SERVER_ANSWER_MAX)?;
+        if self.open_lane(around, to, bytes, SERVER_ANSWER_MAX)? == Leads::Elsewhere {
+            return self.lend_elsewhere(around, to, bytes).map(Place::Elsewhere);
+        }
         let lent =
             self.outbound.with(to, bytes, |lane| lane.lane.loan(bytes).map(|loan| Place::Lane(lane.serial, loan)));
         match lent {
@@ -133,7 +181,7 @@ impl MessageRoom {
     }
 
     #[inline]
-    fn ensure_within_limit(&self, bytes: usize) -> Result<(), SendError> {
+    pub(super) fn ensure_within_limit(&self, bytes: usize) -> Result<(), SendError> {
         let limit_bytes = u64::from(self.payload_bytes_max);
         let actual_bytes = bytes as u64;
         if actual_bytes > limit_bytes { Err(SendError::TooLarge { limit_bytes, actual_bytes }) } else { Ok(()) }
@@ -173,7 +221,13 @@ impl MessageRoom {
         let mut wait = within.map(|within| Wait::begin(around, within));
         loop {
             let left = wait.as_ref().map_or(SERVER_ANSWER_MAX, Wait::left);
-            self.open_lane(around, to, bytes, left)?;
+            if self.open_lane(around, to, bytes, left)? == Leads::Elsewhere {
+                let bytes = OutgoingBytes::Here(payload.bytes());
+                let within = wait.as_ref().map(Wait::left);
+                return self
+                    .send_elsewhere(around, to, Outgoing { id, key, bytes, is_doubtful: false }, within)
+                    .map(|_| id);
+            }
             let sent = self.outbound.with(to, bytes, |lane| payload.try_send(lane, id, key));
             let reason = match sent {
                 Some(Ok(())) => return Ok(id),

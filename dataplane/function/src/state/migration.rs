@@ -29,8 +29,8 @@ impl Migration {
         let run = move |room: &StateRoom, key: Key<'_>, guard: Guard<'_>| {
             let version = guard.version();
             let old = guard.archived::<Old::Archived>();
-            let old = old.map_err(|error| undecodable(key)(error.to_string()))?;
-            let new = change(native::<Old>(&old).map_err(undecodable(key))?);
+            let old = old.map_err(|error| undecodable(key.as_str())(error.to_string()))?;
+            let new = change(native::<Old>(&old).map_err(undecodable(key.as_str()))?);
             room.put(key, &new, Condition::Version(version))
         };
         Self { takes: is_of::<Old>, run: Box::new(run) }

@@ -49,7 +49,7 @@ impl<'call> Context<'call> {
     /// [`StateError::Undecodable`], [`StateError::Key`], [`StateError::Memory`] with `TooManyGuards`.
     #[inline]
     pub fn state<T: StateObject>(&self, key: &str) -> Result<Option<State<'call, T>>, StateError> {
-        self.state_room().get(Key::new(key)?)
+        self.state_room().get(key)
     }
 
     /// The bytes of the object called `key`, whatever its type, in view until they are dropped; `None` if there is no such
@@ -59,7 +59,7 @@ impl<'call> Context<'call> {
     /// [`StateError::Key`], [`StateError::Memory`] with `TooManyGuards`.
     #[inline]
     pub fn state_bytes(&self, key: &str) -> Result<Option<StateBytes<'call>>, StateError> {
-        self.state_room().get_bytes(Key::new(key)?)
+        self.state_room().get_bytes(key)
     }
 
     /// Makes `value` the object called `key`, whatever was there. Returns its version; once it does, the object survives this

@@ -60,12 +60,21 @@ impl StateRoom {
     }
 
     #[inline]
-    pub(crate) fn get<T: StateObject>(&self, key: Key<'_>) -> Result<Option<State<'_, T>>, StateError> {
-        let Some(guard) = self.store.get(&memory_key(key))? else { return Ok(None) };
-        if is_of::<T>(guard.header()) {
+    pub(crate) fn get<T: StateObject>(&self, key: &str) -> Result<Option<State<'_, T>>, StateError> {
+        let Some(guard) = self.look(key)? else { return Ok(None) };
+        if is_of::<T>(&guard.header()) {
             return opened(key, guard).map(Some);
         }
-        self.get_migrated(key, guard)
+        self.get_migrated(Key::new(key)?, guard)
+    }
+
+    /// The object of a key in view. A text by which this worker has found objects before is a key.
+    #[inline]
+    fn look(&self, key: &str) -> Result<Option<Guard<'_>>, StateError> {
+        match self.store.recall(Namespace::USER, key) {
+            Some(guard) => Ok(Some(guard)),
+            None => Ok(self.store.find(&memory_key(Key::new(key)?))?),
+        }
     }
 
     #[cold]
@@ -76,11 +85,11 @@ impl StateRoom {
     ) -> Result<Option<State<'room, T>>, StateError> {
         let mut found = guard;
         for _ in 0..MIGRATIONS_IN_A_ROW_MAX {
-            if is_of::<T>(found.header()) {
-                return opened(key, found).map(Some);
+            if is_of::<T>(&found.header()) {
+                return opened(key.as_str(), found).map(Some);
             }
-            let migration = self.migrations.iter().find(|one| one.takes(found.header()));
-            let Some(migration) = migration else { return Err(mismatch::<T>(key, found.header())) };
+            let migration = self.migrations.iter().find(|one| one.takes(&found.header()));
+            let Some(migration) = migration else { return Err(mismatch::<T>(key, &found.header())) };
             match migration.run(self, key, found) {
                 // Another worker was first, or changed it: what there is now decides.
                 Err(error) if error.as_conflict().is_some() => {}
@@ -96,8 +105,8 @@ impl StateRoom {
     }
 
     #[inline]
-    pub(crate) fn get_bytes(&self, key: Key<'_>) -> Result<Option<StateBytes<'_>>, StateError> {
-        Ok(self.store.get(&memory_key(key))?.map(StateBytes::new))
+    pub(crate) fn get_bytes(&self, key: &str) -> Result<Option<StateBytes<'_>>, StateError> {
+        Ok(self.look(key)?.map(StateBytes::new))
     }
 
     pub(crate) fn put<T: StateValue>(&self, key: Key<'_>, value: &T, condition: Condition) -> Result<u64, StateError> {
@@ -139,9 +148,9 @@ impl StateRoom {
         mut change: impl FnMut(Option<T>) -> T,
     ) -> Result<u64, StateError> {
         for _ in 0..UPDATE_TRIES_MAX {
-            let (now, condition) = match self.get::<T>(key)? {
+            let (now, condition) = match self.get::<T>(key.as_str())? {
                 Some(state) => {
-                    (Some(native::<T>(&state).map_err(undecodable(key))?), Condition::Version(state.version()))
+                    (Some(native::<T>(&state).map_err(undecodable(key.as_str()))?), Condition::Version(state.version()))
                 }
                 None => (None, Condition::Absent),
             };
@@ -214,7 +223,7 @@ pub(super) fn is_of<T: StateType>(header: &ObjectHeader) -> bool {
 }
 
 #[inline]
-fn opened<'room, T: StateObject>(key: Key<'_>, guard: Guard<'room>) -> Result<State<'room, T>, StateError> {
+fn opened<'room, T: StateObject>(key: &str, guard: Guard<'room>) -> Result<State<'room, T>, StateError> {
     match guard.archived::<T::Archived>() {
         Ok(object) => Ok(State::new(object)),
         Err(error) => Err(undecodable(key)(error.to_string())),
@@ -226,8 +235,8 @@ pub(super) fn native<T: StateObject>(archived: &T::Archived) -> Result<T, String
     rkyv::deserialize::<T, Error>(archived).map_err(|error| error.to_string())
 }
 
-pub(super) fn undecodable(key: Key<'_>) -> impl FnOnce(String) -> StateError {
-    move |reason| StateError::Undecodable { object: key.to_string(), reason }
+pub(super) fn undecodable(key: &str) -> impl FnOnce(String) -> StateError {
+    move |reason| StateError::Undecodable { object: key.to_owned(), reason }
 }
 
 /// Serialises into `room` as much as it holds; the bytes that the value has.

@@ -8,9 +8,10 @@ use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use praas_protocol::Name;
-use praas_protocol::control::{ControlError, LaneId, WorkerCommand};
+use praas_protocol::control::{ControlError, LaneGeometry, LaneId, WorkerCommand};
 use praas_protocol::limits::{CELLS_DEFAULT, LANES_PER_PROCESS_MAX};
 use praas_protocol::token::Rights;
+use praas_shm::client_lane::ClientLaneParts;
 use praas_shm::control_page::ControlPage;
 use praas_shm::layout;
 use praas_shm::server_lane::ServerLane;
@@ -42,7 +43,8 @@ struct Nested {
     /// Kept as long as it is served.
     _server: ServerLane,
     bell: Doorbell,
-    caller: Arc<Line>,
+    /// Who is told when it has ended; the gateway sees it by the loss of the process.
+    caller: Option<Arc<Line>>,
 }
 
 /// How many lanes a process can have, each with a residue of its own.
@@ -79,26 +81,62 @@ impl Callable {
     /// Opens a lane for a worker of the process `caller`, and tells it at the end of `line`.
     pub(super) fn open(&self, line: &Arc<Line>, caller: Name, request: u32) -> Result<(), ControlError> {
         let mut parts = self.parts();
-        let lane = parts.take_number().ok_or_else(no_number)?;
-        let geometry = layout::geometry_for(self.options.payload_bytes_max, CELLS_DEFAULT);
-        let server = ServerLane::create(lane, geometry).map_err(host("making a lane"))?;
-        let bell = Doorbell::new().map_err(host("making a doorbell"))?;
-        let add = WorkerCommand::LaneAdd { lane, geometry, rights: Rights::ALL, in_place: true, principal: caller };
-        let fds = [server.segment_fd(), server.ledger_fd(), bell.listen.as_fd(), bell.ring.as_fd()];
-        for worker in &parts.workers {
-            worker.tell(&add, &fds).map_err(host("telling a worker"))?;
-        }
+        let (lane, geometry, server, bell) = self.add_lane(&mut parts, caller)?;
         let opened = WorkerCommand::CallLaneOpened {
             request,
             lane,
             geometry,
             payload_bytes_max: self.options.payload_bytes_max,
             workers_max: self.options.workers.into(),
+            is_gateway: false,
         };
         let fds = [server.segment_fd(), self.page.fd(), bell.ring.as_fd()];
         line.tell(&opened, &fds).map_err(host("telling the caller"))?;
-        parts.lanes.insert(lane, Nested { _server: server, bell, caller: Arc::clone(line) });
+        parts.lanes.insert(lane, Nested { _server: server, bell, caller: Some(Arc::clone(line)) });
         Ok(())
+    }
+
+    /// Opens a lane for the gateway, which speaks for the process `caller`.
+    pub(super) fn open_for_gateway(self: &Arc<Self>, caller: Name) -> Result<ClientLaneParts, ControlError> {
+        let mut parts = self.parts();
+        let (lane, geometry, server, bell) = self.add_lane(&mut parts, caller)?;
+        let what = "sharing a lane";
+        let (segment, control) = (server.segment_fd().try_clone_to_owned(), self.page.fd().try_clone_to_owned());
+        let called = Arc::downgrade(self);
+        let given = ClientLaneParts {
+            lane,
+            geometry,
+            trusted: true,
+            payload_bytes_max: self.options.payload_bytes_max,
+            workers_max: self.options.workers.into(),
+            segment: segment.map_err(host(what))?,
+            control: control.map_err(host(what))?,
+            doorbell: bell.another_ring().map_err(host(what))?,
+            ring_server: Box::new(move || {
+                if let Some(called) = called.upgrade() {
+                    called.ring(lane);
+                }
+            }),
+        };
+        parts.lanes.insert(lane, Nested { _server: server, bell, caller: None });
+        Ok(given)
+    }
+
+    fn add_lane(
+        &self,
+        parts: &mut Parts,
+        principal: Name,
+    ) -> Result<(LaneId, LaneGeometry, ServerLane, Doorbell), ControlError> {
+        let lane = parts.take_number().ok_or_else(no_number)?;
+        let geometry = layout::geometry_for(self.options.payload_bytes_max, CELLS_DEFAULT);
+        let server = ServerLane::create(lane, geometry).map_err(host("making a lane"))?;
+        let bell = Doorbell::new().map_err(host("making a doorbell"))?;
+        let add = WorkerCommand::LaneAdd { lane, geometry, rights: Rights::ALL, in_place: true, principal };
+        let fds = [server.segment_fd(), server.ledger_fd(), bell.listen.as_fd(), bell.ring.as_fd()];
+        for worker in &parts.workers {
+            worker.tell(&add, &fds).map_err(host("telling a worker"))?;
+        }
+        Ok((lane, geometry, server, bell))
     }
 
     /// A caller says that nobody takes its request.
@@ -113,8 +151,9 @@ impl Callable {
     pub(super) fn end(&self, process: Name) {
         let mut parts = self.parts();
         for (lane, nested) in std::mem::take(&mut parts.lanes) {
+            let Some(caller) = nested.caller else { continue };
             // A worker that is gone already needs no telling.
-            let _ = nested.caller.tell(&WorkerCommand::CallLaneGone { lane, process }, &[]);
+            let _ = caller.tell(&WorkerCommand::CallLaneGone { lane, to: process.into() }, &[]);
         }
         parts.workers.clear();
     }

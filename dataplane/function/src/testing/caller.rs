@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use praas_protocol::control::{LaneId, WaitMode};
 use praas_protocol::limits::CALL_DEADLINE_NS_DEFAULT;
-use praas_protocol::{CallError, FunctionId, Idempotency};
+use praas_protocol::{CallError, FunctionId, Idempotency, Name};
 use praas_shm::client_lane::{ClientLane, KeyedPayload, Payload, Ticket, WaitEnd};
 use rkyv::api::high::{HighDeserializer, HighSerializer};
 use rkyv::rancor::Error;
@@ -14,6 +14,7 @@ use rkyv::ser::allocator::ArenaHandle;
 use rkyv::util::AlignedVec;
 use rkyv::{Archive, Deserialize, Serialize};
 
+use super::realm::process_id;
 use crate::call_end::{bytes_of, end_of, of_submit_error};
 use crate::typed::{TypedInput, checked};
 
@@ -35,11 +36,13 @@ impl<T, A> Decodable<T> for A where A: TypedInput + Deserialize<T, HighDeseriali
 pub struct Caller {
     lane: Arc<ClientLane>,
     wait_mode: WaitMode,
+    /// Who is called.
+    process: Name,
 }
 
 impl Caller {
-    pub(crate) fn new(lane: Arc<ClientLane>, wait_mode: WaitMode) -> Self {
-        Self { lane, wait_mode }
+    pub(crate) fn new(lane: Arc<ClientLane>, wait_mode: WaitMode, process: Name) -> Self {
+        Self { lane, wait_mode, process }
     }
 
     pub(crate) fn lane_id(&self) -> LaneId {
@@ -159,7 +162,8 @@ impl Pending<'_> {
         let lane = &self.caller.lane;
         let deadline = self.deadline.unwrap_or(DEADLINE_DEFAULT);
         match lane.wait(&ticket, self.caller.wait_mode, deadline.saturating_sub(self.started.elapsed())) {
-            WaitEnd::Answered => end_of(lane.take(ticket), &self.function).map(|output| bytes_of(&output)),
+            WaitEnd::Answered => end_of(lane.take(ticket), &self.function, || process_id(self.caller.process))
+                .map(|output| bytes_of(&output)),
             WaitEnd::DeadlinePassed => {
                 lane.abandon(ticket);
                 Err(CallError::DeadlineExceeded { deadline_ns: nanoseconds(deadline) })

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use praas_protocol::{MessageId, Name, Phase};
+use praas_protocol::{Address, MessageId, Name, Phase, ProcessId};
 use praas_shm::WorkerTag;
 use praas_shm::objects::{Objects, ObjectsLayout};
 use praas_sys::message_socket::MessageSocket;
@@ -14,23 +14,55 @@ use praas_sys::message_socket::MessageSocket;
 use super::HarnessOptions;
 use super::host::{HarnessError, STATE_BYTES};
 use super::listener::Line;
-use super::realm::{Realm, SenderId};
+use super::realm::{HostNumber, Mailboxes, Realm, SESSION_PRINCIPAL, SenderId, process_id};
+use crate::invoke::CallLanes;
 use crate::mail::Mail;
 use crate::messages::{Around, Aside, MessageRoom, MessageStart, Party, PeekedMessage, RecvError, SendError, Sources};
 
-/// A process without functions, whose mailbox is the test's. Other processes send to it by its name, and receive from it.
+/// A process without functions whose mailbox is the test's, or the session of a client. Processes send to its address, and
+/// receive from it.
 ///
 /// What it receives, it has: nothing is held, and nothing comes again.
 pub struct Correspondent {
-    name: Name,
+    address: Address,
     realm: Arc<Realm>,
     room: MessageRoom,
     told: Arc<AtomicU32>,
 }
 
 impl Correspondent {
-    pub(super) fn enter(realm: &Arc<Realm>, name: Name, options: &HarnessOptions) -> Result<Self, HarnessError> {
-        let mailboxes = realm.enter(name, options.payload_bytes_max)?;
+    /// A process on a host of the realm.
+    pub(super) fn enter(
+        realm: &Arc<Realm>,
+        name: Name,
+        host: HostNumber,
+        options: &HarnessOptions,
+    ) -> Result<Self, HarnessError> {
+        let mailboxes = realm.enter(name, options.payload_bytes_max, host)?;
+        let objects = Arc::new(Objects::create(layout())?);
+        Self::join(realm, (name.into(), process_id(name)), host, options, &mailboxes, objects)
+    }
+
+    /// The session of a client that is connected to a host of the realm.
+    pub(super) fn begin_session(
+        realm: &Arc<Realm>,
+        host: HostNumber,
+        options: &HarnessOptions,
+    ) -> Result<Self, HarnessError> {
+        let objects = Arc::new(Objects::create(layout())?);
+        let (session, mailboxes) = realm.enter_session(options.payload_bytes_max, &objects)?;
+        let process = process_id(SESSION_PRINCIPAL.parse().map_err(HarnessError::Process)?);
+        Self::join(realm, (session.into(), process), host, options, &mailboxes, objects)
+    }
+
+    fn join(
+        realm: &Arc<Realm>,
+        (address, process): (Address, ProcessId),
+        host: HostNumber,
+        options: &HarnessOptions,
+        mailboxes: &Mailboxes,
+        objects: Arc<Objects>,
+    ) -> Result<Self, HarnessError> {
         let incarnation = realm.next_incarnation();
         let (socket, other_end) = MessageSocket::pair()?;
         let told = Arc::new(AtomicU32::new(0));
@@ -38,27 +70,29 @@ impl Correspondent {
         let count = move || {
             counter.fetch_add(1, Ordering::Release);
         };
-        let sender = SenderId { source: name.into(), incarnation, worker: 0 };
+        let sender = SenderId { source: address, incarnation, worker: 0, host };
         let line = Line::open(socket, count, realm, sender)?;
         mailboxes.add_worker(&line)?;
-        let layout = ObjectsLayout::for_limit(STATE_BYTES).expect("the default lies within the limits");
+        let mail = Rc::new(Mail::new(other_end));
         let room = MessageRoom::new(MessageStart {
-            own: name.into(),
+            own: address,
+            process,
             incarnation,
             tag: WorkerTag::new(0, 1),
             wait_mode: options.wait_mode,
             payload_bytes_max: options.payload_bytes_max,
-            objects: Arc::new(Objects::create(layout)?),
+            objects,
             bell: mailboxes.bell.fd().try_clone_to_owned()?,
-            mail: Rc::new(Mail::new(other_end)),
+            call_lanes: Rc::new(CallLanes::new(Rc::clone(&mail))),
+            mail,
         });
-        Ok(Self { name, realm: Arc::clone(realm), room, told })
+        Ok(Self { address, realm: Arc::clone(realm), room, told })
     }
 
-    /// Its name.
+    /// What it is sent to by, and its messages come from.
     #[must_use]
-    pub fn name(&self) -> Name {
-        self.name
+    pub fn address(&self) -> Address {
+        self.address
     }
 
     fn circumstances(&self) -> Circumstances<'_> {
@@ -129,14 +163,19 @@ impl Correspondent {
 
 impl Drop for Correspondent {
     fn drop(&mut self) {
-        self.realm.leave(self.name);
+        self.realm.leave(self.address);
     }
 }
 
 impl fmt::Debug for Correspondent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Correspondent").field("name", &self.name).finish_non_exhaustive()
+        formatter.debug_struct("Correspondent").field("address", &self.address).finish_non_exhaustive()
     }
+}
+
+/// The sizes of its mailbox.
+fn layout() -> ObjectsLayout {
+    ObjectsLayout::for_limit(STATE_BYTES).expect("the default lies within the limits")
 }
 
 /// A test is never drained, nor cancelled, nor needed elsewhere.
@@ -151,7 +190,8 @@ impl Around for Circumstances<'_> {
     type Aside = NotNeeded;
 
     fn mail_count(&self) -> u32 {
-        self.told.load(Ordering::Acquire)
+        // Nothing ever waits for room in its socket.
+        self.told.load(Ordering::Acquire) << 1
     }
 
     fn phase(&self) -> Phase {
@@ -164,6 +204,14 @@ impl Around for Circumstances<'_> {
 
     fn stand_aside(&self) -> NotNeeded {
         NotNeeded
+    }
+
+    fn begin_request(&self) -> u128 {
+        0
+    }
+
+    fn time_left(&self) -> Option<Duration> {
+        None
     }
 }
 

@@ -26,7 +26,7 @@ use praas_sys::message_socket::{MessageSocket, SocketError};
 
 use super::call_lanes::Callable;
 use super::listener::Line;
-use super::realm::{Mailboxes, Realm, SenderId, process_id};
+use super::realm::{HostNumber, Mailboxes, Realm, SenderId, process_id};
 use super::{Caller, HarnessOptions};
 use crate::application::Application;
 use crate::worker::{Ended, Worker, WorkerError};
@@ -103,6 +103,8 @@ pub(super) struct Host {
     pub(super) options: HarnessOptions,
     pub(super) application: Maker,
     pub(super) realm: Arc<Realm>,
+    /// The host that it pretends to be on.
+    pub(super) number: HostNumber,
     name: Name,
     incarnation: u64,
     mailboxes: Arc<Mailboxes>,
@@ -122,6 +124,7 @@ struct HostedLane {
 impl Host {
     pub(super) fn start(
         realm: Arc<Realm>,
+        number: HostNumber,
         name: Name,
         options: HarnessOptions,
         application: Maker,
@@ -133,12 +136,24 @@ impl Host {
         let page = Arc::new(ControlPage::create(1, 1)?);
         let layout = ObjectsLayout::for_limit(STATE_BYTES).expect("the default lies within the limits");
         let objects = Objects::create(layout)?;
-        let mailboxes = realm.enter(name, options.payload_bytes_max)?;
+        let mailboxes = realm.enter(name, options.payload_bytes_max, number)?;
         let (workers, lanes) = (Vec::new(), Vec::new());
         let callable = Arc::new(Callable::new(Arc::clone(&page), options));
         realm.enter_callable(name, &callable);
-        let mut host =
-            Self { options, application, realm, name, incarnation, mailboxes, page, objects, workers, lanes, callable };
+        let mut host = Self {
+            options,
+            application,
+            realm,
+            number,
+            name,
+            incarnation,
+            mailboxes,
+            page,
+            objects,
+            workers,
+            lanes,
+            callable,
+        };
         for index in 0..options.workers {
             host.start_worker(index)?;
         }
@@ -154,7 +169,8 @@ impl Host {
         let thread = std::thread::Builder::new()
             .name(format!("worker {index}"))
             .spawn(move || Worker::start(other_end, application())?.serve())?;
-        let sender = SenderId { source: self.name.into(), incarnation: self.incarnation, worker: index };
+        let (source, incarnation, host) = (self.name.into(), self.incarnation, self.number);
+        let sender = SenderId { source, incarnation, worker: index, host };
         let line = Line::open(socket, move || page.notify(), &self.realm, sender)?;
         let mut worker = HostedWorker { line, thread: Some(thread) };
         let start = WorkerCommand::Start {
@@ -166,6 +182,7 @@ impl Host {
             workers_max: self.options.workers.into(),
             state_bytes: STATE_BYTES,
             incarnation: self.incarnation,
+            log_bytes: None,
         };
         let directory = self.realm.directory_fd()?;
         let (bell, objects) = (self.mailboxes.bell.fd(), self.objects.fd());
@@ -219,7 +236,7 @@ impl Host {
         })?;
         let client_lane = Arc::new(client_lane);
         self.lanes.push(HostedLane { server: server_lane, client: Arc::clone(&client_lane) });
-        Ok(Caller::new(client_lane, self.options.wait_mode))
+        Ok(Caller::new(client_lane, self.options.wait_mode, self.name))
     }
 
     pub(super) fn close_lane(&mut self, lane: LaneId) -> Result<(), HarnessError> {
@@ -296,7 +313,7 @@ impl Drop for Host {
         for lane in &self.lanes {
             lane.client.mark_lost();
         }
-        self.realm.leave(self.name);
+        self.realm.leave(self.name.into());
     }
 }
 
@@ -319,7 +336,7 @@ mod tests {
         let application = || Application::new().function("echo", |call: &mut Call| call.reply(call.input()));
         let name = "tested".parse().unwrap();
         let realm = Arc::new(Realm::new().unwrap());
-        Host::start(realm, name, HarnessOptions::default(), Arc::new(application)).unwrap()
+        Host::start(realm, HostNumber(0), name, HarnessOptions::default(), Arc::new(application)).unwrap()
     }
 
     #[test]

@@ -47,7 +47,7 @@ impl Line {
     }
 
     /// Until the worker is gone.
-    fn listen(self: &Arc<Self>, realm: &Realm, sender: &SenderId, heard: &Sender<WorkerMessage>) {
+    fn listen(self: &Arc<Self>, realm: &Arc<Realm>, sender: &SenderId, heard: &Sender<WorkerMessage>) {
         let mut buffer = vec![0; CONTROL_MESSAGE_BYTES_MAX];
         loop {
             match self.socket.recv_deadline(&mut buffer, 0, LISTEN_SLICE) {
@@ -62,7 +62,13 @@ impl Line {
         realm.forget_sender(sender);
     }
 
-    fn hear(self: &Arc<Self>, message: WorkerMessage, realm: &Realm, sender: &SenderId, heard: &Sender<WorkerMessage>) {
+    fn hear(
+        self: &Arc<Self>,
+        message: WorkerMessage,
+        realm: &Arc<Realm>,
+        sender: &SenderId,
+        heard: &Sender<WorkerMessage>,
+    ) {
         match message {
             WorkerMessage::MessageLaneOpen { request, to, payload_bytes } => {
                 realm.open_message_lane(self, sender, request, to, payload_bytes);
@@ -74,15 +80,9 @@ impl Line {
                 }
             }
             WorkerMessage::InboundLaneDetached { slot } => realm.message_lane_detached(&sender.source, slot),
-            WorkerMessage::CallLaneOpen { request, process } => {
-                realm.open_call_lane(self, sender, request, process);
-            }
-            WorkerMessage::CallLaneRing { lane, process } => {
-                realm.callable(process).inspect(|called| called.ring(lane));
-            }
-            WorkerMessage::CallLaneClose { lane, process } => {
-                realm.callable(process).inspect(|called| called.close(lane));
-            }
+            WorkerMessage::CallLaneOpen { request, to } => realm.open_call_lane(self, sender, request, &to),
+            WorkerMessage::CallLaneRing { lane, to } => realm.ring_call_lane(sender, lane, &to),
+            WorkerMessage::CallLaneClose { lane, to } => realm.close_call_lane(sender, lane, &to),
             // A harness has as many workers as it was told to have.
             WorkerMessage::Ring => {}
             // The host may have gone already.

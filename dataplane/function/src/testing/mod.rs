@@ -29,9 +29,13 @@
 mod call_lanes;
 mod caller;
 mod correspondent;
+mod far;
+mod gateway;
 mod host;
+mod link;
 mod listener;
 mod realm;
+mod room;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,10 +48,11 @@ use rkyv::Archive;
 pub use caller::{Caller, Decodable, Encodable, Pending};
 pub use correspondent::Correspondent;
 pub use host::HarnessError;
+pub use link::{Fate, Link};
 
 use crate::application::Application;
 use host::{Host, Maker};
-use realm::Realm;
+use realm::{HostNumber, Realm};
 
 /// Name of the process that a harness begins with.
 const PROCESS: &str = "harness";
@@ -101,12 +106,18 @@ impl Harness {
         application: impl Fn() -> Application + Send + Sync + 'static,
     ) -> Result<Self, HarnessError> {
         let realm = Arc::new(Realm::new()?);
-        Self::start(realm, PROCESS, options, Arc::new(application))
+        Self::start(realm, HostNumber(0), PROCESS, options, Arc::new(application))
     }
 
-    fn start(realm: Arc<Realm>, name: &str, options: HarnessOptions, application: Maker) -> Result<Self, HarnessError> {
+    fn start(
+        realm: Arc<Realm>,
+        number: HostNumber,
+        name: &str,
+        options: HarnessOptions,
+        application: Maker,
+    ) -> Result<Self, HarnessError> {
         let name = name.parse().map_err(HarnessError::Process)?;
-        let mut host = Host::start(realm, name, options, application)?;
+        let mut host = Host::start(realm, number, name, options, application)?;
         let trusted = host.open_lane("insider", true)?;
         let untrusted = host.open_lane("outsider", false)?;
         Ok(Self { trusted, untrusted, host })
@@ -145,8 +156,51 @@ impl Harness {
     /// # Errors
     /// As [`Self::new`]; [`HarnessError::ProcessExists`].
     pub fn another(&self, name: &str) -> Result<Self, HarnessError> {
+        let Host { realm, number, options, application, .. } = &self.host;
+        Self::start(Arc::clone(realm), *number, name, *options, Arc::clone(application))
+    }
+
+    /// A further process of the same application, as if it were on another host: messages and calls between it and the others
+    /// go through gateways, and over a [`Link`] that the test can break.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use praas_function::testing::{Fate, Harness};
+    /// use praas_function::{Application, Call, FunctionResult};
+    ///
+    /// fn write(call: &mut Call) -> FunctionResult {
+    ///     call.context().send("far-away", "letters", call.input())?;
+    ///     Ok(())
+    /// }
+    ///
+    /// fn read(call: &mut Call) -> FunctionResult {
+    ///     let message = call.context().recv("harness", "letters", Duration::from_secs(10))?;
+    ///     call.reply(&message)
+    /// }
+    ///
+    /// let here = Harness::new(|| Application::new().function("write", write).function("read", read))?;
+    /// let there = here.on_another_host("far-away")?;
+    /// // The link breaks after the letter has arrived: it is sent again, and read once.
+    /// here.link().foretell([Fate::Unanswered]);
+    /// here.invoke("write", b"once")?;
+    /// here.invoke("write", b"again")?;
+    /// assert_eq!(there.invoke("read", b"")?, b"once");
+    /// assert_eq!(there.invoke("read", b"")?, b"again");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Self::another`].
+    pub fn on_another_host(&self, name: &str) -> Result<Self, HarnessError> {
         let Host { realm, options, application, .. } = &self.host;
-        Self::start(Arc::clone(realm), name, *options, Arc::clone(application))
+        Self::start(Arc::clone(realm), realm.next_host(), name, *options, Arc::clone(application))
+    }
+
+    /// What joins the hosts of this test.
+    #[must_use]
+    pub fn link(&self) -> Link {
+        self.host.realm.link.clone()
     }
 
     /// A process without functions among these, whose mailbox is the test's: it sends to functions, and receives what they
@@ -156,7 +210,36 @@ impl Harness {
     /// [`HarnessError`] when the name is taken, or the system refuses memory or descriptors.
     pub fn correspondent(&self, name: &str) -> Result<Correspondent, HarnessError> {
         let name = name.parse().map_err(HarnessError::Process)?;
-        Correspondent::enter(&self.host.realm, name, &self.host.options)
+        Correspondent::enter(&self.host.realm, name, self.host.number, &self.host.options)
+    }
+
+    /// The session of a client of this application: functions send to its address, and receive what it sends.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// use praas_function::testing::Harness;
+    /// use praas_function::{Application, Call, FunctionResult, Sources};
+    ///
+    /// fn greet(call: &mut Call) -> FunctionResult {
+    ///     let context = call.context();
+    ///     let name = context.recv(Sources::Any, "names", Duration::from_secs(10))?;
+    ///     context.send(name.source(), "greetings", &[b"hello, ", name.bytes()].concat())?;
+    ///     Ok(())
+    /// }
+    ///
+    /// let harness = Harness::new(|| Application::new().function("greet", greet))?;
+    /// let client = harness.session()?;
+    /// client.send("harness", "names", b"bob")?;
+    /// harness.invoke("greet", b"")?;
+    /// assert_eq!(client.recv("harness", "greetings", Duration::from_secs(10))?.bytes, b"hello, bob");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`HarnessError`] when the system refuses memory or descriptors.
+    pub fn session(&self) -> Result<Correspondent, HarnessError> {
+        Correspondent::begin_session(&self.host.realm, self.host.number, &self.host.options)
     }
 
     /// Lets the process drain: what waits for messages is interrupted. No call is refused as a server would: that is not the

@@ -351,6 +351,10 @@ impl Decoder {
 const PLAIN_BODY_BYTES: u32 = (WIRE_REQUEST_HEAD_BYTES - HEADER_BYTES) as u32;
 
 /// What the front of some bytes is.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "it lives for a moment, and its frames are the largest part of any stream"
+)]
 enum Found<'a> {
     Item { consumed: usize, item: Item<'a>, missing_bytes: u32 },
     Skipped { body_bytes: u32 },

@@ -1,9 +1,9 @@
 //! Any frame of which every byte is at hand.
 
 use crate::wire::{
-    Action, Applications, Cancel, Close, Counts, Dedicate, Done, Goaway, HandedOver, Header, Hello, Kind, List,
-    ListApplications, Open, Opened, Order, Output, OutputChunk, Ping, Pong, Processes, Refused, Request, Response,
-    Stats, Welcome, WireError,
+    Action, Applications, Cancel, Changes, Close, Counts, Dedicate, Done, Goaway, HandedOver, Header, Hello, Kind,
+    List, ListApplications, Open, OpenAs, OpenSession, Opened, Order, Output, OutputChunk, Ping, Pong, Processes,
+    Refused, Request, Response, SessionOpened, Stats, Watch, Welcome, WireError,
 };
 
 /// A whole frame. Texts, rows and payloads lie where they were received.
@@ -21,6 +21,9 @@ pub enum Frame<'a> {
     Close(Close),
     Dedicate(Dedicate),
     HandedOver(HandedOver),
+    OpenAs(OpenAs),
+    Session(OpenSession),
+    SessionOpened(SessionOpened),
     Request(Request, &'a [u8]),
     Response(Response, &'a [u8]),
     Cancel(Cancel),
@@ -34,6 +37,8 @@ pub enum Frame<'a> {
     OutputChunk(OutputChunk<'a>),
     Stats(Stats<'a>),
     Counts(Counts<'a>),
+    Watch(Watch),
+    Changes(Changes<'a>),
     /// A frame of a later version that may be skipped.
     Skipped(&'a [u8]),
 }
@@ -57,6 +62,9 @@ impl<'a> Frame<'a> {
             Kind::Close => Self::Close(Close::parse(header, body)?),
             Kind::Dedicate => Self::Dedicate(Dedicate::parse(header, body)?),
             Kind::HandedOver => Self::HandedOver(HandedOver::parse(header, body)?),
+            Kind::OpenAs => Self::OpenAs(OpenAs::parse(header, body)?),
+            Kind::Session => Self::Session(OpenSession::parse(header, body)?),
+            Kind::SessionOpened => Self::SessionOpened(SessionOpened::parse(header, body)?),
             Kind::Request => Request::parse(header, body).map(|(request, payload)| Self::Request(request, payload))?,
             Kind::Response => Response::parse(header, body).map(|(answer, payload)| Self::Response(answer, payload))?,
             Kind::Cancel => Self::Cancel(Cancel::parse(header, body)?),
@@ -72,6 +80,8 @@ impl<'a> Frame<'a> {
             Kind::OutputChunk => Self::OutputChunk(OutputChunk::parse(header, body)?),
             Kind::Stats => Self::Stats(Stats::parse(header, body)?),
             Kind::Counts => Self::Counts(Counts::parse(header, body)?),
+            Kind::Watch => Self::Watch(Watch::parse(header, body)?),
+            Kind::Changes => Self::Changes(Changes::parse(header, body)?),
         })
     }
 }

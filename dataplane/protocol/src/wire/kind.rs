@@ -3,10 +3,11 @@
 //! Everything that can be known of a frame from its header is checked against this table before a byte of its body is kept.
 
 use crate::limits::{
-    NAME_BYTES_MAX, OUTPUT_CHUNK_BYTES, PAYLOAD_BYTES_MAX, PROCESS_ID_BYTES_MAX, SOCKET_PATH_BYTES_MAX,
-    TOKEN_BYTES_MAX, WIRE_ADVICE_BYTES_MAX, WIRE_CONTROL_BODY_BYTES_MAX, WIRE_HEADER_BYTES, WIRE_REASON_BYTES_MAX,
-    WIRE_REQUEST_HEAD_BYTES_MAX, WIRE_RESPONSE_HEAD_BYTES, WIRE_SUBJECT_BYTES_MAX,
+    LIST_PAGE_PROCESSES, NAME_BYTES_MAX, OUTPUT_CHUNK_BYTES, PAYLOAD_BYTES_MAX, PROCESS_ID_BYTES_MAX,
+    SOCKET_PATH_BYTES_MAX, TOKEN_BYTES_MAX, WIRE_ADVICE_BYTES_MAX, WIRE_CONTROL_BODY_BYTES_MAX, WIRE_HEADER_BYTES,
+    WIRE_REASON_BYTES_MAX, WIRE_REQUEST_HEAD_BYTES_MAX, WIRE_RESPONSE_HEAD_BYTES, WIRE_SUBJECT_BYTES_MAX,
 };
+use crate::message::ADDRESS_BYTES;
 
 /// One end of a connection. After a hand-over the worker is the `Server`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -94,6 +95,9 @@ macro_rules! kinds {
 const TEXT: u32 = 2;
 const PROCESS: u32 = TEXT + bytes(PROCESS_ID_BYTES_MAX);
 const PROCESS_MIN: u32 = TEXT + 3;
+const OPEN_AS: u32 = 8 + 24 + 2 * bytes(ADDRESS_BYTES);
+const TICKET: u32 = 32;
+const CHANGES: u32 = 10 + bytes(LIST_PAGE_PROCESSES * (1 + ADDRESS_BYTES + 2 + NAME_BYTES_MAX));
 const REFUSED: u32 =
     28 + 3 * TEXT + bytes(WIRE_SUBJECT_BYTES_MAX) + bytes(WIRE_REASON_BYTES_MAX) + bytes(WIRE_ADVICE_BYTES_MAX);
 const REQUEST: u32 = bytes(WIRE_REQUEST_HEAD_BYTES_MAX - WIRE_HEADER_BYTES) + PAYLOAD_BYTES_MAX;
@@ -122,6 +126,12 @@ kinds! {
     Dedicate = 0x13, "DEDICATE", Client, New, 0, 8 + PROCESS_MIN, 8 + PROCESS;
     /// First frame of the worker that took the connection.
     HandedOver = 0x14, "HANDED_OVER", Server, Earlier, 0, 20, 20;
+    /// Asks for a handle in the name of a process or session of the asking server.
+    OpenAs = 0x15, "OPEN_AS", Client, New, 0, OPEN_AS + TEXT + 1, OPEN_AS + TEXT + bytes(NAME_BYTES_MAX);
+    /// Begins a session as which messages are exchanged, or goes on with one.
+    Session = 0x16, "SESSION", Client, New, 1, 4 + TEXT + 1, 4 + TICKET + TEXT + bytes(NAME_BYTES_MAX);
+    /// The session.
+    SessionOpened = 0x17, "SESSION_OPENED", Server, Earlier, 1, 20 + TICKET, 20 + TICKET;
     /// A call.
     Request = 0x20, "REQUEST", Client, New, 0x1f, 20, REQUEST;
     /// A call's answer.
@@ -152,6 +162,10 @@ kinds! {
     Stats = 0x3a, "STATS", Client, New, 0, PROCESS_MIN + TEXT, PROCESS + TEXT + bytes(NAME_BYTES_MAX);
     /// What is counted of it.
     Counts = 0x3b, "COUNTS", Server, Earlier, 1, 34, WIRE_CONTROL_BODY_BYTES_MAX;
+    /// Asks what changes among processes and sessions.
+    Watch = 0x3c, "WATCH", Client, New, 0, 8, 8;
+    /// What changed.
+    Changes = 0x3d, "CHANGES", Server, Earlier, 3, 10, CHANGES;
 }
 
 /// First kind that a receiver skips when it does not know it.

@@ -300,10 +300,14 @@ impl<'o> Page<'o> {
     }
 
     pub(super) fn end(self, more: bool) {
+        self.end_with_flags(u8::from(more));
+    }
+
+    pub(super) fn end_with_flags(self, flags: u8) {
         let body_bytes = u32::try_from(self.out.len() - self.start - HEADER_BYTES).expect("each row was checked");
         let frame = &mut self.out[self.start..];
         frame[..4].copy_from_slice(&body_bytes.to_le_bytes());
-        frame[5] = u8::from(more);
+        frame[5] = flags;
         frame[HEADER_BYTES..HEADER_BYTES + 2].copy_from_slice(&self.count.to_le_bytes());
     }
 }

@@ -9,6 +9,7 @@
 //! | [`kind`] | the table of kinds: who sends them, ids, flags, lengths |
 //! | [`header`] | the 16 bytes before every frame |
 //! | [`hello`], [`open`], [`request`], [`response`], [`liveness`], [`manage`], [`lists`], [`counts`], [`refusal`] | the frames |
+//! | [`client_session`], [`peers`] | the frames of clients that exchange messages, and of other servers |
 //! | [`frame`] | any frame, whole |
 //! | [`decoder`] | from a stream of bytes to frames |
 //! | [`rules`], [`window`] | which frame may come when, and how much may be in flight |
@@ -16,6 +17,7 @@
 //! Invariants: what is parsed is checked whole; every length is checked before memory is used for it; nothing that a peer
 //! sends makes this module panic or hold more than [`Decoder::held_bytes_max`].
 
+pub mod client_session;
 pub mod counts;
 pub mod decoder;
 pub mod error;
@@ -29,12 +31,14 @@ pub mod lists;
 pub mod liveness;
 pub mod manage;
 pub mod open;
+pub mod peers;
 pub mod refusal;
 pub mod request;
 pub mod response;
 pub mod rules;
 pub mod window;
 
+pub use client_session::{OpenSession, SessionOpened};
 pub use counts::{Counts, CountsPage, Stats};
 pub use decoder::{Decoder, Item, PlainCall, Step};
 pub use error::WireError;
@@ -47,6 +51,7 @@ pub use lists::{ApplicationPage, Applications, List, ListApplications, ProcessPa
 pub use liveness::{Goaway, GoawayReason, Ping, Pong};
 pub use manage::{Action, Done, Order, Output, OutputChunk};
 pub use open::{Close, Dedicate, HandedOver, Open, Opened};
+pub use peers::{Changes, ChangesPage, OpenAs, Watch};
 pub use refusal::{Refusal, Refused, encode_control_error};
 pub use request::{Cancel, Durability, REQUEST_HEAD_BYTES_MAX, Request};
 pub use response::{RESPONSE_HEAD_BYTES, Response};

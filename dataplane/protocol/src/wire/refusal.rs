@@ -5,6 +5,7 @@
 
 use crate::control::{ControlError, ProcessState};
 use crate::limits::{WIRE_ADVICE_BYTES_MAX, WIRE_REASON_BYTES_MAX, WIRE_SUBJECT_BYTES_MAX};
+use crate::message::SessionId;
 use crate::wire::fields::{Fields, frame, process_id, put_cut_text};
 use crate::wire::{Header, Kind, WireError};
 use crate::{Name, ProcessId};
@@ -64,6 +65,7 @@ const SHUTTING_DOWN: u16 = 10;
 const PROTOCOL: u16 = 11;
 const HOST: u16 = 12;
 const MOVED: u16 = 13;
+const UNKNOWN_SESSION: u16 = 14;
 
 impl<'a> Refused<'a> {
     /// The refusal in `body`.
@@ -126,12 +128,18 @@ impl<'a> Refused<'a> {
             SHUTTING_DOWN => ControlError::ShuttingDown,
             PROTOCOL => ControlError::Protocol { reason },
             HOST => ControlError::Host { what: subject, reason },
+            UNKNOWN_SESSION => ControlError::UnknownSession { session: self.session()? },
             MOVED => return Ok(Refusal::Moved { to: subject }),
             code => {
                 let text = format!("{subject} {reason} {}", self.advice).trim().to_owned();
                 return Ok(Refusal::Unknown { code, text });
             }
         }))
+    }
+
+    fn session(&self) -> Result<SessionId, WireError> {
+        let wrong = WireError::Value { field: "the session of a refusal", value: 0 };
+        u128::from_str_radix(self.subject, 16).map(SessionId).map_err(|_| wrong)
     }
 
     fn process(&self) -> Result<ProcessId, WireError> {
@@ -183,6 +191,11 @@ pub fn encode_control_error(error: &ControlError, request_id: u64, out: &mut Vec
         ControlError::ShuttingDown => plain(request_id, SHUTTING_DOWN, "", "").encode(out),
         ControlError::Protocol { reason } => plain(request_id, PROTOCOL, "", reason).encode(out),
         ControlError::Host { what, reason } => plain(request_id, HOST, what, reason).encode(out),
+        ControlError::UnknownSession { session } => {
+            plain(request_id, UNKNOWN_SESSION, &session.to_string(), "").encode(out);
+        }
+        // Said to workers alone, which never ask over the network.
+        ControlError::Elsewhere { to } => plain(request_id, HOST, &to.to_string(), "reached elsewhere").encode(out),
     }
 }
 

@@ -353,8 +353,8 @@ impl Session {
 }
 
 fn answers_question(kind: Kind) -> bool {
-    use Kind::{Applications, Counts, Done, Opened, OutputChunk, Processes, Refused};
-    matches!(kind, Refused | Opened | Done | Processes | Applications | OutputChunk | Counts)
+    use Kind::{Applications, Changes, Counts, Done, Opened, OutputChunk, Processes, Refused, SessionOpened};
+    matches!(kind, Refused | Opened | SessionOpened | Done | Processes | Applications | OutputChunk | Counts | Changes)
 }
 
 fn one_more(count: u32, limit: u32) -> Option<u32> {

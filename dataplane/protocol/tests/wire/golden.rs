@@ -1,11 +1,14 @@
 //! Golden frames: the bytes, beside what they mean. The same frames stand in `WIRE.md`, and a test compares the two.
 
-use praas_protocol::control::{FunctionStats, ProcessState, ProcessStats, ProcessStatus};
+use praas_protocol::control::{
+    DirectoryEntry, FunctionStats, ProcessState, ProcessStats, ProcessStatus, SessionTicket,
+};
+use praas_protocol::message::{Address, SessionId};
 use praas_protocol::wire::kind::{IdRule, KINDS};
 use praas_protocol::wire::{
     Action, Cancel, Close, CountsPage, Dedicate, Done, Durability, Frame, Goaway, GoawayReason, HandedOver, Header,
-    Hello, Kind, List, ListApplications, Open, Opened, Order, Output, OutputChunk, Ping, Pong, Refusal, Refused,
-    Request, Response, Side, Stats, Welcome,
+    Hello, Kind, List, ListApplications, Open, OpenAs, OpenSession, Opened, Order, Output, OutputChunk, Ping, Pong,
+    Refusal, Refused, Request, Response, SessionOpened, Side, Stats, Watch, Welcome,
 };
 use praas_protocol::{FunctionId, Outcome, Phase};
 
@@ -251,8 +254,82 @@ fn golden() -> Vec<(&'static str, &'static str, Frame<'static>)> {
             "130000003a00000012000000000000000b0068656c6c6f2f616c69636504006563686f",
             Frame::Stats(Stats { request_id: 18, process: alice(), after: "echo" }),
         ),
+        (
+            "open-as",
+            "\
+             a70000001500000013000000000000000000000020000000887766554433221103000000000000000500000000000000\
+             05616c696365000000000000000000000000000000000000000000000000000000000000000000000000000000000000\
+             0000000000000000000000000000000003626f6200000000000000000000000000000000000000000000000000000000\
+             0000000000000000000000000000000000000000000000000000000000000000050068656c6c6f",
+            Frame::OpenAs(OpenAs {
+                request_id: 19,
+                payload_bytes_max: 0,
+                in_flight_max: 32,
+                instance: 0x1122_3344_5566_7788,
+                generation: 3,
+                incarnation: 5,
+                application: name("hello"),
+                source: Address::Process(name("alice")),
+                to: Address::Process(name("bob")),
+            }),
+        ),
+        (
+            "session",
+            "0b00000016000000140000000000000000100000050068656c6c6f",
+            Frame::Session(OpenSession {
+                request_id: 20,
+                payload_bytes_max: 4096,
+                resume: None,
+                application: name("hello"),
+            }),
+        ),
+        (
+            "session-resume",
+            "\
+             2b00000016010000150000000000000000000000000102030405060708090a0b0c0d0e0f101112131415161718191a1b\
+             1c1d1e1f050068656c6c6f",
+            Frame::Session(OpenSession {
+                request_id: 21,
+                payload_bytes_max: 0,
+                resume: Some(TICKET),
+                application: name("hello"),
+            }),
+        ),
+        (
+            "session-opened",
+            "\
+             340000001701000015000000000000000200000000000004400000000700000000000000000102030405060708090a0b\
+             0c0d0e0f101112131415161718191a1b1c1d1e1f",
+            Frame::SessionOpened(SessionOpened {
+                request_id: 21,
+                handle: 2,
+                payload_bytes_max: 64 << 20,
+                in_flight_max: 64,
+                incarnation: 7,
+                ticket: TICKET,
+                resumed: true,
+            }),
+        ),
+        (
+            "watch",
+            "080000003c00000016000000000000002800000000000000",
+            Frame::Watch(Watch { request_id: 22, after: 40 }),
+        ),
     ]
 }
+
+const TICKET: SessionTicket = SessionTicket {
+    session: SessionId(0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100),
+    secret: 0x1f1e_1d1c_1b1a_1918_1716_1514_1312_1110,
+};
+
+const CHANGES: &str = "\
+    e20000003d010000160000000000000003002b000000000000000205616c696365000000000000000000000000000000\
+    00000000000000000000000000000000000000000000000000000000000000000000000000000000000000050068656c\
+    6c6f0003626f620000000000000000000000000000000000000000000000000000000000000000000000000000000000\
+    00000000000000000000000000000000000000050068656c6c6f0280000102030405060708090a0b0c0d0e0f00000000\
+    00000000000000000000000000000000000000000000000000000000000000000000000000000000000000050068656c\
+    6c6f";
 
 const PROCESSES: &str = "\
     62000000350100000d0000000000000002000b0068656c6c6f2f616c6963650202020000000300000001000000000000\
@@ -340,6 +417,23 @@ fn the_counts_of_a_process_read_and_write_as_documented() {
 }
 
 #[test]
+fn what_changed_on_a_server_reads_and_writes_as_documented() {
+    let application = name("hello");
+    let bytes = from_hex(CHANGES);
+    let Frame::Changes(page) = parse(&bytes) else { panic!("another kind") };
+    assert!(page.more && !page.is_whole);
+    assert_eq!((page.request_id, page.upto), (22, 43));
+    let entry = |address, state| DirectoryEntry { application, address, state };
+    let expected = [
+        entry(Address::Process(name("alice")), Some(ProcessState::Active)),
+        entry(Address::Process(name("bob")), None),
+        entry(Address::Client(TICKET.session), Some(ProcessState::Active)),
+    ];
+    assert_eq!(page.entries().collect::<Vec<_>>(), expected);
+    assert_eq!(bytes_of(&Frame::Changes(page)), bytes);
+}
+
+#[test]
 fn a_page_of_functions_takes_as_many_as_fit_the_frame() {
     let row = FunctionStats {
         function: name(&"f".repeat(63)),
@@ -382,6 +476,7 @@ fn the_document_shows_exactly_the_golden_frames() {
     expected.push(("processes".to_owned(), PROCESSES.to_owned()));
     expected.push(("applications".to_owned(), APPLICATIONS.to_owned()));
     expected.push(("counts".to_owned(), COUNTS.to_owned()));
+    expected.push(("changes".to_owned(), CHANGES.to_owned()));
     let mut found = documented();
     expected.sort();
     found.sort();
@@ -436,7 +531,11 @@ fn the_document_lists_every_outcome_and_every_reason() {
 fn the_document_lists_every_refusal() {
     for code in 1_u16.. {
         // Texts that make sense for every code.
-        let subject = if code == 4 { "hello" } else { "hello/alice" };
+        let subject = match code {
+            4 => "hello",
+            14 => "0f",
+            _ => "hello/alice",
+        };
         let refused = Refused { request_id: 1, code, state: 1, numbers: [1; 3], subject, reason: "r", advice: "a" };
         let refusal = refused.refusal().unwrap();
         let name = match &refusal {

@@ -1,10 +1,13 @@
 //! Random frames and streams, and the bytes of any frame.
 
-use praas_protocol::control::{FunctionStats, ProcessState, ProcessStats, ProcessStatus};
+use praas_protocol::control::{
+    DirectoryEntry, FunctionStats, ProcessState, ProcessStats, ProcessStatus, SessionTicket,
+};
+use praas_protocol::message::{Address, SessionId};
 use praas_protocol::wire::{
-    Action, ApplicationPage, Cancel, Close, CountsPage, Dedicate, Done, Durability, Frame, Goaway, GoawayReason,
-    HandedOver, Hello, List, ListApplications, Open, Opened, Order, Output, OutputChunk, Ping, Pong, ProcessPage,
-    Refused, Request, Response, Side, Stats, Welcome,
+    Action, ApplicationPage, Cancel, ChangesPage, Close, CountsPage, Dedicate, Done, Durability, Frame, Goaway,
+    GoawayReason, HandedOver, Hello, List, ListApplications, Open, OpenAs, OpenSession, Opened, Order, Output,
+    OutputChunk, Ping, Pong, ProcessPage, Refused, Request, Response, SessionOpened, Side, Stats, Watch, Welcome,
 };
 use praas_protocol::{FunctionId, Name, Phase, ProcessId};
 use proptest::prelude::*;
@@ -76,6 +79,15 @@ pub(crate) fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
             assert!(stats.functions.iter().all(|row| page.push(row)));
             page.end(frame.more);
         }
+        Frame::OpenAs(frame) => frame.encode(&mut out),
+        Frame::Session(frame) => frame.encode(&mut out),
+        Frame::SessionOpened(frame) => frame.encode(&mut out),
+        Frame::Watch(frame) => frame.encode(&mut out),
+        Frame::Changes(frame) => {
+            let mut page = ChangesPage::begin(frame.request_id, frame.upto, frame.is_whole, &mut out);
+            assert!(frame.entries().all(|entry| page.push(&entry)));
+            page.end(frame.more);
+        }
         Frame::Skipped(_) => unreachable!("nobody writes frames of later versions"),
     }
     out
@@ -87,6 +99,23 @@ fn names() -> impl Strategy<Value = Name> {
 
 fn processes() -> impl Strategy<Value = ProcessId> {
     (names(), names()).prop_map(|(application, process)| ProcessId { application, process })
+}
+
+fn addresses() -> impl Strategy<Value = Address> {
+    prop_oneof![names().prop_map(Address::Process), any::<u128>().prop_map(|id| Address::Client(SessionId(id))),]
+}
+
+fn tickets() -> impl Strategy<Value = SessionTicket> {
+    any::<[u128; 2]>().prop_map(|[session, secret]| SessionTicket { session: SessionId(session), secret })
+}
+
+fn directory_entries() -> impl Strategy<Value = DirectoryEntry> {
+    let states = prop_oneof![Just(None), Just(Some(ProcessState::Active)), Just(Some(ProcessState::Unreachable))];
+    (names(), addresses(), states).prop_map(|(application, address, state)| DirectoryEntry {
+        application,
+        address,
+        state,
+    })
 }
 
 fn payloads() -> impl Strategy<Value = Vec<u8>> {
@@ -199,6 +228,27 @@ pub(crate) fn client_frames() -> impl Strategy<Value = Vec<u8>> {
                 let after = after.as_ref().map_or("", Name::as_str);
                 bytes_of(&Frame::Stats(Stats { request_id, process, after }))
             }),
+        1 => (id.clone(), any::<[u64; 3]>(), 0..=i32::MAX.cast_unsigned(), any::<u32>(), names(), addresses(), addresses()).prop_map(
+            |(request_id, [instance, generation, incarnation], payload_bytes_max, in_flight_max, application, source, to)| {
+                bytes_of(&Frame::OpenAs(OpenAs {
+                    request_id,
+                    payload_bytes_max,
+                    in_flight_max,
+                    instance,
+                    generation,
+                    incarnation,
+                    application,
+                    source,
+                    to,
+                }))
+            }
+        ),
+        1 => (id.clone(), 0..=i32::MAX.cast_unsigned(), prop::option::of(tickets()), names()).prop_map(
+            |(request_id, payload_bytes_max, resume, application)| {
+                bytes_of(&Frame::Session(OpenSession { request_id, payload_bytes_max, resume, application }))
+            }
+        ),
+        1 => (id.clone(), any::<u64>()).prop_map(|(request_id, after)| bytes_of(&Frame::Watch(Watch { request_id, after }))),
         1 => (id, processes(), any::<u64>(), any::<bool>()).prop_map(|(request_id, process, from, follow)| {
             bytes_of(&Frame::Output(Output { request_id, process, from, follow }))
         }),
@@ -257,7 +307,7 @@ pub(crate) fn server_frames() -> impl Strategy<Value = Vec<u8>> {
                 }))
             }
         ),
-        1 => (id.clone(), limits, phases).prop_map(|(request_id, (payload_bytes_max, in_flight_max, window), phase)| {
+        1 => (id.clone(), limits.clone(), phases).prop_map(|(request_id, (payload_bytes_max, in_flight_max, window), phase)| {
             let window_bytes = window.max(u64::from(payload_bytes_max));
             bytes_of(&Frame::HandedOver(HandedOver { request_id, payload_bytes_max, in_flight_max, window_bytes, phase }))
         }),
@@ -276,6 +326,28 @@ pub(crate) fn server_frames() -> impl Strategy<Value = Vec<u8>> {
             page.end(more);
             out
         }),
+        1 => (id.clone(), 1_u32.., limits.clone(), any::<u64>(), tickets(), any::<bool>()).prop_map(
+            |(request_id, handle, (payload_bytes_max, in_flight_max, _), incarnation, ticket, resumed)| {
+                bytes_of(&Frame::SessionOpened(SessionOpened {
+                    request_id,
+                    handle,
+                    payload_bytes_max,
+                    in_flight_max,
+                    incarnation,
+                    ticket,
+                    resumed,
+                }))
+            }
+        ),
+        1 => (id.clone(), any::<(u64, bool, bool)>(), prop::collection::vec(directory_entries(), 0..20)).prop_map(
+            |(id, (upto, is_whole, more), entries)| {
+                let mut out = Vec::new();
+                let mut page = ChangesPage::begin(id, upto, is_whole, &mut out);
+                assert!(entries.iter().all(|entry| page.push(entry)));
+                page.end(more);
+                out
+            }
+        ),
         1 => (id.clone(), counts(), any::<bool>()).prop_map(|(id, stats, more)| {
             let mut out = Vec::new();
             let mut page = CountsPage::begin(id, &stats, &mut out);

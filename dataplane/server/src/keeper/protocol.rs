@@ -5,8 +5,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Version of these messages.
-pub(crate) const KEEPER_VERSION: u32 = 3;
+/// Version of these messages, and of the names that servers give to what they have kept.
+pub(crate) const KEEPER_VERSION: u32 = 4;
 
 /// Server → keeper. Every request is answered, in order.
 #[derive(Debug, Clone, Serialize, Deserialize)]

@@ -1,8 +1,8 @@
 //! What the keeper calls a message lane: all that the next server must know of it.
 //!
 //! `lane/APPLICATION/PROCESS/INCARNATION/SLOT.SERIAL.ENTRIES.BLOCKS.ARENA.INCARNATION/SOURCE`, numbers in base 16. A source is
-//! the name of a process of the same application, or `@` and a client session. A name is never used twice, because a serial
-//! is not.
+//! the name of a process of the same application, or `@` and a client session; `~` before it says that the lane repeats. A name
+//! is never used twice, because a serial is not.
 
 use std::fmt;
 
@@ -26,14 +26,16 @@ pub(crate) struct LaneName {
     pub(crate) source: Address,
     /// Which life of the sender.
     pub(crate) source_incarnation: u64,
+    /// Whether what lies in it may have come another way, too.
+    pub(crate) repeats: bool,
 }
 
 impl fmt::Display for LaneName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { process, incarnation, slot, serial, geometry, source, source_incarnation } = self;
+        let Self { process, incarnation, slot, serial, geometry, source, source_incarnation, repeats } = self;
         let MessageLaneGeometry { entries, blocks, arena_bytes } = geometry;
         write!(formatter, "lane/{process}/{incarnation:016x}/{:x}.{serial:x}.{entries:x}.{blocks:x}.", slot.0)?;
-        write!(formatter, "{arena_bytes:x}.{source_incarnation:x}/")?;
+        write!(formatter, "{arena_bytes:x}.{source_incarnation:x}/{}", if *repeats { "~" } else { "" })?;
         match source {
             Address::Process(name) => name.fmt(formatter),
             Address::Client(session) => write!(formatter, "@{session}"),
@@ -48,6 +50,7 @@ impl LaneName {
         let [slot, serial, entries, blocks, arena_bytes, source_incarnation] = pieces(numbers, '.')?;
         let wide = |text| u64::from_str_radix(text, 16).ok();
         let number = |text| u32::from_str_radix(text, 16).ok();
+        let (repeats, source) = source.strip_prefix('~').map_or((false, source), |source| (true, source));
         let source = match source.strip_prefix('@') {
             Some(session) => Address::Client(SessionId(u128::from_str_radix(session, 16).ok()?)),
             None => Address::Process(source.parse().ok()?),
@@ -64,6 +67,7 @@ impl LaneName {
             },
             source,
             source_incarnation: wide(source_incarnation)?,
+            repeats,
         };
         // Nothing else writes such names, and there is one way to write each.
         (kind == "lane" && parsed.to_string() == name).then_some(parsed)
@@ -81,7 +85,7 @@ mod tests {
     use super::*;
     use crate::limits::KEEPER_NAME_BYTES_MAX;
 
-    fn sample(source: Address) -> LaneName {
+    fn sample(source: Address, repeats: bool) -> LaneName {
         LaneName {
             process: "hello/alice".parse().unwrap(),
             incarnation: 0xab,
@@ -90,20 +94,28 @@ mod tests {
             geometry: MessageLaneGeometry { entries: 1024, blocks: 256, arena_bytes: 1 << 18 },
             source,
             source_incarnation: 9,
+            repeats,
         }
     }
 
     #[test]
     fn names_of_lanes_read_back_as_written_and_others_are_not_mistaken() {
-        for source in ["bob".parse().unwrap(), Address::Client(SessionId(7 << 100))] {
-            let lane = sample(source);
+        let (bob, session) = ("bob".parse().unwrap(), Address::Client(SessionId(7 << 100)));
+        for (source, repeats) in [(bob, false), (session, false), (bob, true), (session, true)] {
+            let lane = sample(source, repeats);
             let name = lane.to_string();
             assert_eq!(LaneName::parse(&name), Some(lane));
             assert!(crate::process_memory::parse_memory_name(&name).is_none());
             for cut in 0..name.len() {
                 assert_ne!(LaneName::parse(&name[..cut]).map(|lane| lane.source), Some(source), "{cut}");
             }
-            for other in [name.to_uppercase(), format!("{name}/"), format!("/{name}"), name.replace("ff.", "0ff.")] {
+            for other in [
+                name.to_uppercase(),
+                format!("{name}/"),
+                format!("/{name}"),
+                name.replace("ff.", "0ff."),
+                format!("~{name}"),
+            ] {
                 assert_eq!(LaneName::parse(&other), None, "{other}");
             }
         }
@@ -123,6 +135,7 @@ mod tests {
             geometry: MessageLaneGeometry { entries: u32::MAX, blocks: u32::MAX, arena_bytes: u32::MAX },
             source_incarnation: u64::MAX,
             source: longest.parse().unwrap(),
+            repeats: true,
         };
         assert!(name.to_string().len() <= KEEPER_NAME_BYTES_MAX, "{}", name.to_string().len());
     }

@@ -48,7 +48,7 @@ impl Shard {
         }
     }
 
-    /// The lanes that a dead worker sent on have no sender any more.
+    /// The lanes that a dead worker, or a client that is gone, sent on have no sender any more.
     pub(crate) fn orphan_message_lanes(&mut self, lanes: impl IntoIterator<Item = (ProcessKey, MessageLaneSlot)>) {
         for (key, slot) in lanes {
             self.orphan_message_lane(key, slot);
@@ -103,10 +103,7 @@ impl Shard {
         let Some(lane) = lane.filter(|lane| lane.stage != LaneStage::Removing) else { return };
         if let LaneStage::Open(sender) = std::mem::replace(&mut lane.stage, LaneStage::Removing) {
             let serial = lane.serial;
-            if let Some(sender) = self.workers.get_mut(&sender) {
-                sender.outbound.remove(&serial);
-            }
-            self.command_worker(sender, &WorkerCommand::MessageLaneGone { serial }, &[]);
+            self.end_outbound(sender, serial);
         }
         for worker in self.worker_keys(key) {
             let attachment = self.workers.get_mut(&worker).and_then(|worker| worker.inbound.get_mut(&slot));
@@ -180,6 +177,7 @@ impl Shard {
             source: name.source,
             incarnation: name.source_incarnation,
             geometry: name.geometry,
+            repeats: name.repeats,
             payload_bytes_max: 0,
             fd,
             kept_name,

@@ -16,6 +16,7 @@ use praas_shm::client_lane::{Answer, Bounded, KeyedPayload, LoanBlock, Payload, 
 use praas_shm::io_buffer::{IoBuffer, LoanBuffer};
 
 use super::connection::{Connection, ConnectionKey, Incoming};
+use super::delivering::{Credit, Errand};
 use super::lanes::{Flight, LaneKey, LaneState};
 use super::receiving::{Flow, unknown_handle};
 use super::shard::NetworkShard;
@@ -93,7 +94,7 @@ pub(super) struct Call {
     pub(super) lane: LaneKey,
     /// Of its [`Flight`].
     pub(super) flight: u64,
-    handle: u32,
+    pub(super) handle: u32,
     payload_bytes: u32,
     /// Set aside for its reply.
     reply_bytes: u64,
@@ -114,6 +115,10 @@ impl NotRun {
 
     pub(super) fn unavailable(phase: Phase) -> Self {
         Self::new(Outcome::Unavailable, phase as u64, 0)
+    }
+
+    pub(super) fn cancelled() -> Self {
+        Self::new(Outcome::Cancelled, 0, 0)
     }
 
     fn response(self, request_id: u64) -> Response {
@@ -180,7 +185,7 @@ impl NetworkShard {
             Err(error) => return self.break_off(key, &error),
         }
         let speaks_for_other = wanted.principal.is_some()
-            && wanted.principal != connection.identity.as_ref().map(|identity| identity.principal);
+            && wanted.principal != connection.identity.as_ref().map(|identity| identity.claims.principal);
         let Some(handle) = connection.handle_mut(wanted.handle) else {
             return self.break_off_for(key, &unknown_handle(wanted.handle));
         };
@@ -198,21 +203,41 @@ impl NetworkShard {
             None
         };
         handle.in_flight += 1;
+        let credit = Credit { request_id: header.request_id, handle: wanted.handle, payload_bytes };
+        let mut function = wanted.function;
+        let lane = match (handle.lane, &handle.spoken) {
+            _ if refused.is_some() => {
+                self.answer_not_run(key, credit, refused.unwrap_or(NotRun::cancelled()));
+                return Flow::GoOn;
+            }
+            (Some(lane), None) => lane,
+            _ => {
+                if let Some(errand) = Errand::of(function) {
+                    match self.errand_or_call(key, credit, errand, wanted.time_remaining_ns, payload) {
+                        Ok(put) => function = put,
+                        Err(flow) => return flow,
+                    }
+                }
+                match self.lane_of_spoken(key, wanted.handle) {
+                    Ok(lane) => lane,
+                    Err(not_run) => {
+                        self.answer_not_run(key, credit, not_run);
+                        return Flow::GoOn;
+                    }
+                }
+            }
+        };
         let asked = Asked {
             request_id: header.request_id,
             handle: wanted.handle,
-            lane: handle.lane,
-            function: wanted.function,
+            lane,
+            function,
             payload_bytes,
             time_remaining_ns: wanted.time_remaining_ns,
             root: wanted.root,
             idempotency: wanted.idempotency,
             came: self.now,
         };
-        if let Some(refused) = refused {
-            self.answer_unrun(key, &asked, refused);
-            return Flow::GoOn;
-        }
         if self.others_wait_for(asked.lane) {
             return self.wait_for_room(key, asked, None, payload, rest);
         }
@@ -365,12 +390,18 @@ impl NetworkShard {
 
     /// Answers a call that nobody ran.
     pub(super) fn answer_unrun(&mut self, key: ConnectionKey, asked: &Asked, not_run: NotRun) {
-        self.counters.refused();
-        self.give_credit_back(key, asked.handle, asked.payload_bytes);
-        self.push_response(key, &not_run.response(asked.request_id), None);
+        let Asked { request_id, handle, payload_bytes, .. } = *asked;
+        self.answer_not_run(key, Credit { request_id, handle, payload_bytes }, not_run);
     }
 
-    fn give_credit_back(&mut self, key: ConnectionKey, handle: u32, payload_bytes: u32) {
+    /// The same of a request that never was a call.
+    pub(super) fn answer_not_run(&mut self, key: ConnectionKey, credit: Credit, not_run: NotRun) {
+        self.counters.refused();
+        self.give_credit_back(key, credit.handle, credit.payload_bytes);
+        self.push_response(key, &not_run.response(credit.request_id), None);
+    }
+
+    pub(super) fn give_credit_back(&mut self, key: ConnectionKey, handle: u32, payload_bytes: u32) {
         if let Some(connection) = self.connections.get_mut(key) {
             connection.give_credit_back(handle, payload_bytes);
         }
@@ -422,10 +453,15 @@ impl NetworkShard {
 
     /// The client no longer waits for a call. One that was answered meanwhile is none of ours.
     pub(super) fn cancel(&mut self, key: ConnectionKey, request_id: u64) {
-        let Some(call) = self.take_call(key, request_id) else { return };
+        let Some(call) = self.take_call(key, request_id) else {
+            for lane in self.lanes_of_link(key) {
+                self.end_aside(lane, NotRun::cancelled(), |of, asked| of == key && asked.request_id == request_id);
+            }
+            return self.end_room_waits(key, NotRun::cancelled(), |credit| credit.request_id == request_id);
+        };
         self.abandon(&call);
         self.give_credit_back(key, call.handle, call.payload_bytes);
-        self.push_response(key, &NotRun::new(Outcome::Cancelled, 0, 0).response(request_id), None);
+        self.push_response(key, &NotRun::cancelled().response(request_id), None);
     }
 
     /// Takes a call out of its lane: nobody waits for its answer.

@@ -13,14 +13,15 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Instant;
 
-use praas_protocol::Name;
 use praas_protocol::control::ControlError;
+use praas_protocol::token::Claims;
 use praas_protocol::wire::{Decoder, Goaway, GoawayReason, Session, Side, State};
 use praas_shm::io_buffer::{LaneBuffer, LoanBuffer};
 use praas_sys::driver::{End, Outgoing, SourceId};
 
 use super::calls::{Asked, Call};
 use super::control_session::SessionKey;
+use super::delivering::{Delivery, Link, Spoken};
 use super::handover::GivingAway;
 use super::lanes::LaneKey;
 use super::shard::NetworkShard;
@@ -37,7 +38,7 @@ pub(super) type ConnectionKey = Key<Connection>;
 #[derive(Debug)]
 pub(super) struct Identity {
     pub(super) token: Rc<str>,
-    pub(super) principal: Name,
+    pub(super) claims: Claims,
 }
 
 /// Where a connection stands.
@@ -65,7 +66,10 @@ pub(super) enum Stage {
 #[derive(Debug)]
 pub(super) struct Handle {
     pub(super) number: u32,
-    pub(super) lane: LaneKey,
+    /// The lane of its calls. One that was opened in somebody's name has none before the first.
+    pub(super) lane: Option<LaneKey>,
+    /// In whose name another server opened it.
+    pub(super) spoken: Option<Box<Spoken>>,
     pub(super) payload_bytes_max: u32,
     pub(super) in_flight_max: u32,
     pub(super) in_flight: u32,
@@ -101,6 +105,10 @@ pub(super) struct Connection {
     /// Of the replies that are expected of them.
     pub(super) expected_bytes: u64,
     pub(super) incoming: Option<Box<Incoming>>,
+    /// A message whose bytes are on their way.
+    pub(super) delivery: Option<Box<Delivery>>,
+    /// The link of another server that it belongs to.
+    pub(super) link: Option<Link>,
     pub(super) waiting: Option<Box<Waiting>>,
     /// What goes with the next send.
     pub(super) outgoing: Option<Outgoing<LaneBuffer>>,
@@ -131,6 +139,8 @@ impl Connection {
             calls: VecDeque::new(),
             expected_bytes: 0,
             incoming: None,
+            delivery: None,
+            link: None,
             waiting: None,
             outgoing: None,
             sending_bytes: None,
@@ -182,7 +192,7 @@ impl Connection {
     }
 
     fn owes_nothing(&self) -> bool {
-        self.rules.is_quiet() && self.waiting.is_none() && self.incoming.is_none()
+        self.rules.is_quiet() && self.waiting.is_none() && self.incoming.is_none() && self.delivery.is_none()
     }
 }
 
@@ -292,7 +302,7 @@ impl NetworkShard {
             self.timers.forget(end, Timer::Token(key));
         }
         for handle in &connection.handles {
-            self.leave_lane(handle.lane);
+            self.leave_handle(key, handle);
         }
         if let Some(session) = connection.following {
             self.end_session(session);
@@ -303,12 +313,17 @@ impl NetworkShard {
 
     /// Nobody waits any more for what the client asked.
     pub(super) fn abandon_all(&mut self, key: ConnectionKey) {
+        for lane in self.lanes_of_link(key) {
+            self.drop_aside(lane, key);
+        }
         let Some(connection) = self.connections.get_mut(key) else { return };
         let calls = std::mem::take(&mut connection.calls);
         connection.expected_bytes = 0;
         let waiting = connection.waiting.take();
         // A loan that the driver fills comes back with its completion.
         connection.incoming = None;
+        connection.delivery = None;
+        drop(self.take_room_waits(|wait| wait.connection == key));
         for call in calls {
             self.abandon(&call);
         }
@@ -319,9 +334,13 @@ impl NetworkShard {
 
     /// A connection's socket is closed.
     pub(super) fn socket_closed(&mut self, token: u64) {
-        if let Some(Source::Connection(_)) = Source::of(token) {
-            self.sockets -= 1;
-            self.look_for_room_to_accept();
+        match Source::of(token) {
+            Some(Source::Connection(_)) => {
+                self.sockets -= 1;
+                self.look_for_room_to_accept();
+            }
+            Some(Source::Link(key)) => self.peer_socket_closed(key),
+            _ => {}
         }
     }
 }

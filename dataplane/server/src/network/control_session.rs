@@ -22,7 +22,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connec
 
 use super::connection::ConnectionKey;
 use super::lanes::{HandedOut, LaneKey};
+use super::outbound::OutboundKey;
 use super::questions::Asker;
+use super::sessions::SessionOpener;
 use super::shard::NetworkShard;
 use super::table::Key;
 use super::timers::Timer;
@@ -37,6 +39,10 @@ pub(super) type SessionKey = Key<ControlSession>;
 pub(super) enum Question {
     /// A lane.
     Lane(LaneKey),
+    /// A lane to send messages on.
+    Outbound(OutboundKey),
+    /// A client's session.
+    Session(Box<SessionOpener>),
     /// A client's question.
     Client(Asker),
     /// The hand-over of a connection.
@@ -180,6 +186,7 @@ impl NetworkShard {
     fn server_said(&mut self, key: SessionKey, message: ServerMessage, fds: Vec<OwnedFd>) {
         let number = match &message {
             ServerMessage::Welcome { .. } => return,
+            ServerMessage::MessageLaneGone { serial } => return self.outbound_gone(key, *serial),
             ServerMessage::Failed { request: 0, error } => {
                 self.log().warning(format_args!("the network's connection to the server is refused: {error}"));
                 return self.refuse_session(key, error);
@@ -190,12 +197,17 @@ impl NetworkShard {
             | ServerMessage::Applications { request, .. }
             | ServerMessage::Output { request, .. }
             | ServerMessage::Stats { request, .. }
-            | ServerMessage::LaneOpened { request, .. } => *request,
+            | ServerMessage::LaneOpened { request, .. }
+            | ServerMessage::SessionOpened { request, .. }
+            | ServerMessage::MessageLaneOpened { request, .. }
+            | ServerMessage::DirectoryChanges { request, .. } => *request,
         };
         let question = self.sessions.get_mut(key).and_then(|session| session.asked.remove(&number));
         match question {
             None => {}
             Some(Question::Lane(lane)) => self.lane_answered(lane, message, fds),
+            Some(Question::Outbound(outbound)) => self.outbound_answered(key, outbound, message, fds),
+            Some(Question::Session(wanted)) => self.session_answered(key, *wanted, message, fds),
             Some(Question::Client(asker)) => self.question_answered(&asker, message),
             Some(Question::GivingAway(connection)) => self.giving_away_answered(connection, &message),
         }
@@ -229,6 +241,8 @@ impl NetworkShard {
     fn question_lost(&mut self, question: Question, error: &ControlError) {
         match question {
             Question::Lane(lane) => self.lane_refused(lane, error),
+            Question::Outbound(outbound) => self.outbound_refused(outbound, error),
+            Question::Session(wanted) => self.refuse(wanted.connection(), wanted.request_id(), error),
             Question::Client(asker) => self.refuse(asker.connection, asker.request_id, error),
             Question::GivingAway(connection) => self.take_back(connection, error),
         }
@@ -252,11 +266,14 @@ impl NetworkShard {
             self.question_lost(question, &ControlError::ShuttingDown);
         }
         self.lose_lanes_of(key);
+        self.lose_outbounds_of(key);
     }
 
     /// Timer: whether a session is still of use.
     pub(super) fn session_due(&mut self, key: SessionKey) {
-        let has_lanes = self.by_process.keys().any(|(session, _)| *session == key);
+        let has_lanes = self.by_process.keys().any(|(session, ..)| *session == key)
+            || self.has_outbounds(key)
+            || self.has_session_lanes(key);
         let Some(session) = self.sessions.get_mut(key) else { return };
         let is_used = has_lanes || !session.asked.is_empty();
         if is_used || session.unused_since.is_none() {

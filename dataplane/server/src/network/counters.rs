@@ -33,6 +33,12 @@ pub struct NetworkMetrics {
     pub calls_waiting: u64,
     /// Calls that nobody waits for any more and that are not answered yet, as of a tenth of a second ago.
     pub calls_quarantined: u64,
+    /// Lanes to processes of other servers and to sessions of clients that are open now.
+    pub gateways_open: u64,
+    /// Calls and messages that came by such lanes.
+    pub gateway_calls: u64,
+    /// Sessions of clients that are kept now.
+    pub sessions: u64,
 }
 
 #[derive(Debug, Default)]
@@ -53,6 +59,10 @@ pub(super) struct Counters {
     lanes_closed: AtomicU64,
     answered: AtomicU64,
     refused: AtomicU64,
+    gateways_opened: AtomicU64,
+    gateways_closed: AtomicU64,
+    gateway_calls: AtomicU64,
+    sessions: AtomicU64,
 }
 
 /// Counts up what only this thread counts.
@@ -130,10 +140,27 @@ impl Counters {
         count(&self.refused);
     }
 
+    pub(super) fn gateway_opened(&self) {
+        count(&self.gateways_opened);
+    }
+
+    pub(super) fn gateway_closed(&self) {
+        count(&self.gateways_closed);
+    }
+
+    pub(super) fn gateway_called(&self) {
+        count(&self.gateway_calls);
+    }
+
+    pub(super) fn sessions(&self, sessions: usize) {
+        self.sessions.store(sessions as u64, Ordering::Relaxed);
+    }
+
     pub(super) fn add_to(&self, metrics: &mut NetworkMetrics) {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         // What ended is read first: it never is more than what came.
         let (ended, closed) = (read(&self.ended), read(&self.lanes_closed));
+        let gateways_closed = read(&self.gateways_closed);
         let (flights_ended, waits_ended) = (read(&self.flights_ended), read(&self.waits_ended));
         metrics.connections_accepted += read(&self.accepted);
         metrics.connections_open += read(&self.accepted).saturating_sub(ended);
@@ -149,5 +176,8 @@ impl Counters {
         metrics.calls_quarantined += read(&self.quarantined);
         metrics.calls_answered += read(&self.answered);
         metrics.calls_refused += read(&self.refused);
+        metrics.gateways_open += read(&self.gateways_opened).saturating_sub(gateways_closed);
+        metrics.gateway_calls += read(&self.gateway_calls);
+        metrics.sessions += read(&self.sessions);
     }
 }

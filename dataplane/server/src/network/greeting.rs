@@ -54,7 +54,7 @@ impl NetworkShard {
             wish => wish.clamp(REPLY_WINDOW_BYTES_MIN, REPLY_WINDOW_BYTES_MAX),
         };
         connection.stage = Stage::Open;
-        connection.identity = Some(Rc::new(Identity { token: hello.token.trim().into(), principal: claims.principal }));
+        connection.identity = Some(Rc::new(Identity { token: hello.token.trim().into(), claims: claims.clone() }));
         connection.reply_window_bytes = reply_window_bytes;
         connection.decoder.set_payload_bytes_max(plan.payload_bytes_max);
         connection.rules.set_limits(WindowLimits { calls: IN_FLIGHT_MAX, bytes: plan.window_bytes() });

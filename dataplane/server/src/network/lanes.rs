@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use praas_protocol::control::{ClientMessage, ClientRequest, ControlError, LaneGeometry, LaneId};
-use praas_protocol::{FunctionId, Outcome, Phase, ProcessId};
+use praas_protocol::{FunctionId, Name, Outcome, Phase, ProcessId, SessionId};
 use praas_shm::client_lane::{ClientLane, ClientLaneParts, Retracted, Ticket};
 use praas_sys::driver::SourceId;
 
@@ -22,11 +22,15 @@ use super::connection::ConnectionKey;
 use super::control_session::{Question, SessionKey};
 use super::questions::Opener;
 use super::reply_room::ReplyRoom;
+use super::set_aside::SetAside;
 use super::shard::NetworkShard;
 use super::sources::Source;
 use super::table::Key;
 use super::timers::Timer;
 use crate::limits::{LANE_CALLS, LANE_LINGER};
+
+/// What leads to a lane: its token's session, its process, and in whose name its calls are.
+pub(super) type LaneIndex = (SessionKey, ProcessId, Option<Name>);
 
 /// Names a lane of one shard.
 pub(super) type LaneKey = Key<LaneRoom>;
@@ -84,6 +88,10 @@ impl OpenLane {
 pub(super) struct LaneRoom {
     pub(super) session: SessionKey,
     pub(super) process: ProcessId,
+    /// In whose name its calls are, if in that of a process of another server.
+    on_behalf: Option<Name>,
+    /// The client's session that it leads to, if it does not lead to the process.
+    leads_to: Option<SessionId>,
     pub(super) state: LaneState,
     /// In the order of their numbers.
     pub(super) flights: VecDeque<Flight>,
@@ -96,6 +104,8 @@ pub(super) struct LaneRoom {
     pub(super) loaded: VecDeque<ConnectionKey>,
     /// Connections whose call waits for room, in order.
     pub(super) queue: VecDeque<ConnectionKey>,
+    /// Calls of other servers that wait, in order.
+    pub(super) aside: VecDeque<SetAside>,
     pub(super) is_pressed: bool,
     /// Handles that lead here.
     pub(super) users: u32,
@@ -118,6 +128,31 @@ impl LaneRoom {
             LaneState::Open(open) => open.lane.quarantined(),
             _ => 0,
         }
+    }
+
+    fn new(session: SessionKey, process: ProcessId, on_behalf: Option<Name>, now: Instant) -> Self {
+        Self {
+            session,
+            process,
+            on_behalf,
+            leads_to: None,
+            state: LaneState::Opening(Vec::new()),
+            flights: VecDeque::new(),
+            next_flight: 0,
+            is_busy: false,
+            is_unannounced: false,
+            loaded: VecDeque::new(),
+            queue: VecDeque::new(),
+            aside: VecDeque::new(),
+            is_pressed: false,
+            users: 0,
+            unused_since: now,
+            lingers: true,
+        }
+    }
+
+    fn index(&self) -> LaneIndex {
+        (self.session, self.process, self.on_behalf)
     }
 
     /// Whether an OPEN may be answered with this lane.
@@ -144,36 +179,67 @@ pub(super) struct HandedOut {
 
 impl NetworkShard {
     /// The lane to a process, asked for if there is none.
-    pub(super) fn lane_to(&mut self, session: SessionKey, process: ProcessId) -> Result<LaneKey, ControlError> {
-        if let Some(key) = self.by_process.get(&(session, process)).copied() {
+    pub(super) fn lane_to(
+        &mut self,
+        session: SessionKey,
+        process: ProcessId,
+        on_behalf: Option<Name>,
+    ) -> Result<LaneKey, ControlError> {
+        let index = (session, process, on_behalf);
+        if let Some(key) = self.by_process.get(&index).copied() {
             if self.lanes.get(key).is_some_and(LaneRoom::is_usable) {
                 return Ok(key);
             }
-            self.by_process.remove(&(session, process));
+            self.by_process.remove(&index);
         }
-        let key = self.lanes.insert(LaneRoom {
-            session,
-            process,
-            state: LaneState::Opening(Vec::new()),
-            flights: VecDeque::new(),
-            next_flight: 0,
-            is_busy: false,
-            is_unannounced: false,
-            loaded: VecDeque::new(),
-            queue: VecDeque::new(),
-            is_pressed: false,
-            users: 0,
-            unused_since: self.now,
-            lingers: true,
-        });
-        let wish = ClientRequest::LaneOpen { process, payload_bytes_max: None, calls_in_flight: Some(LANE_CALLS) };
+        let key = self.lanes.insert(LaneRoom::new(session, process, on_behalf, self.now));
+        let wish =
+            ClientRequest::LaneOpen { process, payload_bytes_max: None, calls_in_flight: Some(LANE_CALLS), on_behalf };
         if let Err(error) = self.ask_session(session, Question::Lane(key), wish) {
             self.lanes.remove(key);
             return Err(error);
         }
-        self.by_process.insert((session, process), key);
+        self.by_process.insert(index, key);
         self.timers.at(self.now + LANE_LINGER, Timer::Lane(key));
         Ok(key)
+    }
+
+    /// A lane to a client's session, of one handle: it goes with that, and nobody else is given it.
+    pub(super) fn session_lane(
+        &mut self,
+        control: SessionKey,
+        process: ProcessId,
+        session: SessionId,
+        handed_out: HandedOut,
+    ) -> Result<LaneKey, ControlError> {
+        let room = LaneRoom { leads_to: Some(session), ..LaneRoom::new(control, process, None, self.now) };
+        let key = self.lanes.insert(room);
+        match self.attach(key, handed_out) {
+            Ok(open) => {
+                self.counters.lane_opened();
+                if let Some(room) = self.lanes.get_mut(key) {
+                    room.state = LaneState::Open(open);
+                }
+                Ok(key)
+            }
+            Err(error) => {
+                self.lanes.remove(key);
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends a lane to a session that no handle leads to.
+    pub(super) fn close_unused_session_lane(&mut self, key: LaneKey) {
+        if self.lanes.get(key).is_some_and(|room| room.users == 0 && room.leads_to.is_some()) {
+            self.close_lane(key);
+        }
+    }
+
+    /// Whether a control session has lanes to clients' sessions.
+    pub(super) fn has_session_lanes(&self, session: SessionKey) -> bool {
+        let lanes = self.lanes.keys().into_iter().filter_map(|key| self.lanes.get(key));
+        lanes.filter(|room| room.leads_to.is_some()).any(|room| room.session == session)
     }
 
     /// The server's loop has made a lane.
@@ -233,7 +299,7 @@ impl NetworkShard {
     /// The server's loop makes no lane.
     pub(super) fn lane_refused(&mut self, key: LaneKey, error: &ControlError) {
         let Some(room) = self.lanes.get_mut(key) else { return };
-        let (index, state) = ((room.session, room.process), std::mem::replace(&mut room.state, LaneState::Closed));
+        let (index, state) = (room.index(), std::mem::replace(&mut room.state, LaneState::Closed));
         if self.by_process.get(&index) == Some(&key) {
             self.by_process.remove(&index);
         }
@@ -242,7 +308,13 @@ impl NetworkShard {
                 self.refuse(opener.connection, opener.request_id, error);
             }
         }
+        self.refuse_waiting(key, NotRun::for_refusal(error));
         self.lanes.remove(key);
+    }
+
+    /// Whether calls can go by a lane, now or when it is open.
+    pub(super) fn is_usable_lane(&self, key: LaneKey) -> bool {
+        self.lanes.get(key).is_some_and(LaneRoom::is_usable)
     }
 
     /// A handle to a lane is gone.
@@ -250,6 +322,9 @@ impl NetworkShard {
         let Some(room) = self.lanes.get_mut(key) else { return };
         room.users -= 1;
         if room.users == 0 {
+            if room.leads_to.is_some() {
+                return self.close_lane(key);
+            }
             room.unused_since = self.now;
             if !std::mem::replace(&mut room.lingers, true) {
                 self.timers.at(self.now + LANE_LINGER, Timer::Lane(key));
@@ -277,7 +352,7 @@ impl NetworkShard {
 
     fn close_lane(&mut self, key: LaneKey) {
         let Some(room) = self.lanes.remove(key) else { return };
-        let index = (room.session, room.process);
+        let index = room.index();
         if self.by_process.get(&index) == Some(&key) {
             self.by_process.remove(&index);
         }
@@ -286,7 +361,12 @@ impl NetworkShard {
                 self.driver.close(bell);
             }
             self.counters.lane_closed();
-            self.tell_session(room.session, &ClientMessage::LaneClose { lane: open.id, process: room.process });
+            let (lane, process) = (open.id, room.process);
+            let close = match room.leads_to {
+                Some(session) => ClientMessage::SessionLeave { session, lane },
+                None => ClientMessage::LaneClose { lane, process },
+            };
+            self.tell_session(room.session, &close);
         }
     }
 
@@ -303,7 +383,7 @@ impl NetworkShard {
         let Some(room) = self.lanes.get_mut(key) else { return };
         let flights = std::mem::take(&mut room.flights);
         self.counters.flights_ended(flights.len());
-        let index = (room.session, room.process);
+        let index = room.index();
         if self.by_process.get(&index) == Some(&key) {
             self.by_process.remove(&index);
         }

@@ -42,7 +42,7 @@ fn open_listener(address: SocketAddr) -> Result<(OwnedFd, SocketAddr), Errno> {
 }
 
 /// What a connection's socket is set to.
-fn set_options(socket: impl AsFd) -> Result<(), Errno> {
+pub(super) fn set_options(socket: impl AsFd) -> Result<(), Errno> {
     // Replies leave as they are written: what could be gathered was gathered before.
     sockopt::set_tcp_nodelay(&socket, true)?;
     // A client that is gone without a word is found by the kernel.

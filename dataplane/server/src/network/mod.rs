@@ -10,8 +10,12 @@
 //! | `shard`, `polling` | the loop |
 //! | `listener`, `greeting` | up to the welcome |
 //! | `connection`, `receiving`, `sending` | one connection |
-//! | `calls`, `waiting`, `lanes`, `reply_room`, `answers` | from a REQUEST to its RESPONSE |
+//! | `calls`, `waiting`, `set_aside`, `lanes`, `reply_room`, `answers` | from a REQUEST to its RESPONSE |
+//! | `opening_as`, `delivering`, `outbound`, `generations` | what other servers bring for processes of this one |
 //! | `questions`, `control_session`, `relay` | everything that the server's loop decides |
+//! | `gateways` | the serving ends of lanes to what is in no process's memory here |
+//! | `links` | other servers |
+//! | `sessions` | clients' sessions: their mailboxes, and what they send |
 //! | `handover` | connections that a worker takes |
 //! | `shutdown` | the end |
 //! | `table`, `sources`, `timers`, `counters`, `plan` | what the loop is made of |
@@ -21,10 +25,16 @@ mod calls;
 mod connection;
 mod control_session;
 mod counters;
+mod delivering;
+mod gateways;
+mod generations;
 mod greeting;
 mod handover;
 mod lanes;
+mod links;
 mod listener;
+mod opening_as;
+mod outbound;
 mod plan;
 mod polling;
 mod questions;
@@ -32,6 +42,8 @@ mod receiving;
 mod relay;
 mod reply_room;
 mod sending;
+mod sessions;
+mod set_aside;
 mod shard;
 mod shutdown;
 mod sources;
@@ -49,9 +61,12 @@ use praas_shm::io_buffer::LaneBuffer;
 use praas_sys::driver::{self, DriverChoice, DriverKind, DriverLimits};
 
 use crate::StartError;
+use crate::elsewhere::{Elsewhere, PeerFacts};
 use counters::Counters;
 pub use counters::NetworkMetrics;
+pub(crate) use generations::Generations;
 pub(crate) use plan::Plan;
+pub(crate) use relay::Letter;
 use relay::{Mail, Order, Relay, RelayThread};
 use shard::{NetworkShard, ShardParts};
 use sources::Source;
@@ -62,9 +77,21 @@ pub struct NetworkFacts {
     addresses: Arc<[SocketAddr]>,
     driver: DriverKind,
     counters: Arc<[Arc<Counters>]>,
+    elsewhere: Arc<Elsewhere>,
 }
 
 impl NetworkFacts {
+    /// How things stand with the other servers that this one calls, in the order of the options.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerFacts> {
+        self.elsewhere.facts()
+    }
+
+    /// Whether the server listens anywhere, or calls another one.
+    pub(crate) fn is_used(&self) -> bool {
+        !self.addresses.is_empty() || !self.peers().is_empty()
+    }
+
     /// The addresses listened on, with the ports that were got.
     #[must_use]
     pub fn addresses(&self) -> &[SocketAddr] {
@@ -111,10 +138,12 @@ impl NetworkThreads {
         let relay = RelayThread::start(mail.clone()).map_err(host("starting the network's relay"))?;
         let plan = Arc::new(plan);
         let (started, starts) = channel();
+        let mails: Arc<[Arc<Mail>]> = mail.clone().into();
         let facts = NetworkFacts {
             addresses: bound.iter().map(|(_, address)| *address).collect(),
             driver: DriverKind::Epoll,
             counters: Arc::clone(&counters),
+            elsewhere: Arc::clone(&plan.elsewhere),
         };
         let mut network = Self { facts, mail, threads: Vec::new(), _relay: relay };
         for index in 0..shards {
@@ -123,6 +152,7 @@ impl NetworkThreads {
                 plan: Arc::clone(&plan),
                 index,
                 mail: Arc::clone(&network.mail[index]),
+                mails: Arc::clone(&mails),
                 relay: network._relay.way().map_err(host("starting the network's relay"))?,
                 counters: Arc::clone(&counters[index]),
                 listeners: listeners.map_err(host("duplicating a listening socket"))?,
@@ -143,6 +173,18 @@ impl NetworkThreads {
     /// What can be known of it.
     pub(crate) fn facts(&self) -> NetworkFacts {
         self.facts.clone()
+    }
+
+    /// How many there are.
+    pub(crate) fn shards(&self) -> usize {
+        self.mail.len()
+    }
+
+    /// Leaves a letter for one of them.
+    pub(crate) fn post(&self, shard: usize, letter: Letter) {
+        if let Some(mail) = self.mail.get(shard) {
+            mail.post(letter);
+        }
     }
 
     /// Takes nothing new and answers what was taken.
@@ -166,6 +208,7 @@ struct ShardStart {
     plan: Arc<Plan>,
     index: usize,
     mail: Arc<Mail>,
+    mails: Arc<[Arc<Mail>]>,
     relay: Relay,
     counters: Arc<Counters>,
     listeners: Vec<OwnedFd>,
@@ -189,7 +232,7 @@ impl ShardStart {
     }
 
     fn prepare(self) -> Result<NetworkShard, StartError> {
-        let Self { plan, index, mail, relay, counters, listeners, choice, .. } = self;
+        let Self { plan, index, mail, mails, relay, counters, listeners, choice, .. } = self;
         let opened = driver::open::<LaneBuffer>(choice, DriverLimits::default())?;
         if let Some(refusal) = opened.refused.filter(|_| index == 0) {
             plan.log.info(format_args!("the network is served by epoll: {refusal}"));
@@ -201,6 +244,6 @@ impl ShardStart {
             let added = driver.add_listener(socket, Source::Listener(number).token());
             sources.push(added.map_err(|refused| StartError::host("listening", &refused.refusal))?);
         }
-        Ok(NetworkShard::new(ShardParts { plan, index, driver, mail, relay, counters, listeners: sources }))
+        Ok(NetworkShard::new(ShardParts { plan, index, driver, mail, mails, relay, counters, listeners: sources }))
     }
 }

@@ -1,14 +1,18 @@
 //! What all shards know.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use praas_protocol::control::WaitMode;
 use praas_protocol::token::Secret;
 
+use crate::elsewhere::{Elsewhere, Peer};
 use crate::limits::WINDOW_BYTES_MIN;
 use crate::log::Log;
+use crate::network::generations::Generations;
+use crate::sessions::SessionNews;
 
 /// What all shards know.
 #[derive(Debug)]
@@ -27,6 +31,11 @@ pub(crate) struct Plan {
     pub(crate) connections_max: usize,
     pub(crate) log: Log,
     pub(crate) connections: AtomicU64,
+    pub(crate) generations: Generations,
+    pub(crate) elsewhere: Arc<Elsewhere>,
+    pub(crate) session_news: Arc<SessionNews>,
+    /// Servers to be linked to.
+    pub(crate) peers: Vec<Peer>,
 }
 
 impl Plan {

@@ -3,8 +3,8 @@
 
 use praas_protocol::control::{ClientRequest, ControlError, FunctionStats, ServerMessage};
 use praas_protocol::wire::{
-    ApplicationPage, CountsPage, Done, List, ListApplications, Open, Opened, Output, OutputChunk, ProcessPage,
-    encode_control_error,
+    ApplicationPage, ChangesPage, CountsPage, Done, List, ListApplications, Open, Opened, Output, OutputChunk,
+    ProcessPage, encode_control_error,
 };
 use praas_protocol::{Name, ProcessId};
 
@@ -32,13 +32,28 @@ pub(super) struct Opener {
     in_flight_max: u32,
 }
 
+/// A handle as its connection is told of it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GivenHandle {
+    pub(super) number: u32,
+    pub(super) payload_bytes_max: u32,
+    pub(super) in_flight_max: u32,
+}
+
+impl Opener {
+    /// Limits of 0 take what the server allows.
+    pub(super) fn new(connection: ConnectionKey, request_id: u64, payload_bytes_max: u32, in_flight_max: u32) -> Self {
+        Self { connection, request_id, payload_bytes_max, in_flight_max }
+    }
+}
+
 impl NetworkShard {
     /// Refuses a question.
     pub(super) fn refuse(&mut self, key: ConnectionKey, request_id: u64, error: &ControlError) {
         self.push(key, |out| encode_control_error(error, request_id, out));
     }
 
-    fn session_for(&mut self, key: ConnectionKey) -> Result<SessionKey, ControlError> {
+    pub(super) fn session_for(&mut self, key: ConnectionKey) -> Result<SessionKey, ControlError> {
         let identity = self.connections.get(key).and_then(|connection| connection.identity.clone());
         let identity = identity.ok_or(ControlError::Protocol { reason: "no hello was said".into() })?;
         self.session_of(&identity.token)
@@ -46,24 +61,11 @@ impl NetworkShard {
 
     /// A client wants to call a process.
     pub(super) fn open(&mut self, key: ConnectionKey, open: &Open) {
-        let opener = Opener {
-            connection: key,
-            request_id: open.request_id,
-            payload_bytes_max: open.payload_bytes_max,
-            in_flight_max: open.in_flight_max,
-        };
-        let taken = self.connections.get(key).map_or(0, |connection| connection.handles.len());
-        let lane = if taken >= HANDLES_MAX as usize {
-            Err(ControlError::LimitReached {
-                what: "handles of this connection".into(),
-                used: taken as u64,
-                limit: HANDLES_MAX.into(),
-                asked: 1,
-                advice: "close some".into(),
-            })
-        } else {
-            self.session_for(key).and_then(|session| self.lane_to(session, open.process))
-        };
+        let opener = Opener::new(key, open.request_id, open.payload_bytes_max, open.in_flight_max);
+        let lane = self
+            .ensure_handle_is_free(key)
+            .and_then(|()| self.session_for(key))
+            .and_then(|session| self.lane_to(session, open.process, None));
         match lane {
             Ok(lane) => match self.lanes.get_mut(lane).map(|room| &mut room.state) {
                 Some(LaneState::Opening(openers)) => openers.push(opener),
@@ -73,24 +75,25 @@ impl NetworkShard {
         }
     }
 
-    /// Gives a handle to whoever waited for an open lane.
+    /// Refuses a handle to a connection that has as many as it may have.
+    pub(super) fn ensure_handle_is_free(&self, key: ConnectionKey) -> Result<(), ControlError> {
+        let used = self.connections.get(key).map_or(0, |connection| connection.handles.len());
+        if used < HANDLES_MAX as usize {
+            return Ok(());
+        }
+        Err(ControlError::LimitReached {
+            what: "handles of this connection".into(),
+            used: used as u64,
+            limit: HANDLES_MAX.into(),
+            asked: 1,
+            advice: "close some".into(),
+        })
+    }
+
+    /// Gives a handle to whoever waited for an open lane, and tells it so.
     pub(super) fn give_handle(&mut self, opener: &Opener, lane: LaneKey) {
-        let Some(connection) = self.connections.get_mut(opener.connection).filter(|found| found.listens()) else {
-            return;
-        };
-        let Some(room) = self.lanes.get_mut(lane) else { return };
-        let LaneState::Open(open) = &room.state else { return };
-        let limit = u32::try_from(open.lane.payload_bytes_max()).unwrap_or(u32::MAX);
-        let wish = |wish: u32, limit: u32| if wish == 0 { limit } else { wish.min(limit) };
-        room.users += 1;
-        connection.last_handle += 1;
-        let handle = Handle {
-            number: connection.last_handle,
-            lane,
-            payload_bytes_max: wish(opener.payload_bytes_max, limit),
-            in_flight_max: wish(opener.in_flight_max, IN_FLIGHT_MAX),
-            in_flight: 0,
-        };
+        let Some(handle) = self.add_handle(opener, lane) else { return };
+        let Some(LaneState::Open(open)) = self.lanes.get(lane).map(|room| &room.state) else { return };
         let opened = Opened {
             request_id: opener.request_id,
             handle: handle.number,
@@ -99,8 +102,29 @@ impl NetworkShard {
             workers_max: open.workers_max,
             phase: open.lane.phase(),
         };
-        connection.handles.push(handle);
         self.push(opener.connection, |out| opened.encode(out));
+    }
+
+    /// Gives a handle to whoever waited for an open lane; `None` if nobody is there any more.
+    pub(super) fn add_handle(&mut self, opener: &Opener, lane: LaneKey) -> Option<GivenHandle> {
+        let connection = self.connections.get_mut(opener.connection).filter(|found| found.listens())?;
+        let room = self.lanes.get_mut(lane)?;
+        let LaneState::Open(open) = &room.state else { return None };
+        let limit = u32::try_from(open.lane.payload_bytes_max()).unwrap_or(u32::MAX);
+        let wish = |wish: u32, limit: u32| if wish == 0 { limit } else { wish.min(limit) };
+        room.users += 1;
+        connection.last_handle += 1;
+        let handle = Handle {
+            number: connection.last_handle,
+            lane: Some(lane),
+            spoken: None,
+            payload_bytes_max: wish(opener.payload_bytes_max, limit),
+            in_flight_max: wish(opener.in_flight_max, IN_FLIGHT_MAX),
+            in_flight: 0,
+        };
+        let Handle { number, payload_bytes_max, in_flight_max, .. } = handle;
+        connection.handles.push(handle);
+        Some(GivenHandle { number, payload_bytes_max, in_flight_max })
     }
 
     /// Passes a question on.
@@ -108,6 +132,17 @@ impl NetworkShard {
         let asker = Asker { connection: key, request_id, after: None };
         let session = self.session_for(key);
         self.pass_on(session, asker, body);
+    }
+
+    /// Passes a question on in a session of the asker's choice.
+    pub(super) fn ask_in(
+        &mut self,
+        session: Result<SessionKey, ControlError>,
+        key: ConnectionKey,
+        request_id: u64,
+        body: ClientRequest,
+    ) {
+        self.pass_on(session, Asker { connection: key, request_id, after: None }, body);
     }
 
     fn pass_on(&mut self, session: Result<SessionKey, ControlError>, asker: Asker, body: ClientRequest) {
@@ -149,7 +184,7 @@ impl NetworkShard {
         self.pass_on(session, asker, ClientRequest::ProcessOutput { process, from, follow });
     }
 
-    fn following_session(&mut self, key: ConnectionKey) -> Result<SessionKey, ControlError> {
+    pub(super) fn following_session(&mut self, key: ConnectionKey) -> Result<SessionKey, ControlError> {
         let Some(connection) = self.connections.get(key) else { return Err(ControlError::ShuttingDown) };
         if let Some(session) = connection.following.filter(|session| self.sessions.get(*session).is_some()) {
             return Ok(session);
@@ -178,6 +213,12 @@ impl NetworkShard {
                 let mut wanted = applications.iter().filter(|name| after.is_none_or(|after| **name > after));
                 let all = wanted.all(|name| page.push(name));
                 page.end(!all);
+            }),
+            ServerMessage::DirectoryChanges { upto, is_whole, more, entries, .. } => self.push(key, |out| {
+                let mut page = ChangesPage::begin(request_id, upto, is_whole, out);
+                let all = entries.iter().all(|entry| page.push(entry));
+                debug_assert!(all, "a page of the one is a page of the other");
+                page.end(more);
             }),
             ServerMessage::Stats { stats, .. } => self.push(key, |out| {
                 let mut page = CountsPage::begin(request_id, &stats, out);

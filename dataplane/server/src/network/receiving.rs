@@ -4,15 +4,16 @@
 //! straight into a block of the call's lane.
 
 use praas_protocol::wire::{
-    Action, Close, Dedicate, Frame, GoawayReason, Header, Item, List, ListApplications, Open, Order, Output, Ping,
-    PlainCall, Pong, RuleError, Side, Verdict,
+    Action, Close, Dedicate, Frame, GoawayReason, Header, Item, List, ListApplications, Open, OpenAs, OpenSession,
+    Order, Output, Ping, PlainCall, Pong, RuleError, Side, Verdict, Watch,
 };
 use praas_protocol::{Name, ProcessId};
 use praas_shm::io_buffer::{IoBuffer, LaneBuffer};
 use praas_sys::driver::End;
 
-use super::calls::Wanted;
+use super::calls::{Asked, Wanted};
 use super::connection::{Connection, ConnectionKey, Stage};
+use super::delivering::Credit;
 use super::shard::NetworkShard;
 use super::timers::Timer;
 
@@ -37,6 +38,9 @@ enum Word {
     ListApplications(ListApplications),
     Output(Output),
     Stats(u64, ProcessId, Option<Name>),
+    OpenAs(OpenAs),
+    Watch(Watch),
+    Session(OpenSession),
 }
 
 impl Word {
@@ -51,6 +55,9 @@ impl Word {
             Frame::List(list) => Self::List(list),
             Frame::ListApplications(list) => Self::ListApplications(list),
             Frame::Output(output) => Self::Output(output),
+            Frame::OpenAs(open) => Self::OpenAs(open),
+            Frame::Watch(watch) => Self::Watch(watch),
+            Frame::Session(session) => Self::Session(session),
             Frame::Stats(stats) => Self::Stats(stats.request_id, stats.process, stats.after.parse().ok()),
             _ => return None,
         })
@@ -131,6 +138,9 @@ impl NetworkShard {
             Word::Ping(ping) => self.answer_ping(key, ping),
             Word::Cancel(request_id) => self.cancel(key, request_id),
             Word::Open(open) => self.open(key, &open),
+            Word::OpenAs(open) => return self.open_as(key, &open),
+            Word::Watch(watch) => self.watch(key, &watch),
+            Word::Session(session) => self.open_session(key, &session),
             Word::Close(close) => return self.close_handle(key, close),
             Word::Dedicate(dedicate) => {
                 self.begin_giving_away(key, dedicate);
@@ -174,6 +184,9 @@ impl NetworkShard {
     /// answered already.
     fn payload_came(&mut self, key: ConnectionKey, bytes: &[u8], rest: &[u8]) -> Flow {
         let Some(connection) = self.connections.get_mut(key) else { return Flow::Stop };
+        if connection.delivery.is_some() {
+            return self.delivery_grew(key, bytes);
+        }
         let Some(incoming) = &mut connection.incoming else { return Flow::GoOn };
         let Some(buffer) = &mut incoming.buffer else { return Flow::GoOn };
         buffer.store(incoming.filled_bytes, bytes);
@@ -190,13 +203,30 @@ impl NetworkShard {
         if matches!(connection.stage, Stage::HandingOver(_)) {
             return self.go_on_giving_away(key);
         }
-        let Some(incoming) = &mut connection.incoming else { return };
-        let Some(buffer) = incoming.buffer.take() else { return };
-        let range = incoming.filled_bytes..IoBuffer::bytes(&buffer);
-        let (request_id, bytes) = (incoming.asked.request_id, incoming.asked.payload_bytes);
-        if self.driver.receive_into(connection.source, LaneBuffer::Loan(buffer), range).is_err() {
+        let (request_id, bytes, buffer, filled_bytes) = match (&mut connection.incoming, &mut connection.delivery) {
+            (Some(incoming), _) => {
+                let Some(buffer) = incoming.buffer.take() else { return };
+                let Asked { request_id, payload_bytes, .. } = incoming.asked;
+                (request_id, payload_bytes, LaneBuffer::Loan(buffer), incoming.filled_bytes)
+            }
+            (None, Some(delivery)) => {
+                let Credit { request_id, payload_bytes, .. } = delivery.credit;
+                let Some((buffer, filled_bytes)) = delivery.take_buffer() else {
+                    return self.watch_payload(key, request_id, payload_bytes);
+                };
+                (request_id, payload_bytes, LaneBuffer::Message(buffer), filled_bytes)
+            }
+            (None, None) => return,
+        };
+        let range = filled_bytes..buffer.bytes();
+        if self.driver.receive_into(connection.source, buffer, range).is_err() {
             return self.close(key);
         }
+        self.watch_payload(key, request_id, bytes);
+    }
+
+    /// Has the payload of a request come in time.
+    fn watch_payload(&mut self, key: ConnectionKey, request_id: u64, bytes: u32) {
         let end = self.now + Connection::longest_payload(bytes);
         self.timers.at(end, Timer::Payload(key, request_id));
     }
@@ -213,6 +243,12 @@ impl NetworkShard {
                 incoming.buffer = Some(buffer);
                 let _ = self.payload_is_whole(key, &[]);
             }
+            (_, LaneBuffer::Message(buffer)) if end == End::Done => {
+                if let Some(delivery) = &mut connection.delivery {
+                    delivery.give_buffer_back(buffer);
+                    let _ = self.delivery_is_whole(key);
+                }
+            }
             _ if end == End::Done || end == End::Cancelled => {}
             _ => self.peer_ended(key, end),
         }
@@ -221,7 +257,8 @@ impl NetworkShard {
     /// Timer: whether a payload has come.
     pub(super) fn payload_due(&mut self, key: ConnectionKey, request_id: u64) {
         let Some(connection) = self.connections.get(key) else { return };
-        let is_late = connection.incoming.as_ref().is_some_and(|incoming| incoming.asked.request_id == request_id);
+        let is_late = connection.incoming.as_ref().is_some_and(|incoming| incoming.asked.request_id == request_id)
+            || connection.delivery.as_ref().is_some_and(|delivery| delivery.credit.request_id == request_id);
         if is_late {
             self.send_away(key, GoawayReason::Idle, "the payload of a request did not come in time");
         }
@@ -234,7 +271,7 @@ impl NetworkShard {
         match place {
             Ok(place) => {
                 let handle = connection.handles.remove(place);
-                self.leave_lane(handle.lane);
+                self.leave_handle(key, &handle);
                 Flow::GoOn
             }
             Err(_) => self.break_off_for(key, &unknown_handle(close.handle)),

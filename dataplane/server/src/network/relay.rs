@@ -12,22 +12,53 @@ use std::thread::JoinHandle;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
+use praas_protocol::SessionId;
+use praas_protocol::control::LaneId;
 use praas_sys::driver::Waker;
 
 use super::control_session::SessionKey;
+use super::links::Dialled;
+use super::sessions::{RoomAnswer, RoomSend};
 use super::table::Key;
+use crate::gateways::GatewayParts;
 use crate::limits::POLL_EVENTS_MAX;
+use crate::sessions::SessionParts;
 
 const SHARD_SHIFT: u32 = 56;
 
 /// The thread is to end.
 const END: Token = Token(usize::MAX);
 
+/// What the server's loop, or another shard, leaves for a shard.
+#[derive(Debug)]
+pub(crate) enum Letter {
+    /// Serve a lane to what is in no process's memory here.
+    Gateway(Box<GatewayParts>),
+    /// A request lies in such a lane, and its client saw nobody attend it.
+    GatewayRang(LaneId),
+    /// Another lane to the same session has taken this one's place.
+    GatewaySuperseded(LaneId),
+    /// Such a lane is gone.
+    GatewayGone(LaneId),
+    /// Keep a client's session.
+    Session(Box<SessionParts>),
+    /// A client's session is over.
+    SessionEnded(SessionId),
+    /// From another shard: a message of a session for a server that this one has the link to.
+    RoomSend(Box<RoomSend>),
+    /// From another shard: what became of such a message.
+    RoomAnswer(Box<RoomAnswer>),
+    /// An attempt to connect to another server has ended.
+    Dialled(Dialled),
+}
+
 /// What others leave for a shard.
 #[derive(Debug, Default)]
 pub(super) struct Mail {
     order: AtomicU8,
     stirred: Mutex<BTreeSet<u64>>,
+    /// As many as lanes and sessions begin and end while a turn lasts.
+    letters: Mutex<Vec<Letter>>,
     waker: OnceLock<Waker>,
 }
 
@@ -67,6 +98,17 @@ impl Mail {
     pub(super) fn take_stirred(&self) -> Vec<SessionKey> {
         let stirred = std::mem::take(&mut *self.stirred.lock().unwrap_or_else(PoisonError::into_inner));
         stirred.into_iter().map(Key::of_word).collect()
+    }
+
+    /// Leaves a letter. They are read in their order.
+    pub(super) fn post(&self, letter: Letter) {
+        self.letters.lock().unwrap_or_else(PoisonError::into_inner).push(letter);
+        self.wake();
+    }
+
+    /// The letters that came since this was asked last.
+    pub(super) fn take_letters(&self) -> Vec<Letter> {
+        std::mem::take(&mut *self.letters.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn stir(&self, session: u64) {

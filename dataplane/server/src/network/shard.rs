@@ -10,13 +10,13 @@
 //!    theirs.
 //! 2. Nothing here blocks but the driver's sleep, which ends with the next timer.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use praas_protocol::ProcessId;
-use praas_protocol::control::WaitMode;
+use praas_protocol::SessionId;
+use praas_protocol::control::{LaneId, WaitMode};
 use praas_shm::io_buffer::LaneBuffer;
 use praas_sys::driver::{Completion, Driver, Outgoing, SourceId, Turn, WaitError};
 
@@ -24,10 +24,14 @@ use super::answers::Workers;
 use super::connection::{Connection, ConnectionKey};
 use super::control_session::{ControlSession, SessionKey};
 use super::counters::Counters;
-use super::lanes::{LaneKey, LaneRoom};
+use super::gateways::{Gateway, GatewayKey};
+use super::lanes::{LaneIndex, LaneKey, LaneRoom};
+use super::links::Links;
+use super::outbound::{OutboundKey, OutboundRoom, Way};
 use super::plan::Plan;
 use super::polling::PollHistory;
-use super::relay::{Mail, Relay};
+use super::relay::{Letter, Mail, Relay};
+use super::sessions::{Room, Sender};
 use super::sources::Source;
 use super::table::Table;
 use super::timers::{Timer, Timers};
@@ -71,7 +75,7 @@ pub(super) struct NetworkShard {
     /// Sessions that have more to read than a turn takes.
     pub(super) stirred_again: Vec<SessionKey>,
     pub(super) lanes: Table<LaneRoom>,
-    pub(super) by_process: HashMap<(SessionKey, ProcessId), LaneKey>,
+    pub(super) by_process: HashMap<LaneIndex, LaneKey>,
     pub(super) busy_lanes: Vec<LaneKey>,
     pub(super) lanes_watched: bool,
     /// Lanes with calls that were submitted in this turn.
@@ -79,12 +83,42 @@ pub(super) struct NetworkShard {
     /// Lanes that calls wait for.
     pub(super) pressed_lanes: Vec<LaneKey>,
     pub(super) rooms_watched: bool,
+    /// Message lanes that this shard sends on.
+    pub(super) outbounds: Table<OutboundRoom>,
+    pub(super) outbound_by_way: HashMap<Way, OutboundKey>,
+    /// Those in which somebody waits for room.
+    pub(super) pressed_outbounds: VecDeque<OutboundKey>,
+    pub(super) outbounds_watched: bool,
     /// Connections to be looked at when this turn's sends go.
     pub(super) unsent: Vec<ConnectionKey>,
     pub(super) spare_messages: Vec<Outgoing<LaneBuffer>>,
     pub(super) scratch: Vec<u8>,
     pub(super) packet_buffer: Vec<u8>,
     pub(super) history: PollHistory,
+    /// Whether messages were published whose receivers slept on this core: they were woken, and wait for it.
+    pub(super) receivers_woken_here: bool,
+    /// Of the times when this thread made way for them.
+    pub(super) made_way: PollHistory,
+    pub(super) gateways: Table<Gateway>,
+    pub(super) gateways_by_lane: HashMap<LaneId, GatewayKey>,
+    pub(super) gateways_watched: bool,
+    /// Those that this loop looks at by itself.
+    pub(super) warm_gateways: Vec<GatewayKey>,
+    /// Those that it has looked at until it slept last.
+    pub(super) resting_gateways: Vec<GatewayKey>,
+    /// Those whose clients are to be rung.
+    pub(super) owed_gateways: Vec<GatewayKey>,
+    pub(super) session_rooms: HashMap<SessionId, Room>,
+    /// By which sessions send to other servers, to which this shard has the link.
+    pub(super) room_gateways: BTreeMap<(Sender, usize), GatewayKey>,
+    /// The number of the last letter about a message of a session.
+    pub(super) last_letter: u64,
+    /// By which sessions of this server send.
+    pub(super) own_token: Option<Rc<str>>,
+    /// Of all shards.
+    pub(super) mails: Arc<[Arc<Mail>]>,
+    /// Connections to other servers.
+    pub(super) links: Links,
 }
 
 /// What a shard is made of.
@@ -93,6 +127,8 @@ pub(super) struct ShardParts {
     pub(super) index: usize,
     pub(super) driver: Box<dyn Driver<LaneBuffer>>,
     pub(super) mail: Arc<Mail>,
+    /// Of all shards.
+    pub(super) mails: Arc<[Arc<Mail>]>,
     pub(super) relay: Relay,
     pub(super) counters: Arc<Counters>,
     pub(super) listeners: Vec<SourceId>,
@@ -100,7 +136,7 @@ pub(super) struct ShardParts {
 
 impl NetworkShard {
     pub(super) fn new(parts: ShardParts) -> Self {
-        let ShardParts { plan, index, driver, mail, relay, counters, listeners } = parts;
+        let ShardParts { plan, index, driver, mail, mails, relay, counters, listeners } = parts;
         let connections_max = plan.connections_max;
         Self {
             plan,
@@ -128,11 +164,29 @@ impl NetworkShard {
             unannounced_lanes: Vec::new(),
             pressed_lanes: Vec::new(),
             rooms_watched: false,
+            outbounds: Table::default(),
+            outbound_by_way: HashMap::new(),
+            pressed_outbounds: VecDeque::new(),
+            outbounds_watched: false,
             unsent: Vec::new(),
             spare_messages: Vec::new(),
             scratch: Vec::new(),
             packet_buffer: Vec::new(),
             history: PollHistory::default(),
+            receivers_woken_here: false,
+            made_way: PollHistory::default(),
+            gateways: Table::default(),
+            gateways_by_lane: HashMap::new(),
+            gateways_watched: false,
+            warm_gateways: Vec::new(),
+            resting_gateways: Vec::new(),
+            owed_gateways: Vec::new(),
+            session_rooms: HashMap::new(),
+            room_gateways: BTreeMap::new(),
+            last_letter: 0,
+            own_token: None,
+            mails,
+            links: Links::default(),
         }
     }
 
@@ -144,6 +198,7 @@ impl NetworkShard {
     pub(super) fn run(&mut self) -> Result<(), WaitError> {
         let mut completions = Vec::new();
         let mut turn = Turn::default();
+        self.start_links();
         while !self.is_over() {
             turn = self.wait(turn, &mut completions)?;
             self.now = Instant::now();
@@ -169,18 +224,24 @@ impl NetworkShard {
     /// Takes the answers that are there, sends what there is, and summons workers for what was submitted; whether anything
     /// was. A worker on this core may take it over at once and give it back with answers.
     fn answer_and_announce(&mut self) -> bool {
+        self.make_way_for_receivers();
+        self.look_at_gateways();
         self.look_at_lanes();
         self.serve_waiting();
+        self.look_for_room();
         self.forget_lost_sessions();
         self.announce_calls(Workers::Elsewhere);
         self.send_gathered();
+        self.send_to_peers();
+        self.ring_gateways();
         self.announce_calls(Workers::All)
     }
 
     /// Sleeps until there is something to do, unless there is.
     fn wait(&mut self, last: Turn, completions: &mut Vec<Completion<LaneBuffer>>) -> Result<Turn, WaitError> {
-        let has_more = last.more || !self.unsent.is_empty() || !self.stirred_again.is_empty();
-        let sleeps = !has_more && !self.polls() && self.arm_lanes();
+        let has_more =
+            last.more || !self.unsent.is_empty() || self.links.has_unsent() || !self.stirred_again.is_empty();
+        let sleeps = !has_more && !self.polls() && self.arm_lanes() && self.park_gateways();
         let timeout = if sleeps { self.timers.wait(self.now) } else { Some(Duration::ZERO) };
         self.driver.wait(timeout, completions)
     }
@@ -190,8 +251,8 @@ impl NetworkShard {
         match self.plan.wait {
             WaitMode::Park => false,
             WaitMode::Spin => {
-                if !self.busy_lanes.is_empty() {
-                    // The worker that was summoned may be waiting for this very core.
+                if !self.busy_lanes.is_empty() || !self.warm_gateways.is_empty() {
+                    // The worker that was summoned or answered may be waiting for this very core.
                     std::thread::yield_now();
                 }
                 true
@@ -206,31 +267,35 @@ impl NetworkShard {
             Completion::AcceptFailed { errno, .. } => self.accepting_failed(errno),
             Completion::Received { token, bytes } => {
                 self.counters.received(bytes.len());
-                if let Some(Source::Connection(key)) = Source::of(token) {
-                    self.bytes_came(key, &bytes);
+                match Source::of(token) {
+                    Some(Source::Connection(key)) => self.bytes_came(key, &bytes),
+                    Some(Source::Link(key)) => self.peer_bytes_came(key, &bytes),
+                    _ => {}
                 }
             }
-            Completion::ReceiveEnded { token, end } => {
-                if let Some(Source::Connection(key)) = Source::of(token) {
-                    self.peer_ended(key, end);
-                }
-            }
+            Completion::ReceiveEnded { token, end } => match Source::of(token) {
+                Some(Source::Connection(key)) => self.peer_ended(key, end),
+                Some(Source::Link(key)) => self.peer_has_ended(key, end),
+                _ => {}
+            },
             Completion::Filled { token, buffer, bytes, end } => {
                 self.counters.received(bytes);
-                if let Some(Source::Connection(key)) = Source::of(token) {
-                    self.block_filled(key, buffer, bytes, end);
+                match Source::of(token) {
+                    Some(Source::Connection(key)) => self.block_filled(key, buffer, bytes, end),
+                    Some(Source::Link(key)) => self.answer_filled(key, buffer, bytes, end),
+                    _ => {}
                 }
             }
-            Completion::Sent { token, message, end, .. } => {
-                if let Some(Source::Connection(key)) = Source::of(token) {
-                    self.sent(key, message, end);
-                }
-            }
-            Completion::Rang { token } | Completion::WatchEnded { token, .. } => {
-                if let Some(Source::Bell(key)) = Source::of(token) {
-                    self.lane_rang(key);
-                }
-            }
+            Completion::Sent { token, message, end, .. } => match Source::of(token) {
+                Some(Source::Connection(key)) => self.sent(key, message, end),
+                Some(Source::Link(key)) => self.sent_to_peer(key, message, end),
+                _ => {}
+            },
+            Completion::Rang { token } | Completion::WatchEnded { token, .. } => match Source::of(token) {
+                Some(Source::Bell(key)) => self.lane_rang(key),
+                Some(Source::Gateway(key)) => self.gateway_rang(key),
+                _ => {}
+            },
             Completion::Closed { token } => self.socket_closed(token),
             Completion::Detached { token, socket } => {
                 if let Some(Source::Connection(key)) = Source::of(token) {
@@ -241,10 +306,27 @@ impl NetworkShard {
     }
 
     fn read_mail(&mut self) {
+        for letter in self.mail.take_letters() {
+            self.read_letter(letter);
+        }
         for session in self.mail.take_stirred() {
             self.session_stirred(session);
         }
         self.obey();
+    }
+
+    fn read_letter(&mut self, letter: Letter) {
+        match letter {
+            Letter::Gateway(parts) => self.gateway_came(*parts),
+            Letter::GatewayRang(lane) => self.gateway_lane_rang(lane),
+            Letter::GatewaySuperseded(lane) => self.gateway_is_superseded(lane),
+            Letter::GatewayGone(lane) => self.gateway_went(lane),
+            Letter::Session(parts) => self.session_came(*parts),
+            Letter::SessionEnded(session) => self.session_ended(session),
+            Letter::RoomSend(send) => self.room_send_came(*send),
+            Letter::RoomAnswer(answer) => self.room_answered(*answer),
+            Letter::Dialled(dialled) => self.dialled(dialled),
+        }
     }
 
     fn fire_timers(&mut self) {
@@ -262,6 +344,17 @@ impl NetworkShard {
                 Timer::Session(key) => self.session_due(key),
                 Timer::Lanes => self.lanes_due(),
                 Timer::Rooms => self.rooms_due(),
+                Timer::Outbound(key) => self.outbound_due(key),
+                Timer::Outbounds => self.outbounds_due(),
+                Timer::Gateways => self.gateways_due(),
+                Timer::SessionRoom(session) => self.session_room_due(session),
+                Timer::Dial(peer) => self.dial(peer),
+                Timer::Greeting(peer, generation) => self.greeting_due(peer, generation),
+                Timer::Pulse(peer, generation) => self.pulse_due(peer, generation),
+                Timer::Parting(peer, generation) => self.parting_due(peer, generation),
+                Timer::LinkCalls(peer) => self.link_calls_due(peer),
+                Timer::KeptReplies(peer) => self.kept_replies_due(peer),
+                Timer::WatchPeer(peer, after) => self.watch_peer_after(peer, after),
             }
         }
     }

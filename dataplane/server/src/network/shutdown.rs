@@ -4,9 +4,11 @@
 //! workers end them. *End* comes when no worker is left: whatever is unanswered then never will be, and clients have a short
 //! while to read the rest.
 
+use praas_protocol::Phase;
 use praas_protocol::control::ControlError;
 use praas_protocol::wire::{Goaway, GoawayReason};
 
+use super::calls::NotRun;
 use super::connection::{ConnectionKey, Stage};
 use super::relay::Order;
 use super::shard::{Course, NetworkShard};
@@ -26,6 +28,7 @@ impl NetworkShard {
 
     fn drain(&mut self) {
         self.course = Course::Draining;
+        self.drain_sessions();
         for listener in std::mem::take(&mut self.listeners) {
             self.driver.close(listener);
         }
@@ -52,6 +55,7 @@ impl NetworkShard {
                 let goaway =
                     Goaway { last_request_id, reason: GoawayReason::ShuttingDown, may_reconnect: true, message };
                 self.push_unruled(key, |out| goaway.encode(out));
+                self.end_room_waits(key, NotRun::unavailable(Phase::Draining), |_| true);
             }
             // It is given away, or comes back here.
             Stage::HandingOver(_) | Stage::Leaving | Stage::Farewell { .. } => {}
@@ -60,6 +64,8 @@ impl NetworkShard {
 
     fn end(&mut self) {
         self.course = Course::Ending { until: self.now + FAREWELL_MAX };
+        self.end_links();
+        self.end_gateways();
         // The last answers lie in the lanes; what has none gets one here.
         for session in self.sessions.keys() {
             self.end_session(session);
@@ -78,7 +84,9 @@ impl NetworkShard {
     /// Whether nothing is left to do.
     pub(super) fn is_over(&self) -> bool {
         match self.course {
-            Course::Ending { until } => self.connections.len() == 0 && self.sockets == 0 || self.now >= until,
+            Course::Ending { until } => {
+                self.connections.len() == 0 && self.sockets == 0 && self.links.are_closed() || self.now >= until
+            }
             _ => false,
         }
     }

@@ -1,7 +1,9 @@
 //! What a driver's tokens mean: a kind and a key in one word.
 
 use super::connection::ConnectionKey;
+use super::gateways::GatewayKey;
 use super::lanes::LaneKey;
+use super::links::LinkConnectionKey;
 use super::table::Key;
 
 const KIND_SHIFT: u32 = 56;
@@ -15,6 +17,10 @@ pub(super) enum Source {
     Connection(ConnectionKey),
     /// The reply doorbell of a lane.
     Bell(LaneKey),
+    /// The doorbell of a gateway.
+    Gateway(GatewayKey),
+    /// A connection to another server.
+    Link(LinkConnectionKey),
 }
 
 impl Source {
@@ -23,6 +29,8 @@ impl Source {
             Self::Listener(index) => (0, index),
             Self::Connection(key) => (1, key.word()),
             Self::Bell(key) => (2, key.word()),
+            Self::Gateway(key) => (4, key.word()),
+            Self::Link(key) => (5, key.word()),
         };
         kind << KIND_SHIFT | word
     }
@@ -33,6 +41,8 @@ impl Source {
             0 => Some(Self::Listener(word)),
             1 => Some(Self::Connection(Key::of_word(word))),
             2 => Some(Self::Bell(Key::of_word(word))),
+            4 => Some(Self::Gateway(Key::of_word(word))),
+            5 => Some(Self::Link(Key::of_word(word))),
             _ => None,
         }
     }

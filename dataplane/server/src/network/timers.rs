@@ -4,9 +4,12 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use praas_protocol::SessionId;
+
 use super::connection::ConnectionKey;
 use super::control_session::SessionKey;
 use super::lanes::LaneKey;
+use super::outbound::OutboundKey;
 
 /// What is to be looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,6 +36,28 @@ pub(super) enum Timer {
     Lanes,
     /// Calls that wait for room.
     Rooms,
+    /// Whether anybody sends messages on a way.
+    Outbound(OutboundKey),
+    /// Those who wait for room for a message.
+    Outbounds,
+    /// Calls of gateways that nobody waits for, and gateways that nobody uses.
+    Gateways,
+    /// What waits in the room of a client's session.
+    SessionRoom(SessionId),
+    /// Another server is to be dialled.
+    Dial(usize),
+    /// Whether it has answered the hellos of this generation.
+    Greeting(usize, u64),
+    /// Whether it still lives.
+    Pulse(usize, u64),
+    /// Whether it has answered what it took before its farewell.
+    Parting(usize, u64),
+    /// Whether calls to it have waited long enough.
+    LinkCalls(usize),
+    /// Whether its answers find room.
+    KeptReplies(usize),
+    /// It is asked what has changed there since.
+    WatchPeer(usize, u64),
 }
 
 /// Timers in the order of their times.

@@ -16,7 +16,7 @@ use super::lanes::{LaneKey, LaneRoom, LaneState};
 use super::receiving::Flow;
 use super::shard::NetworkShard;
 use super::timers::Timer;
-use crate::limits::{ROOM_LOOK_PERIOD, ROOM_WAIT_MAX};
+use crate::limits::ROOM_LOOK_PERIOD;
 
 /// A call that waits.
 #[derive(Debug)]
@@ -39,10 +39,12 @@ impl Waiting {
 impl NetworkShard {
     /// Whether calls wait for room in a lane.
     pub(super) fn others_wait_for(&self, lane: LaneKey) -> bool {
-        self.lanes.get(lane).is_some_and(|room| !room.queue.is_empty() || !room.loaded.is_empty())
+        self.lanes
+            .get(lane)
+            .is_some_and(|room| !room.queue.is_empty() || !room.loaded.is_empty() || !room.aside.is_empty())
     }
 
-    /// Has a call wait, and its connection with it.
+    /// Has a call wait, and its connection with it, unless that carries the calls of many.
     #[cold]
     pub(super) fn wait_for_room(
         &mut self,
@@ -52,8 +54,12 @@ impl NetworkShard {
         payload: &[u8],
         rest: &[u8],
     ) -> Flow {
+        if self.may_be_set_aside(key, &asked) {
+            return self.set_aside(key, asked, loan, payload);
+        }
         self.counters.wait_began();
-        let end = asked.end(ROOM_WAIT_MAX);
+        let longest = self.longest_wait(key, &asked);
+        let end = asked.end(longest);
         let (lane, request_id) = (asked.lane, asked.request_id);
         let (bytes, is_loaded) = ([payload, rest].concat(), loan.is_some());
         if let Some(connection) = self.connections.get_mut(key) {
@@ -73,16 +79,35 @@ impl NetworkShard {
         Flow::Stop
     }
 
+    /// Refuses the calls that wait for a lane which does not open.
+    pub(super) fn refuse_waiting(&mut self, lane: LaneKey, not_run: NotRun) {
+        self.end_aside(lane, not_run, |_, _| true);
+        let Some(room) = self.lanes.get_mut(lane) else { return };
+        let mut keys = std::mem::take(&mut room.loaded);
+        keys.append(&mut room.queue);
+        for key in keys {
+            let Some(connection) = self.connections.get_mut(key) else { continue };
+            let Some(waiting) = connection.waiting.take_if(|waiting| waiting.asked.lane == lane) else { continue };
+            let Waiting { asked, bytes, payload_bytes, .. } = *waiting;
+            self.counters.wait_ended();
+            self.answer_unrun(key, &asked, not_run);
+            self.read(key, &bytes[payload_bytes..]);
+            self.adjust_receiving(key);
+        }
+    }
+
     /// Lets calls go that now find room. Called when all that came in this turn is read: what waits must not be passed by
     /// bytes of its own connection.
     pub(super) fn serve_waiting(&mut self) {
         let mut pressed = std::mem::take(&mut self.pressed_lanes);
         pressed.retain(|lane| {
-            let served =
-                self.serve_queue(*lane, |room| &mut room.loaded) && self.serve_queue(*lane, |room| &mut room.queue);
+            let served = self.serve_queue(*lane, |room| &mut room.loaded)
+                && self.serve_queue(*lane, |room| &mut room.queue)
+                && self.serve_aside(*lane);
             if let Some(room) = self.lanes.get_mut(*lane) {
                 // Whoever was served may wait again, with more of what it sent.
-                room.is_pressed = !served || !room.loaded.is_empty() || !room.queue.is_empty();
+                room.is_pressed =
+                    !served || !room.loaded.is_empty() || !room.queue.is_empty() || !room.aside.is_empty();
                 return room.is_pressed;
             }
             false

@@ -9,7 +9,12 @@ use praas_protocol::control::WaitMode;
 use praas_sys::driver::DriverChoice;
 
 use crate::application::Application;
-use crate::limits::{CLIENT_HELLO_DEFAULT, KEEPER_LINGER_DEFAULT, PROCESS_IDLE_DEFAULT, WORKER_IDLE_DEFAULT};
+use crate::durability::MemoryLog;
+use crate::elsewhere::Peer;
+use crate::limits::{
+    CLIENT_HELLO_DEFAULT, CLIENT_SESSION_LINGER_DEFAULT, KEEPER_LINGER_DEFAULT, PROCESS_IDLE_DEFAULT,
+    WORKER_IDLE_DEFAULT,
+};
 use crate::log::Level;
 
 /// How a server is to run.
@@ -35,12 +40,19 @@ pub struct ServerOptions {
     pub process_idle: Duration,
     /// Addresses that remote clients connect to; none, and there is no network. Nothing on it is encrypted.
     pub listen: Vec<SocketAddr>,
+    /// Other servers: their processes are called, and sent messages, as if they were here. Nothing on the way is encrypted.
+    pub peers: Vec<Peer>,
+    /// How long a client's session is kept, with the messages sent to it, after its client has left.
+    pub session_linger: Duration,
     /// Threads that serve the network.
     pub network_shards: usize,
     /// What drives their sockets.
     pub network_driver: DriverChoice,
     /// How they wait for answers of workers.
     pub network_wait: WaitMode,
+    /// Where the changes of processes go whose application is logged; without it there are none. What is in it ends with this
+    /// program.
+    pub memory_log: Option<MemoryLog>,
     /// Whether processes restart when the binary of their application was rebuilt.
     pub watch: bool,
     /// Least important lines that are logged.
@@ -62,11 +74,22 @@ impl ServerOptions {
             worker_idle: WORKER_IDLE_DEFAULT,
             process_idle: PROCESS_IDLE_DEFAULT,
             listen: Vec::new(),
+            peers: Vec::new(),
+            session_linger: CLIENT_SESSION_LINGER_DEFAULT,
             network_shards: std::thread::available_parallelism().map_or(1, usize::from),
             network_driver: DriverChoice::default(),
             network_wait: WaitMode::Adaptive,
+            memory_log: None,
             watch: false,
             log_level: Level::Info,
         }
+    }
+
+    /// Has the server call another one, that listens on `address` (`host:port`) and issued `token` with the rights `invoke`,
+    /// `trusted`, `state` and `messages`.
+    #[must_use]
+    pub fn peer(mut self, address: impl Into<String>, token: impl Into<String>) -> Self {
+        self.peers.push(Peer { address: address.into(), token: token.into() });
+        self
     }
 }

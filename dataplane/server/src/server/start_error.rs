@@ -11,6 +11,16 @@ use crate::keeper::KeeperError;
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
+    /// More other servers than one can call.
+    #[error(
+        "{actual} other servers are to be called, at most {limit} can be: leave out those whose processes nobody here calls"
+    )]
+    TooManyPeers {
+        /// How many were given.
+        actual: usize,
+        /// Most that can be.
+        limit: usize,
+    },
     /// Another server owns the data directory.
     #[error("another server uses {path}: stop it, or give this one another data directory")]
     InUse {
@@ -40,6 +50,15 @@ pub enum StartError {
         application: String,
         /// What is wrong.
         error: FieldError,
+    },
+    /// An application wants a log, and the server has none.
+    #[error(
+        "application {application} asks for durability = \"logged\", and this server has no log to write to: write \
+         durability = \"memory\" in [state] of its praas.toml"
+    )]
+    NoLog {
+        /// Its name.
+        application: String,
     },
     /// Two applications share a name.
     #[error("two applications are called {application}: rename one")]

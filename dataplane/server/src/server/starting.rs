@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use mio::{Interest, Poll, Waker};
+use praas_protocol::Durability;
 use praas_protocol::wire::host_id;
 use praas_sys::{CgroupRoot, FileLock, Listener, Spawner, StaleSocket};
 
@@ -16,15 +17,21 @@ use crate::application::Application;
 use crate::budget::{Budget, host_memory_bytes};
 use crate::data_directory::DataDirectory;
 use crate::directory::Directories;
+use crate::directory_watch::DirectoryWatch;
+use crate::durability::Durabilities;
+use crate::elsewhere::Elsewhere;
+use crate::gateways::Gateways;
 use crate::hosting::{Hosting, HostingPlan, worker_plan};
 use crate::keeper::link::{KeeperLink, KeeperPlan};
 use crate::keeping::Keeping;
 use crate::limits::{
-    KEEPER_ANSWER_MAX, NETWORK_CONNECTIONS_MAX, NETWORK_DESCRIPTOR_PARTS, NETWORK_SHARDS_MAX, WORKER_UID_FIRST,
+    KEEPER_ANSWER_MAX, NETWORK_CONNECTIONS_MAX, NETWORK_DESCRIPTOR_PARTS, NETWORK_SHARDS_MAX, PEERS_MAX,
+    WORKER_UID_FIRST,
 };
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::network::{self, NetworkThreads};
+use crate::sessions::Sessions;
 use crate::shard::Shard;
 use crate::sources::Source;
 use crate::timers::{Timer, Timers};
@@ -46,7 +53,7 @@ pub(super) struct Prepared {
 
 pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Result<Prepared, StartError> {
     let log = Log { most: options.log_level };
-    let applications = check_applications(&options.applications)?;
+    let applications = check_applications(options)?;
     let open_files = raise_open_files();
     praas_sys::process_self::set_non_dumpable()
         .map_err(|error| StartError::host("making the server non-dumpable", &error))?;
@@ -75,6 +82,13 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
     let spawner = Spawner::start().map_err(|error| StartError::host("starting the spawner", &error))?;
     let (results_in, results) = channel();
     let plan = HostingPlan { data: Arc::clone(&data), spawner, cgroups, strict: options.require_sandbox, keeper, log };
+    let durabilities = match &options.memory_log {
+        Some(store) => Some(
+            Durabilities::start(Box::new(store.clone()), results_in.clone(), Arc::clone(&waker), log)
+                .map_err(host("starting the log's thread"))?,
+        ),
+        None => None,
+    };
     let hosting = Hosting::start(plan, results_in, Arc::clone(&waker)).map_err(host("starting helper threads"))?;
     let listener = Listener::bind(&data.socket_path(), StaleSocket::ReplaceHolding(data.lock()))
         .map_err(|error| StartError::host("binding the server's socket", &error))?;
@@ -82,6 +96,11 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
     let memory = options.memory_bytes_max.or_else(host_memory_bytes).unwrap_or(u64::MAX);
     let directories = Directories::create(applications.keys().copied(), options.process_idle)
         .map_err(host("creating the directories of processes"))?;
+    if options.peers.len() > PEERS_MAX {
+        return Err(StartError::TooManyPeers { actual: options.peers.len(), limit: PEERS_MAX });
+    }
+    let shards = network_shards(options);
+    let elsewhere = Elsewhere::new(applications.keys().copied(), &options.peers, shards, Arc::clone(&waker));
     let mut incarnation = [0; 8];
     praas_sys::process_self::random_bytes(&mut incarnation)
         .map_err(|error| StartError::host("choosing an incarnation", &error))?;
@@ -116,6 +135,12 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
         worker_idle: options.worker_idle,
         idle_watched: false,
         directories,
+        directory_watch: DirectoryWatch::default(),
+        durabilities,
+        gateways: Gateways::default(),
+        sessions: Sessions::new(options.session_linger, Arc::clone(&waker)),
+        elsewhere: Arc::new(elsewhere),
+        listed_elsewhere: BTreeMap::new(),
         shutting_down: false,
         orders,
         results,
@@ -129,16 +154,20 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
     if options.watch {
         shard.timers.after(Duration::ZERO, Timer::Watch);
     }
-    shard.network = start_network(options, &shard)?;
+    shard.network = Some(start_network(options, &shard)?);
+    shard.recover_sessions();
     Ok(Prepared { shard, waker, sandbox_lacks })
 }
 
-/// Starts the threads that serve remote clients, if the server is to listen.
-fn start_network(options: &ServerOptions, shard: &Shard) -> Result<Option<NetworkThreads>, StartError> {
-    if options.listen.is_empty() {
-        return Ok(None);
-    }
-    let shards = options.network_shards.clamp(1, NETWORK_SHARDS_MAX);
+/// Threads for the network: one, for what is local and yet not in a process's memory, if there is none.
+fn network_shards(options: &ServerOptions) -> usize {
+    let is_alone = options.listen.is_empty() && options.peers.is_empty();
+    if is_alone { 1 } else { options.network_shards.clamp(1, NETWORK_SHARDS_MAX) }
+}
+
+/// Starts the threads that serve remote clients, other servers and sessions.
+fn start_network(options: &ServerOptions, shard: &Shard) -> Result<NetworkThreads, StartError> {
+    let shards = network_shards(options);
     let share = shard.open_files / NETWORK_DESCRIPTOR_PARTS / shards as u64;
     let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     let plan = network::Plan {
@@ -152,16 +181,21 @@ fn start_network(options: &ServerOptions, shard: &Shard) -> Result<Option<Networ
         connections_max: usize::try_from(share).unwrap_or(usize::MAX).clamp(1, NETWORK_CONNECTIONS_MAX),
         log: shard.log,
         connections: AtomicU64::new(0),
+        generations: network::Generations::default(),
+        elsewhere: Arc::clone(&shard.elsewhere),
+        session_news: shard.sessions.news(),
+        peers: options.peers.clone(),
     };
-    NetworkThreads::start(plan, &options.listen, shards, options.network_driver).map(Some)
+    NetworkThreads::start(plan, &options.listen, shards, options.network_driver)
 }
 
-fn check_applications(
-    applications: &[Application],
-) -> Result<BTreeMap<praas_protocol::Name, Arc<Application>>, StartError> {
+fn check_applications(options: &ServerOptions) -> Result<BTreeMap<praas_protocol::Name, Arc<Application>>, StartError> {
     let mut checked = BTreeMap::new();
-    for application in applications {
+    for application in &options.applications {
         let name = application.name;
+        if application.durability == Durability::Logged && options.memory_log.is_none() {
+            return Err(StartError::NoLog { application: name.to_string() });
+        }
         let application = application.clone().checked();
         let application =
             application.map_err(|error| StartError::BadApplication { application: name.to_string(), error })?;

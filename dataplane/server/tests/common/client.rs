@@ -56,7 +56,7 @@ impl Client {
         let mut client = Self { socket, next: 0, early: HashMap::new() };
         client.send(&ClientMessage::Hello { version: CONTROL_VERSION, token, network });
         match client.await_answer(0).0 {
-            ServerMessage::Welcome { .. } => Ok(client),
+            ServerMessage::Welcome { .. } | ServerMessage::MessageLaneGone { .. } => Ok(client),
             ServerMessage::Failed { error, .. } => Err(error),
             other => panic!("{other:?}"),
         }
@@ -98,6 +98,11 @@ impl Client {
         self.socket.send(&encode(message).unwrap(), &[]).unwrap();
     }
 
+    /// Sends a message that is not answered.
+    pub(crate) fn tell(&self, message: &ClientMessage) {
+        self.send(message);
+    }
+
     /// The connection itself, to be misused.
     pub(crate) fn socket(&self) -> &MessageSocket {
         &self.socket
@@ -123,14 +128,17 @@ impl Client {
             let received = self.socket.recv_deadline(&mut buffer, 8, PATIENCE).unwrap().expect("an answer in time");
             let message: ServerMessage = decode(&buffer[..received.bytes]).unwrap();
             let request = match &message {
-                ServerMessage::Welcome { .. } => 0,
+                ServerMessage::Welcome { .. } | ServerMessage::MessageLaneGone { .. } => 0,
                 ServerMessage::Done { request }
                 | ServerMessage::Failed { request, .. }
                 | ServerMessage::Processes { request, .. }
                 | ServerMessage::Applications { request, .. }
                 | ServerMessage::Stats { request, .. }
                 | ServerMessage::Output { request, .. }
-                | ServerMessage::LaneOpened { request, .. } => *request,
+                | ServerMessage::LaneOpened { request, .. }
+                | ServerMessage::SessionOpened { request, .. }
+                | ServerMessage::MessageLaneOpened { request, .. }
+                | ServerMessage::DirectoryChanges { request, .. } => *request,
             };
             self.early.insert(request, (message, received.fds));
         }
@@ -183,6 +191,7 @@ impl Client {
             process,
             payload_bytes_max: Some(payload_bytes_max),
             calls_in_flight: Some(16),
+            on_behalf: None,
         });
         let (message, fds) = self.await_answer(number);
         let (lane, geometry, trusted, payload_bytes_max, workers_max) = match message {

@@ -57,9 +57,14 @@ fn end_of(result: Result<Reply, CallError>) -> End {
 impl Correspondence {
     pub(crate) fn new(client: &Client, from: &str, to: &str, key: &str) -> Self {
         let open = |name| client.process(process(name)).unwrap();
+        Self::between(open(from), open(to), [from, to], key)
+    }
+
+    /// Between two processes that may be on different hosts.
+    pub(crate) fn between(sender: Process, receiver: Process, [from, to]: [&str; 2], key: &str) -> Self {
         Self {
-            from: open(from),
-            to: open(to),
+            from: sender,
+            to: receiver,
             names: [from.to_owned(), to.to_owned()],
             key: key.to_owned(),
             next: AtomicU64::new(0),

@@ -123,7 +123,7 @@ fn descriptors_named(word: &str) -> Vec<PathBuf> {
 }
 
 /// Writes junk over every segment called SEGMENT, for an input of "SEGMENT FROM BYTES SEED".
-fn spoil(input: &str) -> String {
+pub(crate) fn spoil(input: &str) -> String {
     let words: Vec<&str> = input.split(' ').collect();
     let [segment, from, bytes, seed] = words[..] else { return "four words".into() };
     let [from, bytes, seed] = [from, bytes, seed].map(|word| word.parse::<u64>().unwrap());

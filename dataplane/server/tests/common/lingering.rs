@@ -4,8 +4,10 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::Duration;
 
+use praas_protocol::Durability;
 use praas_server::keeper::{HeldDescriptor, KeeperLink, KeeperPlan};
-use praas_server::{Application, Server};
+
+use praas_server::{Application, MemoryLog, Server};
 use praas_sys::FileLock;
 
 use crate::common::stage::{DIRECTORY, Played, Stage, options};
@@ -14,12 +16,18 @@ use crate::common::{eventually, own_command};
 /// How long a keeper waits for the next server.
 const LINGER: Duration = Duration::from_secs(60);
 
+/// Bytes of the log of such a server, if its application wants one.
+const LOG_BYTES: usize = 64 << 20;
+
 /// A server whose keeper outlives it.
 pub(crate) fn play_server(application: Application) {
     let signals = praas_sys::SignalQueue::termination().unwrap();
     let directory = std::env::var_os(DIRECTORY).unwrap();
     let mut options = options(Path::new(&directory), application);
     options.keeper_linger = LINGER;
+    if options.applications.iter().any(|application| application.durability == Durability::Logged) {
+        options.memory_log = Some(MemoryLog::new(LOG_BYTES));
+    }
     let server = Server::start(options).unwrap();
     println!("\nplaying");
     server.run(signals).unwrap();

@@ -30,8 +30,13 @@ pub(crate) const WRONG: u32 = 7;
 
 /// Serves as a worker.
 pub(crate) fn serve() {
+    functions(praas_function::Application::new()).run()
+}
+
+/// Adds these functions.
+pub(crate) fn functions(application: praas_function::Application) -> praas_function::Application {
     let socket = praas_sys::inherited::take(SOCKET_COPY).ok().map(MessageSocket::from);
-    praas_function::Application::new()
+    application
         .function("misuse", move |call: &mut Call<'_>| {
             let [how, to, count] = words(call);
             let socket = socket.as_ref().expect("the test gave the worker a copy of its socket");
@@ -111,7 +116,6 @@ pub(crate) fn serve() {
             let bits = call.context().state_bytes(&bits_key(&source, &key, number.parse()?))?;
             FunctionResult::Ok(bits.map(|bits| bits.to_vec()).unwrap_or_default())
         })
-        .run();
 }
 
 fn words<const COUNT: usize>(call: &Call<'_>) -> [String; COUNT] {

@@ -4,15 +4,25 @@
 
 #![allow(dead_code, reason = "each test binary uses a part")]
 
+pub(crate) mod answering;
+pub(crate) mod bringing;
 pub(crate) mod client;
 pub(crate) mod correspondence;
+pub(crate) mod fake_server;
+pub(crate) mod far;
 pub(crate) mod functions;
+pub(crate) mod hosts;
+pub(crate) mod journal;
 pub(crate) mod lingering;
 pub(crate) mod mails;
+pub(crate) mod mixed;
+pub(crate) mod namespaces;
 pub(crate) mod nesting;
 pub(crate) mod network;
+pub(crate) mod proxy;
 pub(crate) mod random;
 pub(crate) mod remote;
+pub(crate) mod sessions;
 pub(crate) mod stage;
 pub(crate) mod sums;
 pub(crate) mod wire_peer;

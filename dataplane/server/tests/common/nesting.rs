@@ -11,7 +11,12 @@ pub(crate) const FAILED: &str = "failed: ";
 
 /// Serves as a worker.
 pub(crate) fn serve() {
-    Application::new()
+    functions(Application::new()).run()
+}
+
+/// Adds these functions.
+pub(crate) fn functions(application: Application) -> Application {
+    application
         .function("echo", |call: &mut Call<'_>| call.reply(call.input()))
         .function("sleep", |call: &mut Call<'_>| std::thread::sleep(milliseconds(text(call.input()))))
         .function("hold", |call: &mut Call<'_>| super::functions::hold(call.input()))
@@ -43,7 +48,6 @@ pub(crate) fn serve() {
         .typed("sum", |_: &Context<'_>, numbers: &rkyv::Archived<Vec<u64>>| -> FunctionResult<u64> {
             Ok(numbers.iter().map(|number| number.to_native()).sum())
         })
-        .run()
 }
 
 fn text(input: &[u8]) -> &str {

@@ -131,7 +131,7 @@ pub(crate) fn connect(directory: &Path) -> Client {
 }
 
 /// One test at a time: each counts the descriptors of the process that it shares with its server.
-fn alone() -> MutexGuard<'static, ()> {
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use praas_client::{CallError, Client, Process, Route, Transport};
+use praas_client::{CallError, Client, Process, Route, Sources, Transport};
+use praas_protocol::Outcome;
 
-use super::wire_server::{Script, WireServer};
+use super::wire_server::{Reaction, Script, WireServer, lock};
 use crate::futures::block_on;
-use crate::scripted::{ScriptedServer, alice};
+use crate::scripted::{PATIENCE, SESSION, ScriptedServer, alice};
 
 /// A server on the network that says that it lives in `directory`.
 fn at_home_in(directory: &std::path::Path) -> WireServer {
@@ -49,6 +50,30 @@ fn when_the_socket_answers_no_more_calls_and_requests_go_over_the_network() {
     assert_eq!(client.list().unwrap().len(), 2);
     assert!(client.ping(Duration::from_secs(10)).unwrap().in_server.is_some());
     assert_eq!(network.shared().open_connections(), 1, "all share one connection");
+}
+
+#[test]
+fn a_session_goes_on_over_the_network_with_the_ticket_that_it_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let network = at_home_in(directory.path());
+    // A room that accepts whatever is sent, and has no message.
+    network.shared().rewrite(|script| {
+        script.react = std::sync::Arc::new(|_, _, payload| {
+            Reaction::Answer(Outcome::Ok, 0, if payload.ends_with(b"x") { vec![1] } else { Vec::new() })
+        });
+    });
+    let local = ScriptedServer::start(directory.path(), crate::scripted::Script::default());
+    let client = Client::connect(network.options().transport(Transport::Automatic)).unwrap();
+    let session = client.session("hello".parse().unwrap()).unwrap();
+    session.send("alice", "k", b"x").unwrap();
+    // Its lane's payloads lie in memory that is gone then: they are built anew.
+    let large = vec![b'x'; 100_000];
+    assert_eq!(lock(&network.shared().resumed).len(), 0);
+    drop(local);
+    session.send_within("alice", "k", &large, PATIENCE).unwrap();
+    assert!(session.try_recv(Sources::Any, "k").unwrap().is_none() && client.is_remote());
+    session.send("alice", "k", b"x").unwrap();
+    assert_eq!(*lock(&network.shared().resumed), [Some(SESSION)]);
 }
 
 #[test]

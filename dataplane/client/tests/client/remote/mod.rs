@@ -6,5 +6,6 @@ mod fallback;
 mod hostile;
 mod idempotency;
 mod interleaving;
+mod messages;
 mod state;
 mod wire_server;

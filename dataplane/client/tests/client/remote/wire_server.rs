@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use crate::scripted::{PATIENCE, alice};
 use praas_client::{Client, ConnectOptions, ControlError, Phase, Process, ProcessId, Transport};
-use praas_protocol::control::{FunctionStats, ProcessState, ProcessStats, ProcessStatus};
+use praas_protocol::control::{FunctionStats, ProcessState, ProcessStats, ProcessStatus, SessionTicket};
+use praas_protocol::message::SessionId;
 use praas_protocol::wire::{
     ApplicationPage, CountsPage, Decoder, Done, Frame, Goaway, GoawayReason, HandedOver, Header, Item, Opened,
-    OutputChunk, Pong, ProcessPage, RESPONSE_HEAD_BYTES, Refusal, Request, Response, Session, Side, State, Verdict,
-    Welcome, WindowLimits, encode_control_error,
+    OutputChunk, Pong, ProcessPage, RESPONSE_HEAD_BYTES, Refusal, Request, Response, Session, SessionOpened, Side,
+    State, Verdict, Welcome, WindowLimits, encode_control_error,
 };
 use praas_protocol::{FunctionId, Outcome};
 
@@ -53,6 +54,10 @@ pub(crate) struct Script {
     pub(crate) refuse_hello: Option<ControlError>,
     pub(crate) refuse_open: Option<Refusal>,
     pub(crate) refuse_dedicate: Option<Refusal>,
+    pub(crate) refuse_session: Option<ControlError>,
+    /// The session that every client gets, and whether one that resumes it gets it as another one.
+    pub(crate) session: SessionTicket,
+    pub(crate) forgets_sessions: bool,
     /// Nothing is said after the hello.
     pub(crate) mute: bool,
     /// Bytes of each write; a pause follows each.
@@ -76,6 +81,9 @@ impl Default for Script {
             refuse_hello: None,
             refuse_open: None,
             refuse_dedicate: None,
+            refuse_session: None,
+            session: SessionTicket { session: SessionId(42), secret: 7 },
+            forgets_sessions: false,
             mute: false,
             drip_bytes: None,
             cut_after_bytes: None,
@@ -141,6 +149,8 @@ pub(crate) struct Shared {
     pub(crate) opens: AtomicUsize,
     pub(crate) closes: AtomicUsize,
     pub(crate) cancels: AtomicUsize,
+    /// What each opening of a session asked to resume.
+    pub(crate) resumed: Mutex<Vec<Option<SessionTicket>>>,
     pub(crate) moved_to: Mutex<String>,
     pub(crate) broken_rules: Mutex<Vec<String>>,
     pub(crate) napping: AtomicBool,
@@ -172,6 +182,7 @@ impl WireServer {
             opens: AtomicUsize::new(0),
             closes: AtomicUsize::new(0),
             cancels: AtomicUsize::new(0),
+            resumed: Mutex::default(),
             moved_to: Mutex::default(),
             broken_rules: Mutex::default(),
             napping: AtomicBool::new(false),
@@ -492,6 +503,22 @@ impl<'s> Connection<'s> {
                         in_flight_max: self.script.handle_in_flight_max,
                         workers_max: 1,
                         phase: Phase::Active,
+                    }
+                    .encode(&mut out),
+                }
+            }
+            Frame::Session(asked) => {
+                lock(&self.shared.resumed).push(asked.resume);
+                match &self.script.refuse_session {
+                    Some(error) => encode_control_error(error, asked.request_id, &mut out),
+                    None => SessionOpened {
+                        request_id: asked.request_id,
+                        handle: self.shared.last_handle.fetch_add(1, Ordering::SeqCst) + 1,
+                        payload_bytes_max: self.script.payload_bytes_max,
+                        in_flight_max: self.script.handle_in_flight_max,
+                        incarnation: 3,
+                        ticket: self.script.session,
+                        resumed: asked.resume.is_some() && !self.script.forgets_sessions,
                     }
                     .encode(&mut out),
                 }
