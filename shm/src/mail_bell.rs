@@ -18,7 +18,6 @@ use praas_protocol::limits::PARKED_CHECK_MS;
 use crate::fault::{self, Step};
 use crate::parking::Parking;
 use crate::segment::{AttachError, Segment};
-use crate::spin;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 use crate::tag::WorkerTag;
 
@@ -32,9 +31,7 @@ const KIND: &str = "mail bell";
 struct Words {
     magic: AtomicU64,
     version: AtomicU32,
-    /// The CPU on which a receiver was about to sleep last. A hint.
-    cpu: AtomicU32,
-    reserved: [AtomicU32; 12],
+    reserved: [AtomicU32; 13],
     parking: Parking,
 }
 
@@ -110,7 +107,6 @@ impl MailBell {
     /// Receiver: is about to sleep. It looks at everything once more, and then either waits or not; [`MailBell::finish`]
     /// ends both.
     pub fn prepare(&self, receiver: WorkerTag) -> Seen {
-        self.words().cpu.store(spin::current_cpu(), Ordering::Relaxed);
         let seen = self.parking().prepare(receiver.bit());
         fault::point(Step::MessageReceiverPrepared);
         Seen(seen)
@@ -134,12 +130,6 @@ impl MailBell {
             fault::point(Step::MessageBeforeRing);
             self.parking().wake_parked();
         }
-    }
-
-    /// Whether a receiver sleeps on the CPU of this thread, for all that is known: if it is woken, it waits for this thread.
-    #[must_use]
-    pub fn sleeps_here(&self) -> bool {
-        self.parking().has_parked() && self.words().cpu.load(Ordering::Relaxed) == spin::current_cpu()
     }
 
     /// Who has changed anything else that receivers may wait for.
@@ -188,17 +178,6 @@ mod tests {
         assert_eq!(bell.rings(), before);
         bell.ring();
         assert_ne!(bell.rings(), before);
-    }
-
-    #[test]
-    fn a_receiver_sleeps_here_only_while_it_sleeps() {
-        let bell = MailBell::create().unwrap();
-        assert!(!attached(&bell).sleeps_here());
-        let _ = bell.prepare(RECEIVER);
-        bell.words().cpu.store(u32::MAX - 1, Ordering::Relaxed);
-        assert!(!attached(&bell).sleeps_here(), "it sleeps on another CPU");
-        bell.finish(RECEIVER);
-        assert!(!attached(&bell).sleeps_here());
     }
 
     #[test]

@@ -78,13 +78,7 @@ impl Parking {
         self.parked.load(Ordering::Acquire) != 0
     }
 
-    /// Whether anybody seems to sleep: a hint, for whoever changes nothing.
-    #[inline]
-    pub(crate) fn has_parked(&self) -> bool {
-        self.parked.load(Ordering::Relaxed) != 0
-    }
-
-    /// The same as [`Parking::is_parked`] by a changer that has exchanged a word between the publication and this question.
+    /// The same by a changer that has exchanged a word between the publication and this question.
     #[inline]
     pub(crate) fn is_parked_after_exchange(&self) -> bool {
         full_fence_after_exchange();

@@ -112,9 +112,15 @@ pub struct SendHead<'key> {
     pub sequence: u64,
     /// How long to wait for room in a mailbox that is full, in nanoseconds.
     pub within_ns: u64,
+    /// Whether an earlier attempt may have been successful: then it goes a way on which a repetition is recognised however
+    /// many messages have overtaken it.
+    pub again: bool,
     /// The message's key.
     pub key: Key<'key>,
 }
+
+/// Set in the length of the key of a message that is sent again.
+const AGAIN: u64 = 1 << 63;
 
 impl<'key> SendHead<'key> {
     /// Bytes before the message's own: head, key, and zeros up to a multiple of 16.
@@ -131,7 +137,8 @@ impl<'key> SendHead<'key> {
         payload.extend_from_slice(&self.to.to_bytes());
         payload.extend_from_slice(&self.sequence.to_le_bytes());
         payload.extend_from_slice(&self.within_ns.to_le_bytes());
-        payload.extend_from_slice(&(key.len() as u64).to_le_bytes());
+        let again = if self.again { AGAIN } else { 0 };
+        payload.extend_from_slice(&(key.len() as u64 | again).to_le_bytes());
         payload.extend_from_slice(key);
         payload.resize(Self::bytes_before_payload(&self.key), 0);
         payload
@@ -158,13 +165,15 @@ impl<'key> SendHead<'key> {
             return Err(SessionPayloadError::Value { what: "the sequence number of a message", value: 0 });
         }
         let within_ns = reader.u64()?;
-        let key_bytes = usize::try_from(reader.u64()?).unwrap_or(usize::MAX);
+        let length = reader.u64()?;
+        let again = length & AGAIN != 0;
+        let key_bytes = usize::try_from(length & !AGAIN).unwrap_or(usize::MAX);
         if key_bytes > KEY_BYTES_MAX {
             return Err(KeyError::TooLong { actual_bytes: key_bytes }.into());
         }
         let key = Key::from_bytes(reader.take(key_bytes)?)?;
         reader.take((SEND_HEAD_BYTES + key_bytes).next_multiple_of(ALIGNMENT) - SEND_HEAD_BYTES - key_bytes)?;
-        Ok((Self { to, sequence, within_ns, key }, reader.rest))
+        Ok((Self { to, sequence, within_ns, again, key }, reader.rest))
     }
 }
 
@@ -367,7 +376,13 @@ mod tests {
     fn what_is_asked_reads_back_as_written() {
         for to in addresses() {
             for key in ["k", "results/é", &"x".repeat(KEY_BYTES_MAX)] {
-                let head = SendHead { to, sequence: u64::MAX, within_ns: 7, key: Key::new(key).unwrap() };
+                let head = SendHead {
+                    to,
+                    sequence: u64::MAX,
+                    within_ns: 7,
+                    again: key.len() > 3,
+                    key: Key::new(key).unwrap(),
+                };
                 let payload = head.encode(b"hello");
                 assert!((payload.len() - 5).is_multiple_of(ALIGNMENT), "the bytes must be aligned");
                 assert_eq!(SendHead::decode(&payload), Ok((head, &b"hello"[..])));
@@ -395,7 +410,7 @@ mod tests {
     #[test]
     fn every_cut_is_refused_and_so_is_what_is_too_long() {
         let key = Key::new("k").unwrap();
-        let send = SendHead { to: addresses()[0], sequence: 1, within_ns: 0, key }.encode_head();
+        let send = SendHead { to: addresses()[0], sequence: 1, within_ns: 0, again: true, key }.encode_head();
         assert!((0..send.len()).all(|cut| SendHead::decode(&send[..cut]).is_err()));
         let question = RecvQuestion { within_ns: 5, peeks: false, sources: addresses().to_vec(), key }.encode();
         assert!((0..question.len()).all(|cut| RecvQuestion::decode(&question[..cut]).is_err()));
@@ -410,7 +425,7 @@ mod tests {
     #[test]
     fn numbers_that_mean_nothing_are_refused() {
         let key = Key::new("k").unwrap();
-        let mut send = SendHead { to: addresses()[0], sequence: 1, within_ns: 0, key }.encode_head();
+        let mut send = SendHead { to: addresses()[0], sequence: 1, within_ns: 0, again: false, key }.encode_head();
         send[ADDRESS_BYTES] = 0;
         assert!(matches!(SendHead::decode(&send), Err(SessionPayloadError::Value { value: 0, .. })));
         send[ADDRESS_BYTES] = 1;

@@ -261,7 +261,7 @@ impl Shard {
         }
     }
 
-    fn gateways_of(&self, owner: LaneOwner) -> usize {
+    pub(crate) fn gateways_of(&self, owner: LaneOwner) -> usize {
         self.gateways.lanes.values().filter(|gateway| gateway.owner == owner).count()
     }
 
@@ -284,7 +284,8 @@ impl Shard {
         }
     }
 
-    fn end_gateway(&mut self, lane: LaneId) {
+    /// Takes a lane back, whatever its owner still does with it.
+    pub(crate) fn end_gateway(&mut self, lane: LaneId) {
         if let Some(gateway) = self.gateways.lanes.remove(&lane) {
             self.post(gateway.shard, Letter::GatewayGone(lane));
             self.gateway_left(gateway.owner, lane);

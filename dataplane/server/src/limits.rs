@@ -132,6 +132,10 @@ pub(crate) const MESSAGE_LANES_PER_DESTINATION_MAX: usize = 2;
 /// lane for each worker, twice.
 pub(crate) const MESSAGE_LANES_PER_SOURCE_MAX: usize = praas_protocol::limits::MESSAGE_LANES_MAX / 2;
 
+/// Lanes of clients' sessions into one mailbox, those of sessions that have ended included: a quarter of what a mailbox takes,
+/// so that clients that come, send and go keep nobody out of it. Further sessions put their messages by calls.
+pub(crate) const MESSAGE_LANES_OF_SESSIONS_MAX: usize = praas_protocol::limits::MESSAGE_LANES_MAX / 4;
+
 /// Time in which a worker that runs a call is to attach a message lane before its sender gets it all the same. One that
 /// waits for a message attaches it in microseconds, one that computes when it is done.
 pub(crate) const MESSAGE_LANE_BUSY_MAX: Duration = Duration::from_millis(10);
@@ -192,6 +196,13 @@ pub(crate) const SESSIONS_OF_APPLICATION_MAX: usize = 512;
 /// Clients' sessions that the holder of one token has at a time with one application.
 pub(crate) const SESSIONS_OF_PRINCIPAL_MAX: usize = 256;
 
+/// Clients' sessions that the holder of one token begins with one application in the time for which receivers know a source:
+/// each is a source of its own to those that it sends to, and one holder takes at most a quarter of what they can know.
+pub(crate) const SESSIONS_BEGUN_MAX: usize = 1024;
+
+/// Lanes to one session that others have superseded and whose owners are still told so. The first of more is taken back.
+pub(crate) const SESSION_LANES_SUPERSEDED_MAX: usize = 4;
+
 /// Calls in flight on a lane to a session: sends under way, and receivers that wait.
 pub(crate) const SESSION_CALLS: u32 = 64;
 
@@ -222,7 +233,8 @@ pub(crate) const GATEWAY_LOOK_PERIOD: Duration = Duration::from_millis(50);
 /// How long a gateway's lane is looked at by itself after its last call; then its client rings.
 pub(crate) const GATEWAY_WARM_MAX: Duration = Duration::from_millis(5);
 
-/// How long calls to other servers are left to their links when the lane that they came by is gone.
+/// How long calls to other servers are left to their links when the lane that they came by is gone, and messages of sessions to
+/// whoever is to answer them when their time is over.
 pub(crate) const GATEWAY_END_MAX: Duration = Duration::from_secs(2);
 
 /// Longest time that a call to a session waits for a message or for room, whatever it asks for: a caller asks again.
@@ -490,9 +502,6 @@ pub(crate) const SPARE_MESSAGE_BYTES_MAX: usize = 64 << 10;
 /// Time in which a client that was told to go reads the last words and closes.
 pub(crate) const FAREWELL_MAX: Duration = Duration::from_secs(2);
 
-/// Time for which a shard makes way for receivers that it has woken on its own core: several times what a short answer takes.
-pub(crate) const MAKING_WAY_PAYS: Duration = Duration::from_micros(100);
-
 /// Time that a shard in adaptive mode polls for answers before it sleeps: about two round trips of sleeping parties.
 pub(crate) const POLL_BUDGET: Duration = Duration::from_micros(20);
 
@@ -502,6 +511,7 @@ pub(crate) const POLL_SKIPS_MAX: u32 = 1024;
 const _: () = {
     assert!(OUT_QUEUE_BYTES_MAX >= 2 * praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX);
     assert!(FORGOTTEN_NAMES_MAX * (KEEPER_NAME_BYTES_MAX + 4) < praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX);
+    assert!(SESSIONS_BEGUN_MAX as u64 <= praas_shm::mailbox::SOURCES_MAX / 4);
     assert!(MESSAGE_LANES_PER_SOURCE_MAX >= 2 * praas_protocol::limits::WORKERS_MAX);
     assert!(WORKER_UIDS as usize >= praas_protocol::limits::PROCESSES_MAX);
     assert!(LANE_CALLS <= praas_protocol::limits::RING_ENTRIES_MAX && NETWORK_SHARDS_MAX <= 256);

@@ -10,7 +10,7 @@
 //!    client says so.
 //! 4. All sessions of one application are with one thread, so that one sends to another without leaving it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::os::fd::{AsFd, OwnedFd};
@@ -19,11 +19,12 @@ use std::time::{Duration, Instant};
 
 use mio::Waker;
 use praas_protocol::control::{ControlError, LaneId, ProcessState, ServerMessage, SessionTicket};
-use praas_protocol::limits::STATE_BYTES_UNIT;
+use praas_protocol::limits::{LANES_PER_CLIENT_MAX, STATE_BYTES_UNIT};
 use praas_protocol::message::{Address, SessionId};
 use praas_protocol::token::{Claims, Rights, Scope};
 use praas_protocol::{Name, codec};
 use praas_shm::layout::geometry_for;
+use praas_shm::mailbox::SOURCE_KEPT;
 use praas_shm::objects::{Condition, Key, Meta, Namespace, Objects, ObjectsLayout};
 use praas_shm::{Scratch, WorkerTag};
 use praas_sys::process_self::random_bytes;
@@ -31,12 +32,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::application::Application;
 use crate::budget::Charge;
+use crate::clients::ClientKey;
 use crate::gateways::{GatewayTarget, GatewayWish, OpenedGateway, SessionClient, Speaker};
 use crate::lanes::{LaneOwner, LaneSizes, limit};
 use crate::limits::{
-    SESSION_ADMITTED_PARTS, SESSION_CALLS, SESSION_MAILBOX_BYTES_MIN, SESSION_MAILBOX_PAYLOADS,
-    SESSION_PAYLOAD_BYTES_DEFAULT, SESSION_PAYLOAD_BYTES_MIN, SESSIONS_OF_APPLICATION_MAX, SESSIONS_OF_PRINCIPAL_MAX,
-    SESSIONS_OF_SERVER_MAX,
+    SESSION_ADMITTED_PARTS, SESSION_CALLS, SESSION_LANES_SUPERSEDED_MAX, SESSION_MAILBOX_BYTES_MIN,
+    SESSION_MAILBOX_PAYLOADS, SESSION_PAYLOAD_BYTES_DEFAULT, SESSION_PAYLOAD_BYTES_MIN, SESSIONS_BEGUN_MAX,
+    SESSIONS_OF_APPLICATION_MAX, SESSIONS_OF_PRINCIPAL_MAX, SESSIONS_OF_SERVER_MAX,
 };
 use crate::network::Letter;
 use crate::processes::Asker;
@@ -87,6 +89,8 @@ struct Session {
     opening: Option<Opening>,
     /// The lane that its client has now.
     lane: Option<(LaneOwner, LaneId)>,
+    /// Those that were superseded, the first one first, as far as their owners have not closed them.
+    superseded: VecDeque<LaneId>,
     left_at: Instant,
     is_timed: bool,
     _charge: Charge,
@@ -96,6 +100,9 @@ struct Session {
 #[derive(Debug)]
 pub(crate) struct Sessions {
     entries: BTreeMap<SessionId, Session>,
+    /// When which holder of a token began a session with which application, as far as receivers may know it by its messages
+    /// still: the first one first.
+    begun: VecDeque<(Instant, Name, Name)>,
     linger: Duration,
     news: Arc<SessionNews>,
 }
@@ -119,7 +126,7 @@ impl SessionNews {
 impl Sessions {
     pub(crate) fn new(linger: Duration, waker: Arc<Waker>) -> Self {
         let news = Arc::new(SessionNews { ended: Mutex::default(), waker });
-        Self { entries: BTreeMap::new(), linger, news }
+        Self { entries: BTreeMap::new(), begun: VecDeque::new(), linger, news }
     }
 
     pub(crate) fn news(&self) -> Arc<SessionNews> {
@@ -238,11 +245,36 @@ impl Shard {
             let is_holder = (found.record.secret ^ ticket.secret) == 0;
             found.is_kept && is_holder && found.record.application == application
         });
-        let found = found.ok_or(ControlError::UnknownSession { session })?;
-        if let Some((_, lane)) = found.lane.take() {
-            self.gateway_is_superseded(lane);
+        if found.is_none() {
+            return Err(ControlError::UnknownSession { session });
         }
+        self.admit_session_lane(asker.client)?;
+        self.supersede_session_lane(session);
         self.give_session_lane(session, opening, true)
+    }
+
+    /// Lanes to sessions are bounded as others of a client are.
+    fn admit_session_lane(&self, asker: ClientKey) -> Result<(), ControlError> {
+        let opened = self.clients.get(asker).map_or(0, |client| client.lanes.len() + client.outbound.len());
+        let opened = opened + self.gateways_of(LaneOwner::Client(asker));
+        let advice = "leave sessions that are not needed, and close lanes that were superseded";
+        limit("lanes of this connection", opened, LANES_PER_CLIENT_MAX, advice)
+    }
+
+    /// The lane that a session's client has is another's from now on. Whoever has it is told so when it calls, until too many
+    /// others have come after it.
+    fn supersede_session_lane(&mut self, session: SessionId) {
+        let Some(found) = self.sessions.entries.get_mut(&session) else { return };
+        let Some((_, lane)) = found.lane.take() else { return };
+        // Should there be no room for another lane, its client has as long to come back as if it had just left.
+        found.left_at = Instant::now();
+        found.superseded.push_back(lane);
+        let is_one_too_many = found.superseded.len() > SESSION_LANES_SUPERSEDED_MAX;
+        let ended = if is_one_too_many { found.superseded.pop_front() } else { None };
+        self.gateway_is_superseded(lane);
+        if let Some(ended) = ended {
+            self.end_gateway(ended);
+        }
     }
 
     fn begin_client_session(
@@ -257,15 +289,22 @@ impl Shard {
             application,
             known: self.applications.keys().map(Name::as_str).collect::<Vec<_>>().join(", "),
         })?;
+        self.admit_session_lane(opening.asker.client)?;
         self.admit_session(application, principal)?;
         let session = SessionId(random_u128()?);
         let entry = self.make_session(session, &found, principal, payload_bytes_max, opening)?;
         self.sessions.entries.insert(session, entry);
+        self.sessions.begun.push_back((Instant::now(), application, principal));
         self.keep_session(session);
         Ok(())
     }
 
-    fn admit_session(&self, application: Name, principal: Name) -> Result<(), ControlError> {
+    fn admit_session(&mut self, application: Name, principal: Name) -> Result<(), ControlError> {
+        let now = Instant::now();
+        while self.sessions.begun.pop_front_if(|(begun, ..)| *begun + SOURCE_KEPT <= now).is_some() {}
+        let begun = self.sessions.begun.iter().filter(|begun| (begun.1, begun.2) == (application, principal));
+        let advice = "go on with a session instead of beginning another for each message, or wait some minutes";
+        limit("sessions that this token's holder began lately", begun.count(), SESSIONS_BEGUN_MAX, advice)?;
         let entries = self.sessions.entries.values();
         let of_application = entries.clone().filter(|found| found.record.application == application);
         let of_principal = of_application.clone().filter(|found| found.record.principal == principal);
@@ -305,6 +344,7 @@ impl Shard {
             shard: self.shard_for_sessions(name),
             opening: Some(opening),
             lane: None,
+            superseded: VecDeque::new(),
             left_at: Instant::now(),
             is_timed: false,
             _charge: charge,
@@ -434,6 +474,7 @@ impl Shard {
         speaker: Speaker,
     ) -> Result<(), ControlError> {
         ensure_messages(claims, speaker.application)?;
+        self.admit_session_lane(asker.client)?;
         let owner = LaneOwner::Client(asker.client);
         let opened = self.make_session_gateway(session, owner, true, speaker, None)?;
         // The secret is its client's alone.
@@ -451,8 +492,13 @@ impl Shard {
 
     /// A lane to something that is no process is gone: if it was that of a session's client, the session waits for the next.
     pub(crate) fn gateway_left(&mut self, owner: LaneOwner, lane: LaneId) {
-        let of = self.sessions.entries.iter_mut().find(|(_, found)| found.lane == Some((owner, lane)));
+        let has_it = |found: &Session| found.lane == Some((owner, lane)) || found.superseded.contains(&lane);
+        let of = self.sessions.entries.iter_mut().find(|(_, found)| has_it(found));
         let Some((&session, found)) = of else { return };
+        found.superseded.retain(|superseded| *superseded != lane);
+        if found.lane != Some((owner, lane)) {
+            return;
+        }
         found.lane = None;
         found.left_at = Instant::now();
         self.time_session(session);
@@ -537,6 +583,7 @@ impl Shard {
             shard: self.shard_for_sessions(name.application),
             opening: None,
             lane: None,
+            superseded: VecDeque::new(),
             left_at: Instant::now(),
             is_timed: false,
             _charge: self.budget.charge_in_use(name.bytes / SESSION_ADMITTED_PARTS),

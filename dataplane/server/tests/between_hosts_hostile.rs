@@ -153,3 +153,16 @@ fn a_server_that_is_told_to_call_itself_says_so() {
     assert!(!is_linked(&hosts.a));
     hosts.end();
 }
+
+#[test]
+fn no_message_overtakes_one_that_was_refused_whatever_the_reason() {
+    let (hosts, fake) = with_fake(Harm::RefusesLargeOnce);
+    let alice = hosts.a.with_process("alice");
+    await_line(&alice, "ghost active");
+    ask(&alice, "send-behind", "ghost");
+    let accepted = fake.accepted();
+    assert_eq!(accepted.len(), 4);
+    assert!(accepted.is_sorted(), "{accepted:?}");
+    drop((alice, fake));
+    hosts.end();
+}

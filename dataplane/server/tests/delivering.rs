@@ -17,8 +17,8 @@ use praas_function::{Call, FunctionResult};
 use praas_protocol::control::ProcessState;
 use praas_protocol::message::{AWAIT_ROOM_FUNCTION, DELIVER_FUNCTION, PUT_HEAD_BYTES_MAX, encode_room};
 use praas_protocol::wire::{Cancel, Close, GoawayReason, Request};
-use praas_protocol::{FunctionId, Outcome};
-use praas_server::{DriverChoice, Server};
+use praas_protocol::{Durability, FunctionId, Outcome};
+use praas_server::{DriverChoice, MemoryLog, Server};
 
 /// The largest message that another server brings: a payload holds its head, too.
 const LARGEST_BYTES: usize = (1 << 20) - PUT_HEAD_BYTES_MAX;
@@ -432,6 +432,85 @@ fn another_server_is_told_of_processes_as_they_come_change_and_go() {
         stranger.ask(&mut other);
     }
     drop((remote, client));
+    stage.end();
+}
+
+#[test]
+fn what_is_brought_to_a_logged_process_is_accepted_when_it_is_durable_once_and_in_order() {
+    with_each_driver(|driver| {
+        let mut application = mailing();
+        application.durability = Durability::Logged;
+        let log = MemoryLog::new(64 << 20);
+        let stage = Stage::new(application, |options| {
+            listening(driver)(options);
+            options.memory_log = Some(log.clone());
+        });
+        let client = stage.client();
+        let [bob] = processes(&client, ["bob"]);
+        let mut remote = Remote::connect(&stage);
+        let handle = remote.open_as("alice", "bob");
+        assert_eq!(remote.deliver(handle, &message("alice", 1, "k", b"1")), Fate::Accepted);
+        log.hold();
+        let before = log.appended(process("bob")).unwrap();
+        let id = remote.start(handle, DELIVER_FUNCTION, &message("alice", 2, "k", b"2"));
+        eventually("it is in the mailbox", || log.appended(process("bob")) > Some(before));
+        // One at a time: what follows is not to overtake it, and is refused for now.
+        let next = remote.start_next(handle, &message("alice", 3, "k", b"3"));
+        assert_eq!(remote.fate_of(next), Fate::Busy);
+        remote.stream.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+        assert!(remote.stream.peek(&mut [0]).is_err(), "it was accepted before it is durable");
+        remote.stream.set_read_timeout(Some(common::PATIENCE)).unwrap();
+        log.release();
+        assert_eq!(remote.fate_of(id), Fate::Accepted);
+        assert_eq!(log.durable(process("bob")), log.appended(process("bob")));
+        for (sequence, bytes) in (3..).zip([1, 300, 5000, 17_000, 66_000, 500_000]) {
+            let payload = message("alice", sequence, "k", &letter(sequence, bytes));
+            assert_eq!(remote.deliver(handle, &payload), Fate::Accepted, "{bytes} bytes");
+        }
+        for sequence in 1..=8 {
+            assert_eq!(remote.put(handle, &message("alice", sequence, "k", b"again")), Fate::Before, "{sequence}");
+        }
+        for text in ["alice:1", "alice:2"] {
+            assert_eq!(ask(&bob, "recv", "alice k 0").unwrap(), text);
+        }
+        for (sequence, bytes) in (3..).zip([1, 300, 5000, 17_000, 66_000, 500_000]) {
+            let received = bob.call("recv-bytes").deadline(common::PATIENCE).send().unwrap();
+            assert!(received.as_slice() == letter(sequence, bytes), "{bytes} bytes");
+        }
+        assert_eq!(ask(&bob, "all", "* k").unwrap(), "");
+        drop((remote, bob, client));
+        stage.end();
+    });
+}
+
+#[test]
+fn messages_to_a_logged_process_wait_for_no_calls_and_follow_none_that_was_not_put() {
+    let mut application = mailing();
+    application.durability = Durability::Logged;
+    (application.workers_min, application.workers_max) = (2, 2);
+    let stage = Stage::new(application, |options| {
+        listening(DriverChoice::Auto)(options);
+        options.memory_log = Some(MemoryLog::new(64 << 20));
+    });
+    let client = stage.client();
+    let [bob] = processes(&client, ["bob"]);
+    let mut remote = Remote::connect(&stage);
+    let handle = remote.open_as("alice", "bob");
+    // A call of the same sender, which ends with the message that it waits for.
+    let call = remote.start(handle, "recv", b"alice k 20000");
+    for sequence in 1..=3 {
+        assert_eq!(remote.deliver(handle, &message("alice", sequence, "k", b"word")), Fate::Accepted, "{sequence}");
+    }
+    let (response, payload) = remote.end_of(call);
+    assert_eq!((response.outcome(), payload.as_slice()), (Some(Outcome::Ok), &b"alice:word"[..]));
+    // What is sent behind one that could not be put is refused until its sender knows.
+    let spoiled = remote.start(handle, DELIVER_FUNCTION, b"no message");
+    assert!(matches!(remote.fate_of(spoiled), Fate::Failed(_)));
+    let behind = remote.start_next(handle, &message("alice", 4, "k", b"word"));
+    assert_eq!(remote.fate_of(behind), Fate::Full);
+    assert_eq!(remote.deliver(handle, &message("alice", 4, "k", b"word")), Fate::Accepted);
+    assert_eq!(ask(&bob, "all", "* k").unwrap(), "alice:word alice:word alice:word");
+    drop((remote, bob, client));
     stage.end();
 }
 

@@ -2,8 +2,9 @@
 
 mod common;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use common::client::Client;
 use common::lingering::{self, end_cleanly, start_server};
 use common::mails::{self, ask, mailing, processes};
 use common::remote::Remote;
@@ -12,7 +13,8 @@ use common::stage::{Stage, process};
 use common::{PATIENCE, ROLE, eventually, is_keeper_socket, network, stage};
 use praas_client::CallError;
 use praas_function::{Call, FunctionResult};
-use praas_protocol::control::{ControlError, SessionTicket};
+use praas_protocol::control::{ClientRequest, ControlError, ServerMessage, SessionTicket};
+use praas_protocol::limits::LANES_PER_CLIENT_MAX;
 use praas_protocol::message::{
     AWAIT_ROOM_FUNCTION, Accepted, Address, DELIVER_FUNCTION, MessageId, PUT_FUNCTION, PutHead, SessionId, codes,
 };
@@ -248,6 +250,56 @@ fn the_last_client_that_shows_the_ticket_has_the_session_and_the_one_before_is_t
 }
 
 #[test]
+fn a_client_that_takes_its_session_over_again_and_again_takes_no_more_than_a_few_lanes() {
+    let stage = Stage::new(mailing(), |_| ());
+    let mut alice = Session::begin(stage.path());
+    let mut control = Client::connect(stage.path());
+    let application = "hello".parse().unwrap();
+    let wish = ClientRequest::SessionOpen { application, resume: Some(alice.ticket), payload_bytes_max: None };
+    // More than a connection may have lanes.
+    for time in 0..LANES_PER_CLIENT_MAX + 10 {
+        let number = control.ask(wish.clone());
+        let (message, _) = control.await_answer(number);
+        assert!(matches!(message, ServerMessage::SessionOpened { .. }), "{time}: {message:?}");
+    }
+    let before = Session::resume(stage.path(), alice.ticket).unwrap();
+    let bob = Session::resume(stage.path(), alice.ticket).unwrap();
+    let answer = before.call(RECV_FUNCTION, b"");
+    assert_eq!((answer.0, answer.1), (Outcome::FunctionFailed, codes::TAKEN_OVER));
+    drop((before, control));
+    alice = Session::begin(stage.path());
+    alice.send(bob.address(), "k", "there");
+    assert_eq!(bob.recv("k", PATIENCE).unwrap().text, "there");
+    drop((alice, bob));
+    stage.end();
+}
+
+#[test]
+fn who_begins_a_session_for_each_message_is_stopped_before_receivers_forget_whom_they_know() {
+    let stage = Stage::new(mailing(), |_| ());
+    let mut begun = 0;
+    let end = Instant::now() + PATIENCE;
+    let refused = loop {
+        match Session::open(Client::connect(stage.path()), None, None) {
+            Ok(session) => {
+                session.end();
+                begun += 1;
+            }
+            // Those that were ended are forgotten in the server's own time.
+            Err(ControlError::LimitReached { limit, .. }) if limit < 1024 => {
+                assert!(Instant::now() < end, "sessions that were ended are still there");
+            }
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, ControlError::LimitReached { limit: 1024, used: 1024, .. }), "{begun}: {refused}");
+    assert_eq!(begun, 1024);
+    // Others are not kept from theirs.
+    drop(with_token(&stage, Rights::MESSAGES, Scope::Any).unwrap());
+    stage.end();
+}
+
+#[test]
 fn a_wrong_secret_a_foreign_session_and_a_token_without_the_right_are_refused() {
     let stage = Stage::new(mailing(), |_| ());
     let session = Session::begin(stage.path());
@@ -365,7 +417,7 @@ fn what_no_function_takes_is_refused_and_harms_nobody() {
     let stage = Stage::new(mailing(), |_| ());
     let (mut alice, bob) = (Session::begin(stage.path()), Session::begin(stage.path()));
     let key = Key::new("k").unwrap();
-    let send = SendHead { to: bob.address(), sequence: 1, within_ns: 0, key }.encode(b"x");
+    let send = SendHead { to: bob.address(), sequence: 1, within_ns: 0, again: false, key }.encode(b"x");
     let question = RecvQuestion { within_ns: 0, peeks: false, sources: vec![bob.address()], key }.encode();
     for (function, whole) in [(SEND_FUNCTION, &send[..send.len() - 2]), (RECV_FUNCTION, &question)] {
         for cut in (0..whole.len()).step_by(7) {
@@ -467,10 +519,11 @@ fn a_client_on_the_network_has_a_session_like_any_other() {
         assert!(!opened.resumed && opened.in_flight_max > 0);
         let key = Key::new("k").unwrap();
         let send = |sequence, text: &str| {
-            SendHead { to: address("alice"), sequence, within_ns: 0, key }.encode(text.as_bytes())
+            SendHead { to: address("alice"), sequence, within_ns: 0, again: false, key }.encode(text.as_bytes())
         };
         // The first opens the way; it says how long it waits for that.
-        let first = SendHead { to: address("alice"), sequence: 1, within_ns: 20_000_000_000, key }.encode(b"hello");
+        let first = SendHead { to: address("alice"), sequence: 1, within_ns: 20_000_000_000, again: false, key }
+            .encode(b"hello");
         let waiting = alice.call("answer").payload(b"k").start().unwrap();
         assert_eq!(remote.call(opened.handle, SEND_FUNCTION, &first), (Outcome::Ok, vec![Accepted::Now as u8]));
         let wait = RecvQuestion { within_ns: 20_000_000_000, peeks: false, sources: Vec::new(), key }.encode();

@@ -6,7 +6,7 @@ use praas_protocol::message::codes;
 use praas_protocol::session::{
     ACCEPT_FUNCTION, HeldMessage, RECEIVED_HEAD_BYTES, RECV_FUNCTION, RELEASE_FUNCTION, ReceivedHead, RecvQuestion,
 };
-use praas_protocol::{Address, Key};
+use praas_protocol::{Address, CallError, Key};
 
 use super::error::RecvError;
 use super::room::{Attempts, Room, Setback, nanoseconds};
@@ -86,7 +86,13 @@ impl Wish<'_> {
                 room.way.leave_way();
                 Ok(Err("the server did not answer".to_owned()))
             }
-            Err(setback) => trouble(setback).map(Err),
+            Err(setback) => {
+                if matches!(setback, Setback::Again { error: CallError::ReplyLost { .. }, .. }) {
+                    // What the room handed out was lost on its way, and is held for this way until it is left.
+                    room.way.leave_way();
+                }
+                trouble(setback).map(Err)
+            }
         }
     }
 }
@@ -133,7 +139,8 @@ pub(super) fn settle(
             Err(Setback::Failed { code: codes::NOT_HELD, .. }) if may_be_done => return Ok(()),
             Err(setback) => setback,
         };
-        may_be_done |= !matches!(setback, Setback::Again { may_have_run: false, .. });
+        may_be_done |=
+            !matches!(setback, Setback::Again { may_have_run: false, .. } | Setback::Failed { code: codes::BUSY, .. });
         let reason = trouble(setback)?;
         if !attempts.pause() {
             return Err(RecvError::Unavailable { waited: attempts.waited(), reason });

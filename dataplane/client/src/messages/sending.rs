@@ -124,7 +124,8 @@ impl<'a> Letter<'a> {
     fn offer(&self, room: &Room) -> Result<Reply, Setback> {
         let left = self.attempts.left();
         let within_ns = if self.waits { nanoseconds(left) } else { 0 };
-        let head = SendHead { to: self.to, sequence: self.id.sequence, within_ns, key: self.key };
+        let (sequence, again) = (self.id.sequence, self.may_be_there);
+        let head = SendHead { to: self.to, sequence, within_ns, again, key: self.key };
         if self.bytes.len() <= STATE_COPIED_BYTES {
             return room.ask(SEND, head.encode(self.bytes), left);
         }

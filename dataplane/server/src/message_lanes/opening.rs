@@ -18,7 +18,7 @@ use super::{LaneName, LaneStage, LaneUse, MessageLane, Sending, host};
 use crate::lanes::{LaneAsker, LaneOwner, limit};
 use crate::limits::{
     KEEPER_FDS_MAX, LINK_SMALL_BYTES_MAX, MESSAGE_LANE_BUDGET_PARTS, MESSAGE_LANE_BUSY_MAX,
-    MESSAGE_LANE_DESCRIPTOR_PARTS, MESSAGE_LANE_LOOK_PERIOD, MESSAGE_LANE_SENDER_PARTS,
+    MESSAGE_LANE_DESCRIPTOR_PARTS, MESSAGE_LANE_LOOK_PERIOD, MESSAGE_LANE_SENDER_PARTS, MESSAGE_LANES_OF_SESSIONS_MAX,
     MESSAGE_LANES_PER_DESTINATION_MAX, MESSAGE_LANES_PER_SOURCE_MAX, REFUSAL_REASON_BYTES_MAX,
     REMOTE_LANE_BUDGET_PARTS, REMOTE_LANE_FACTOR,
 };
@@ -110,6 +110,13 @@ impl Shard {
         let receiver = self.processes.get(key).ok_or(ControlError::UnknownProcess { process: id })?;
         // What lies in a lane is in no log.
         if receiver.memory.as_ref().is_some_and(|memory| memory.objects.log().is_some()) {
+            return Err(ControlError::Elsewhere { to: Address::from(id) });
+        }
+        let is_sessions = |source: &Address| matches!(source, Address::Client(_));
+        let of_sessions = receiver.inbound.values().filter(|lane| is_sessions(&lane.source)).count();
+        if is_sessions(&source) && of_sessions >= MESSAGE_LANES_OF_SESSIONS_MAX {
+            // Some may have been drained since they were looked at last.
+            self.look_at_orphans_soon();
             return Err(ControlError::Elsewhere { to: Address::from(id) });
         }
         let payload_limit = receiver.application.limits.payload_bytes_max;

@@ -15,7 +15,7 @@ use praas_protocol::{FunctionId, Idempotency, Name, Outcome, Phase};
 use praas_shm::client_lane::{Answer, Bounded, KeyedPayload, LoanBlock, Payload, SmallAnswer, SubmitError};
 use praas_shm::io_buffer::{IoBuffer, LoanBuffer};
 
-use super::connection::{Connection, ConnectionKey, Incoming};
+use super::connection::{Connection, ConnectionKey, Handle, Incoming};
 use super::delivering::{Credit, Errand};
 use super::lanes::{Flight, LaneKey, LaneState};
 use super::receiving::{Flow, unknown_handle};
@@ -146,12 +146,28 @@ impl Begun {
 }
 
 impl Connection {
-    fn give_credit_back(&mut self, handle: u32, payload_bytes: u32) {
+    fn give_credit_back(&mut self, handle: u32, payload_bytes: u32) -> Option<&mut Handle> {
         let given = self.rules.answered(payload_bytes);
         debug_assert!(given.is_ok(), "a call is answered once: {given:?}");
-        if let Some(handle) = self.handle_mut(handle) {
-            handle.in_flight -= 1;
+        let handle = self.handle_mut(handle)?;
+        handle.in_flight -= 1;
+        Some(handle)
+    }
+
+    /// The same, of a call that was answered with success.
+    fn call_succeeded(&mut self, call: &Call) {
+        let handle = self.give_credit_back(call.handle, call.payload_bytes);
+        if let Some(spoken) = handle.and_then(|handle| handle.spoken.as_mut()) {
+            spoken.call_succeeded(call.request_id);
         }
+    }
+
+    /// Whether a call is in flight, or its payload on its way.
+    pub(super) fn has_call(&self, request_id: u64) -> bool {
+        self.calls.binary_search_by_key(&request_id, |call| call.request_id).is_ok()
+            || self.delivery.as_ref().is_some_and(|delivery| delivery.credit.request_id == request_id)
+            || self.incoming.as_ref().is_some_and(|incoming| incoming.asked.request_id == request_id)
+            || self.waiting.as_ref().is_some_and(|waiting| waiting.asked.request_id == request_id)
     }
 
     /// Takes a call off the list; most often it is the first.
@@ -403,7 +419,7 @@ impl NetworkShard {
 
     pub(super) fn give_credit_back(&mut self, key: ConnectionKey, handle: u32, payload_bytes: u32) {
         if let Some(connection) = self.connections.get_mut(key) {
-            connection.give_credit_back(handle, payload_bytes);
+            let _ = connection.give_credit_back(handle, payload_bytes);
         }
     }
 
@@ -414,9 +430,12 @@ impl NetworkShard {
 
     /// As [`NetworkShard::deliver`], for an answer that is small.
     pub(super) fn deliver_small(&mut self, key: ConnectionKey, request_id: u64, answer: &SmallAnswer) {
-        let Some(connection) = self.connections.get_mut(key) else { return };
+        let Some(connection) = self.connections.get_mut(key) else {
+            let SmallAnswer { detail, more, .. } = *answer;
+            return self.put_ended(key, request_id, (Outcome::Ok, detail, more), answer.as_slice().to_vec());
+        };
         let Some(call) = connection.take_call(request_id) else { return };
-        connection.give_credit_back(call.handle, call.payload_bytes);
+        connection.call_succeeded(&call);
         let SmallAnswer { detail, more, .. } = *answer;
         let payload = answer.as_slice();
         let response = Response { request_id, outcome_code: Outcome::Ok as u32, detail, more };
@@ -427,14 +446,17 @@ impl NetworkShard {
 
     /// Hands an answer to its client.
     pub(super) fn deliver(&mut self, key: ConnectionKey, request_id: u64, answer: Answer) {
-        let Some(call) = self.take_call(key, request_id) else { return };
-        self.give_credit_back(key, call.handle, call.payload_bytes);
+        let Some(call) = self.take_call(key, request_id) else { return self.put_answered(key, request_id, &answer) };
         let outcome_code = match Outcome::from_code(answer.outcome_code) {
             // A worker cannot move a process.
             None | Some(Outcome::Moved) => UNREADABLE,
             Some(_) if answer.payload.is_none() => UNREADABLE,
             Some(outcome) => outcome as u32,
         };
+        match self.connections.get_mut(key) {
+            Some(connection) if outcome_code == Outcome::Ok as u32 => connection.call_succeeded(&call),
+            _ => self.give_credit_back(key, call.handle, call.payload_bytes),
+        }
         if let Some(loan) = answer.returned_loan {
             self.return_loan(call.lane, loan);
         }
@@ -446,7 +468,11 @@ impl NetworkShard {
 
     /// Answers a call that was in flight when its lane was lost.
     pub(super) fn deliver_lost(&mut self, key: ConnectionKey, request_id: u64, not_run: NotRun) {
-        let Some(call) = self.take_call(key, request_id) else { return };
+        let Some(call) = self.take_call(key, request_id) else {
+            let NotRun { outcome, .. } = not_run;
+            let Response { detail, more, .. } = not_run.response(request_id);
+            return self.put_ended(key, request_id, (outcome, detail, more), Vec::new());
+        };
         self.give_credit_back(key, call.handle, call.payload_bytes);
         self.push_response(key, &not_run.response(request_id), None);
     }

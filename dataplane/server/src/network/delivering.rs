@@ -49,11 +49,18 @@ pub(super) struct Spoken {
     refusing: bool,
     /// The process has no message lanes.
     puts: bool,
+    /// The request whose message was put last, until it is known to be accepted.
+    put: Option<u64>,
 }
 
 impl Spoken {
     pub(super) fn new(process: ProcessId, source: Address, incarnation: u64) -> Self {
-        Self { process, source, incarnation, outbound: None, refusing: false, puts: false }
+        Self { process, source, incarnation, outbound: None, refusing: false, puts: false, put: None }
+    }
+
+    /// A call was answered with success.
+    pub(super) fn call_succeeded(&mut self, request_id: u64) {
+        self.put.take_if(|put| *put == request_id);
     }
 
     /// Where its messages go, to be left with the handle.
@@ -294,10 +301,15 @@ impl NetworkShard {
         if errand == Errand::AwaitRoom || !puts {
             return Err(self.errand_came(key, credit, errand, time_remaining_ns, payload));
         }
-        let is_calling = self.is_calling(key, credit.handle);
+        let is_putting = self.is_putting(key, credit.handle);
         let looked = self.look_at_refusing(key, credit.handle, errand);
-        match looked.and(if is_calling { Err(Undelivered::BUSY) } else { Ok(()) }) {
-            Ok(()) => Ok(FunctionId::of(PUT_FUNCTION)),
+        match looked.and(if is_putting { Err(Undelivered::BUSY) } else { Ok(()) }) {
+            Ok(()) => {
+                if let Some(spoken) = self.spoken(key, credit.handle) {
+                    spoken.put = Some(credit.request_id);
+                }
+                Ok(FunctionId::of(PUT_FUNCTION))
+            }
             Err(refused) => Err(self.answer_errand(key, credit, Err(refused))),
         }
     }
@@ -520,18 +532,23 @@ impl NetworkShard {
         if let Some(spoken) = self.spoken(key, handle) {
             spoken.puts = true;
         }
-        if self.is_calling(key, handle) { Err(Unpublished::Full) } else { Ok(()) }
+        if self.is_putting(key, handle) { Err(Unpublished::Full) } else { Ok(()) }
     }
 
-    /// Whether calls of a handle are in flight, or wait to be.
-    fn is_calling(&mut self, key: ConnectionKey, number: u32) -> bool {
+    /// Whether a put of a handle is in flight, or waits to be. One that has ended without success makes the handle refusing:
+    /// what its sender has sent behind it may not overtake it.
+    fn is_putting(&mut self, key: ConnectionKey, number: u32) -> bool {
         let Some(connection) = self.connections.get_mut(key) else { return false };
-        let is_gathered = connection.delivery.as_ref().is_some_and(|delivery| delivery.credit.handle == number);
-        if is_gathered || connection.calls.iter().any(|call| call.handle == number) {
+        let Some(handle) = connection.handle_mut(number) else { return false };
+        let lane = handle.lane;
+        let Some(put) = handle.spoken.as_ref().and_then(|spoken| spoken.put) else { return false };
+        if connection.has_call(put) || self.has_aside(key, put, lane) {
             return true;
         }
-        let lane = connection.handle_mut(number).and_then(|handle| handle.lane);
-        self.has_aside(key, number, lane)
+        if let Some(spoken) = self.spoken(key, number) {
+            (spoken.put, spoken.refusing) = (None, true);
+        }
+        false
     }
 
     /// There will be no room.

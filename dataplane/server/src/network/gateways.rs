@@ -103,6 +103,8 @@ enum End {
 #[derive(Debug, Clone, Copy)]
 struct OpenCall {
     is_abandoned: bool,
+    /// Until when its caller waits, if not for as long as it takes.
+    deadline: Option<Instant>,
 }
 
 /// One gateway.
@@ -238,7 +240,6 @@ impl NetworkShard {
             }
         }
         self.warm_gateways.retain(|warm| *warm != key);
-        self.resting_gateways.retain(|resting| *resting != key);
         self.owed_gateways.retain(|owed| *owed != key);
         let Some(gateway) = self.gateways.remove(key) else { return };
         self.counters.gateway_closed();
@@ -305,14 +306,15 @@ impl NetworkShard {
             if let End::Lane { lane, .. } = &mut gateway.end {
                 lane.reply(target, Outcome::Overloaded, most, most, &[]);
             }
+            self.link_refused(key, function);
             return self.owe_ring(key);
         }
-        gateway.open.insert(target, OpenCall { is_abandoned: false });
+        let deadline = (time_left_ns != 0).then(|| self.now + Duration::from_nanos(time_left_ns));
+        gateway.open.insert(target, OpenCall { is_abandoned: false, deadline });
         let payload = match payload {
             TakenBytes::Private(bytes) => TakenPayload::Bytes(bytes),
             TakenBytes::Block(buffer) => TakenPayload::Block(buffer),
         };
-        let deadline = (time_left_ns != 0).then(|| self.now + Duration::from_nanos(time_left_ns));
         let call = TakenCall { target, function, root, deadline, idempotency, payload };
         self.dispatch(key, call);
     }
@@ -370,8 +372,7 @@ impl NetworkShard {
             }
         }
         if quiet {
-            self.resting_gateways.clear();
-            self.resting_gateways.append(&mut self.warm_gateways);
+            warm_gateways.clear();
             return true;
         }
         for key in warm_gateways.iter() {
@@ -380,20 +381,6 @@ impl NetworkShard {
             }
         }
         false
-    }
-
-    /// Looks again by itself at those that it has looked at until it slept, if they were used of late.
-    pub(super) fn attend_resting_gateways(&mut self) {
-        let Self { resting_gateways, warm_gateways, gateways, now, .. } = self;
-        for key in resting_gateways.drain(..) {
-            let gateway = gateways.get_mut(key).filter(|gateway| *now < gateway.used_at + GATEWAY_WARM_MAX);
-            if let Some(Gateway { end: End::Lane { lane, .. }, .. }) = gateway
-                && lane.is_parked()
-            {
-                lane.attend();
-                warm_gateways.push(key);
-            }
-        }
     }
 
     /// Answers a call with bytes that are copied. One that was answered already, or whose gateway is gone, stays as it is.
@@ -463,7 +450,7 @@ impl NetworkShard {
     /// Takes a call into a gateway that has no lane.
     pub(super) fn take_from_room(&mut self, key: GatewayKey, call: TakenCall) {
         let Some(gateway) = self.gateways.get_mut(key) else { return };
-        gateway.open.insert(call.target, OpenCall { is_abandoned: false });
+        gateway.open.insert(call.target, OpenCall { is_abandoned: false, deadline: call.deadline });
         self.dispatch(key, call);
     }
 
@@ -501,7 +488,10 @@ impl NetworkShard {
                 self.end_gateway(key);
                 continue;
             }
-            let Gateway { end: End::Lane { lane, .. }, open, .. } = gateway else { continue };
+            let Gateway { end: End::Lane { lane, .. }, open, .. } = gateway else {
+                self.end_overdue_calls(key);
+                continue;
+            };
             let is_newly = |(target, call): (&u64, &mut OpenCall)| {
                 let is_newly = !call.is_abandoned && lane.is_abandoned(*target);
                 call.is_abandoned |= is_newly;
@@ -518,6 +508,19 @@ impl NetworkShard {
             }
         }
         self.timers.at(self.now + GATEWAY_LOOK_PERIOD, Timer::Gateways);
+    }
+
+    /// Answers calls of a gateway without a lane whose time is long over: nobody else looks whether another server answers.
+    fn end_overdue_calls(&mut self, key: GatewayKey) {
+        let now = self.now;
+        let Some(gateway) = self.gateways.get(key) else { return };
+        let is_overdue = |call: &OpenCall| call.deadline.is_some_and(|deadline| deadline + GATEWAY_END_MAX <= now);
+        let overdue: Vec<u64> =
+            gateway.open.iter().filter(|(_, call)| is_overdue(call)).map(|(target, _)| *target).collect();
+        for target in overdue {
+            self.refuse_open_call(key, target);
+            self.link_abandon(key, target);
+        }
     }
 
     /// The shard ends: whatever is unanswered never will be.

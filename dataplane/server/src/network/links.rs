@@ -168,6 +168,7 @@ fn is_delivery(function: FunctionId) -> bool {
 
 const DELIVER: FunctionId = FunctionId::of(message::DELIVER_FUNCTION);
 const DELIVER_NEXT: FunctionId = FunctionId::of(message::DELIVER_NEXT_FUNCTION);
+const AWAIT_ROOM: FunctionId = FunctionId::of(message::AWAIT_ROOM_FUNCTION);
 
 impl NetworkShard {
     /// Begins to dial the servers that fall to this shard.

@@ -176,10 +176,7 @@ impl NetworkShard {
         bytes: &[u8],
     ) -> Result<(), Unpublished> {
         let open = self.lane_for(key, bytes.len())?;
-        let is_woken_here = open.outbound.bell().sleeps_here();
-        open.outbound.try_send(id, message_key, bytes).map_err(|error| Unpublished::of(&error))?;
-        self.receivers_woken_here |= is_woken_here;
-        Ok(())
+        open.outbound.try_send(id, message_key, bytes).map_err(|error| Unpublished::of(&error))
     }
 
     /// A block to receive a message of so many bytes into, and the number of its lane.
@@ -198,15 +195,11 @@ impl NetworkShard {
         message_key: MessageKey<'_>,
     ) -> Result<(), Unpublished> {
         let open = self.lane_for(key, loan.len())?;
-        let is_woken_here = open.outbound.bell().sleeps_here();
-        let sent = if open.serial == serial {
-            open.outbound.send_loan(loan, id, message_key).map_err(|(_, error)| error)
-        } else {
-            open.outbound.try_send(id, message_key, &loan)
-        };
-        sent.map_err(|error| Unpublished::of(&error))?;
-        self.receivers_woken_here |= is_woken_here;
-        Ok(())
+        if open.serial != serial {
+            // It is sent again. Nothing reads it where it lies: its receiver could write it meanwhile.
+            return Err(Unpublished::Opening);
+        }
+        open.outbound.send_loan(loan, id, message_key).map_err(|(_, error)| Unpublished::of(&error))
     }
 
     /// Whether a message of so many bytes may find room now.

@@ -1,17 +1,14 @@
-//! Whether to poll for answers before sleeping, in adaptive mode; and whether to make way for receivers before sending.
+//! Whether to poll for answers before sleeping, in adaptive mode.
 //!
 //! An answer that comes while the shard polls spares a worker the wake-up and the shard a sleep. Polls that find nothing
 //! cost the core that somebody else may need, so they are tried less and less often while they do, and not at all where that
 //! somebody is the worker.
-//!
-//! A receiver that was woken on this core waits for it, and what it sends in return goes with what this turn sends anyhow, if
-//! it runs first. Where that takes long, because it computes or others want the core, it is tried less and less often.
 
 use std::time::Instant;
 
 use super::lanes::LaneState;
 use super::shard::NetworkShard;
-use crate::limits::{MAKING_WAY_PAYS, POLL_BUDGET, POLL_SKIPS_MAX};
+use crate::limits::{POLL_BUDGET, POLL_SKIPS_MAX};
 
 /// Learns from earlier polls whether the next pays.
 #[derive(Debug, Default)]
@@ -45,24 +42,6 @@ impl NetworkShard {
             Some(LaneState::Open(open)) => open.lane.shares_core(),
             _ => true,
         })
-    }
-
-    /// Lets receivers run that were woken on this core, before anything is sent: they, and not the answers that their senders get,
-    /// are what messages are waited for by.
-    pub(super) fn make_way_for_receivers(&mut self) {
-        if !std::mem::take(&mut self.receivers_woken_here) || !self.made_way.should_poll() {
-            return;
-        }
-        // What they send in return is seen without a ring.
-        self.attend_resting_gateways();
-        let begun = Instant::now();
-        std::thread::yield_now();
-        self.now = Instant::now();
-        if self.now.duration_since(begun) <= MAKING_WAY_PAYS {
-            self.made_way.hit();
-        } else {
-            self.made_way.miss();
-        }
     }
 
     /// Polls the bells for a bounded time, if that seems to pay; true if there is an answer.

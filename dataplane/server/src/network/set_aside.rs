@@ -188,9 +188,9 @@ impl NetworkShard {
         lanes
     }
 
-    /// Whether a call of a handle is set aside.
-    pub(super) fn has_aside(&self, key: ConnectionKey, handle: u32, lane: Option<LaneKey>) -> bool {
-        let is_it = |call: &SetAside| call.connection == key && call.asked.handle == handle;
+    /// Whether a call is set aside.
+    pub(super) fn has_aside(&self, key: ConnectionKey, request_id: u64, lane: Option<LaneKey>) -> bool {
+        let is_it = |call: &SetAside| call.connection == key && call.asked.request_id == request_id;
         lane.and_then(|lane| self.lanes.get(lane)).is_some_and(|room| room.aside.iter().any(is_it))
     }
 }

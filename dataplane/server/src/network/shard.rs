@@ -31,7 +31,7 @@ use super::outbound::{OutboundKey, OutboundRoom, Way};
 use super::plan::Plan;
 use super::polling::PollHistory;
 use super::relay::{Letter, Mail, Relay};
-use super::sessions::{Room, Sender};
+use super::sessions::{PutFor, Room, Sender};
 use super::sources::Source;
 use super::table::Table;
 use super::timers::{Timer, Timers};
@@ -95,22 +95,18 @@ pub(super) struct NetworkShard {
     pub(super) scratch: Vec<u8>,
     pub(super) packet_buffer: Vec<u8>,
     pub(super) history: PollHistory,
-    /// Whether messages were published whose receivers slept on this core: they were woken, and wait for it.
-    pub(super) receivers_woken_here: bool,
-    /// Of the times when this thread made way for them.
-    pub(super) made_way: PollHistory,
     pub(super) gateways: Table<Gateway>,
     pub(super) gateways_by_lane: HashMap<LaneId, GatewayKey>,
     pub(super) gateways_watched: bool,
     /// Those that this loop looks at by itself.
     pub(super) warm_gateways: Vec<GatewayKey>,
-    /// Those that it has looked at until it slept last.
-    pub(super) resting_gateways: Vec<GatewayKey>,
     /// Those whose clients are to be rung.
     pub(super) owed_gateways: Vec<GatewayKey>,
     pub(super) session_rooms: HashMap<SessionId, Room>,
     /// By which sessions send to other servers, to which this shard has the link.
     pub(super) room_gateways: BTreeMap<(Sender, usize), GatewayKey>,
+    /// Messages of sessions that are put by calls, by their numbers.
+    pub(super) puts: HashMap<u64, PutFor>,
     /// The number of the last letter about a message of a session.
     pub(super) last_letter: u64,
     /// By which sessions of this server send.
@@ -173,16 +169,14 @@ impl NetworkShard {
             scratch: Vec::new(),
             packet_buffer: Vec::new(),
             history: PollHistory::default(),
-            receivers_woken_here: false,
-            made_way: PollHistory::default(),
             gateways: Table::default(),
             gateways_by_lane: HashMap::new(),
             gateways_watched: false,
             warm_gateways: Vec::new(),
-            resting_gateways: Vec::new(),
             owed_gateways: Vec::new(),
             session_rooms: HashMap::new(),
             room_gateways: BTreeMap::new(),
+            puts: HashMap::new(),
             last_letter: 0,
             own_token: None,
             mails,
@@ -224,7 +218,6 @@ impl NetworkShard {
     /// Takes the answers that are there, sends what there is, and summons workers for what was submitted; whether anything
     /// was. A worker on this core may take it over at once and give it back with answers.
     fn answer_and_announce(&mut self) -> bool {
-        self.make_way_for_receivers();
         self.look_at_gateways();
         self.look_at_lanes();
         self.serve_waiting();

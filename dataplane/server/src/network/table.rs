@@ -21,6 +21,11 @@ impl<T> Key<T> {
         u64::from(self.generation) << INDEX_BITS | u64::from(self.index)
     }
 
+    /// Names no entry, ever.
+    pub(super) fn nobody() -> Self {
+        Self { index: u32::MAX, generation: u32::MAX, of: PhantomData }
+    }
+
     /// The key that `word` was made of.
     #[expect(clippy::cast_possible_truncation, reason = "the two parts of a word")]
     pub(super) fn of_word(word: u64) -> Self {
@@ -165,6 +170,7 @@ mod tests {
         let second = table.insert('b');
         assert_eq!((table.get(first), table.get(second), table.len()), (None, Some(&'b'), 1));
         assert_eq!(Key::of_word(second.word()), second);
+        assert_eq!((table.get(Key::nobody()), Key::<char>::nobody() == second), (None, false));
         assert_ne!(first.word(), second.word());
         assert_eq!(table.keys(), [second]);
     }

@@ -21,7 +21,7 @@ use crate::limits::ROOM_LOOK_PERIOD;
 /// A call that waits.
 #[derive(Debug)]
 pub(super) struct Waiting {
-    asked: Asked,
+    pub(super) asked: Asked,
     /// Its payload, when it has come already.
     loan: Option<LoanBlock>,
     /// The beginning of its payload otherwise, then what follows in the stream.

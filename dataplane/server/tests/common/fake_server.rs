@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use praas_protocol::control::{DirectoryEntry, ProcessState};
+use praas_protocol::message::{AWAIT_ROOM_FUNCTION, Accepted, PutHead};
 use praas_protocol::wire::{
     ChangesPage, Decoder, Frame, Goaway, GoawayReason, Item, Opened, Pong, Request, Response, Side, WIRE_VERSION,
     Welcome,
@@ -52,6 +53,8 @@ pub(crate) enum Harm {
     GoesAway,
     /// It says farewell with an id that was never given.
     LeavesFalsely,
+    /// It takes a while to refuse one large message, and accepts everything else.
+    RefusesLargeOnce,
 }
 
 #[derive(Debug)]
@@ -61,6 +64,9 @@ struct Shared {
     /// Connections that began before the last cut end.
     cuts: AtomicU64,
     over: AtomicBool,
+    has_refused: AtomicBool,
+    /// The numbers of the messages that it has accepted.
+    accepted: Mutex<Vec<u64>>,
 }
 
 /// The server.
@@ -77,7 +83,8 @@ impl FakeServer {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (greeted, cuts, over) = (AtomicU64::new(0), AtomicU64::new(0), AtomicBool::new(false));
-        let shared = Arc::new(Shared { harm: Mutex::new(Harm::None), greeted, cuts, over });
+        let (has_refused, accepted) = (AtomicBool::new(false), Mutex::default());
+        let shared = Arc::new(Shared { harm: Mutex::new(Harm::None), greeted, cuts, over, has_refused, accepted });
         let acceptor = Some(std::thread::spawn({
             let shared = Arc::clone(&shared);
             move || {
@@ -105,6 +112,11 @@ impl FakeServer {
     /// Ends all connections.
     pub(crate) fn cut(&self) {
         self.shared.cuts.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The numbers of the messages that it has accepted, in that order.
+    pub(crate) fn accepted(&self) -> Vec<u64> {
+        self.shared.accepted.lock().unwrap().clone()
     }
 
     /// Connections that said hello.
@@ -282,8 +294,24 @@ impl<'a> Conversation<'a> {
             Harm::Calls => Request::new(1, 1, FunctionId::of("echo"), 0).encode(b"", &mut self.out),
             Harm::GoesAway => self.leave(id),
             Harm::LeavesFalsely => self.leave(id + 1000),
+            Harm::RefusesLargeOnce => self.accept_all_but_one(request, payload),
             _ => response.encode(payload, &mut self.out),
         }
+    }
+
+    fn accept_all_but_one(&mut self, request: &Request, payload: &[u8]) {
+        let response =
+            Response { request_id: request.request_id, outcome_code: Outcome::Ok as u32, detail: 0, more: 0 };
+        if payload.len() > 100_000 && !self.shared.has_refused.swap(true, Ordering::SeqCst) {
+            // Time for its sender to send another one behind it.
+            std::thread::sleep(Duration::from_millis(500));
+            return Response { outcome_code: Outcome::Overloaded as u32, ..response }.encode(b"", &mut self.out);
+        }
+        if request.function != FunctionId::of(AWAIT_ROOM_FUNCTION) {
+            let (head, _) = PutHead::decode(payload).expect("a message");
+            self.shared.accepted.lock().unwrap().push(head.id.sequence);
+        }
+        response.encode(&[Accepted::Now as u8], &mut self.out);
     }
 
     fn leave(&mut self, last_request_id: u64) {

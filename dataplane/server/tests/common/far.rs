@@ -21,6 +21,17 @@ pub(crate) fn serve() {
             let told = sent.iter().map(|one| one.as_ref().map_or_else(ToString::to_string, |_| "ok".to_owned()));
             Ok(told.collect::<Vec<_>>().join("\n"))
         })
+        .function("send-behind", |call: &mut Call<'_>| -> FunctionResult<()> {
+            let to = std::str::from_utf8(call.input())?;
+            let context = call.context();
+            let first = context.start_send(to, "k", &[1; 300_000])?;
+            // None of these waits for the one before it.
+            let behind = (0..3).map(|_| context.start_send(to, "k", b"small")).collect::<Result<Vec<_>, _>>()?;
+            for sent in std::iter::once(first).chain(behind) {
+                sent.wait_within(PATIENCE / 2)?;
+            }
+            Ok(())
+        })
         .function("count", |call: &mut Call<'_>| -> FunctionResult<String> {
             let context = call.context();
             let count = context.state_bytes("count")?.and_then(|count| count.first().copied()).unwrap_or(0) + 1;

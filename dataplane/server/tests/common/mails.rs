@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use praas_client::{CallError, Client, Process};
-use praas_function::{Call, Context, FunctionError, FunctionResult, RecvError, Sources};
+use praas_function::{Call, Context, FunctionError, FunctionResult, RecvError, SendError, Sources};
 use praas_protocol::codec::{decode, encode};
 use praas_protocol::control::{ControlError, MessageLaneSlot, WorkerCommand, WorkerMessage};
 use praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX;
@@ -104,7 +104,14 @@ pub(crate) fn functions(application: praas_function::Application) -> praas_funct
         })
         .function("pass", |call: &mut Call<'_>| {
             let [to, key, number] = words(call);
-            call.context().send(to.as_str(), &key, &letter(number.parse()?))?;
+            let (context, letter) = (call.context(), letter(number.parse()?));
+            match context.send(to.as_str(), &key, &letter) {
+                // The other server was out of reach for long: what became of the message is settled before the next one.
+                Err(SendError::Unknown { id, .. }) => {
+                    context.send_again(id, to.as_str(), &key, &letter, PATIENCE / 2)?;
+                }
+                sent => drop(sent?),
+            }
             FunctionResult::Ok(())
         })
         .function("note", |call: &mut Call<'_>| {

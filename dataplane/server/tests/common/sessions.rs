@@ -135,6 +135,12 @@ impl Session {
         self.call(SEND_FUNCTION, &letter_to(to, sequence, key, text.as_bytes(), PATIENCE))
     }
 
+    /// Sends a message again that may have arrived before.
+    pub(crate) fn send_again_as(&self, sequence: u64, to: Address, key: &str, text: &str) -> Answer {
+        let head = SendHead { to, sequence, within_ns: 0, again: true, key: Key::new(key).unwrap() };
+        self.call(SEND_FUNCTION, &head.encode(text.as_bytes()))
+    }
+
     pub(crate) fn start_recv(&self, sources: &[Address], key: &str, within: Duration) -> Ticket {
         self.submit(RECV_FUNCTION, &question(sources, key, within, false))
     }
@@ -173,7 +179,7 @@ impl Session {
 
 fn letter_to(to: Address, sequence: u64, key: &str, bytes: &[u8], within: Duration) -> Vec<u8> {
     let within_ns = u64::try_from(within.as_nanos()).unwrap();
-    SendHead { to, sequence, within_ns, key: Key::new(key).unwrap() }.encode(bytes)
+    SendHead { to, sequence, within_ns, again: false, key: Key::new(key).unwrap() }.encode(bytes)
 }
 
 fn question(sources: &[Address], key: &str, within: Duration, peeks: bool) -> Vec<u8> {

@@ -17,7 +17,7 @@ use super::connection::LinkCall;
 use super::kept_replies::KeptReply;
 use super::routes::Handle;
 use super::{LinkConnectionKey, is_delivery};
-use crate::limits::{LINK_PAUSE_MIN, SMALL_PAYLOAD_BYTES_MAX};
+use crate::limits::{KEPT_REPLY_BYTES_MAX, LINK_PAUSE_MIN, SMALL_PAYLOAD_BYTES_MAX};
 
 /// Where the payload of an answer is.
 #[derive(Debug)]
@@ -37,6 +37,20 @@ pub(super) struct Incoming {
     bytes: usize,
     filled_bytes: usize,
     place: Place,
+}
+
+impl Incoming {
+    /// If it answers a message: how those behind it are refused, which its sender may send before it has heard of this.
+    pub(super) fn refusal(&self) -> Option<u32> {
+        let Response { outcome_code, detail, .. } = self.response;
+        let is_full = outcome_code == Outcome::FunctionFailed as u32 && detail == codes::MAILBOX_FULL;
+        let code = if is_full { codes::MAILBOX_FULL } else { codes::BUSY };
+        (outcome_code != Outcome::Ok as u32).then_some(code)
+    }
+
+    fn copied_bytes(&self) -> usize {
+        if let Place::Copy(copy) = &self.place { copy.len() } else { 0 }
+    }
 }
 
 impl NetworkShard {
@@ -73,7 +87,8 @@ impl NetworkShard {
                     Place::Room(Some(room))
                 }
                 // As much memory as has come, not as was announced.
-                None => Place::Copy(payload.to_vec()),
+                None if self.may_keep_answer(key, bytes) => Place::Copy(payload.to_vec()),
+                None => Place::Nobody,
             }
         };
         let incoming = Incoming { response, bytes, filled_bytes: payload.len(), place };
@@ -85,6 +100,16 @@ impl NetworkShard {
         }
         self.answer_is_whole(key, incoming);
         Ok(())
+    }
+
+    /// Whether an answer of this size may be kept beside those that are kept already. What it announces is the other server's
+    /// word.
+    fn may_keep_answer(&self, key: LinkConnectionKey, bytes: usize) -> bool {
+        let Some(connection) = self.links.connections.get(key) else { return false };
+        let kept_bytes = self.links.of.get(&connection.peer).map_or(0, |link| link.kept.bytes());
+        let early = connection.calls.iter().filter_map(|call| call.early.as_ref());
+        let early_bytes: usize = early.map(|answer| answer.copied_bytes()).sum();
+        kept_bytes + early_bytes + bytes <= KEPT_REPLY_BYTES_MAX
     }
 
     /// More of an answer's payload, that was received before the driver was told where it goes.
@@ -204,7 +229,12 @@ impl NetworkShard {
             }
             if is_delivery(call.function) {
                 way.messages -= 1;
-                route.refusing = answer.as_ref().and_then(|answer| refusal_for_now(answer.response)).or(route.refusing);
+            }
+            if let Some(code) = answer.as_ref().and_then(Incoming::refusal) {
+                if is_delivery(call.function) && route.refusing.is_none() {
+                    route.refused_on = class;
+                }
+                route.note_undelivered(call.function, code);
             }
         }
         if let (false, Some(answer)) = (call.is_answered, answer) {
@@ -265,10 +295,4 @@ impl NetworkShard {
             self.gateway_reply(gateway, target, Outcome::Cancelled, 0, 0, &[]);
         }
     }
-}
-
-/// The code of a refusal of a message that may find room later.
-fn refusal_for_now(response: Response) -> Option<u32> {
-    let is_refusal = response.outcome_code == Outcome::FunctionFailed as u32;
-    Some(response.detail).filter(|code| is_refusal && matches!(*code, codes::MAILBOX_FULL | codes::BUSY))
 }

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use praas_protocol::control::ControlError;
 use praas_protocol::limits::{PAYLOAD_BYTES_MAX, WIRE_HEADER_BYTES};
+use praas_protocol::message::codes;
 use praas_protocol::wire::{Header, OpenAs, Opened, REQUEST_HEAD_BYTES_MAX, Refusal, Request, Side};
 use praas_protocol::{Outcome, Phase};
 use praas_shm::io_buffer::IoBuffer;
@@ -257,7 +258,9 @@ impl NetworkShard {
     /// Answers every call of a route that waits.
     pub(super) fn answer_queued(&mut self, gateway: GatewayKey, outcome: Outcome, detail: u32, more: u32) {
         let Some(route) = self.links.routes.get_mut(&gateway) else { return };
-        for call in route.take_queued_if(|_| true) {
+        let queued = route.take_queued_if(|_| true);
+        queued.iter().for_each(|call| route.note_undelivered(call.function, codes::BUSY));
+        for call in queued {
             self.gateway_reply(gateway, call.target, outcome, detail, more, &[]);
         }
     }
@@ -268,6 +271,9 @@ impl NetworkShard {
             true => (Outcome::DeadlineExceeded, 0),
             false => (Outcome::Unavailable, Phase::Closed as u32),
         };
+        if let Some(route) = self.links.routes.get_mut(&gateway) {
+            route.note_undelivered(call.function, codes::BUSY);
+        }
         self.gateway_reply(gateway, call.target, outcome, detail, 0, &[]);
     }
 

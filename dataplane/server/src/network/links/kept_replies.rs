@@ -30,6 +30,12 @@ pub(super) struct KeptReplies {
     bytes: usize,
 }
 
+impl KeptReplies {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
 impl NetworkShard {
     /// Hands an answer over as soon as there is room for it.
     pub(super) fn keep_reply(&mut self, peer: usize, reply: KeptReply) {

@@ -73,6 +73,9 @@ impl NetworkShard {
             return;
         }
         if let Some(answer) = call.early.take() {
+            if let (Some(route), Some(code)) = (self.links.routes.get_mut(&call.gateway), answer.refusal()) {
+                route.note_undelivered(call.function, code);
+            }
             return self.deliver_answer(connection.peer, &call, *answer);
         }
         if is_delivery(call.function)

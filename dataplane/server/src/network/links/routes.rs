@@ -6,14 +6,14 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use praas_protocol::message::Address;
+use praas_protocol::message::{Address, codes};
 use praas_protocol::wire::Close;
 use praas_protocol::{FunctionId, Idempotency, Name, Outcome};
 use praas_shm::io_buffer::{IoBuffer, LaneBuffer};
 
 use super::super::gateways::{GatewayKey, GatewayTarget, Speaker, TakenCall, TakenPayload};
 use super::super::shard::NetworkShard;
-use super::{Class, LinkConnectionKey, is_delivery};
+use super::{AWAIT_ROOM, Class, LinkConnectionKey, is_delivery};
 use crate::limits::{LARGE_REPLY_FUNCTIONS_MAX, LINK_WAIT_MAX};
 
 /// The payload of a call that waits.
@@ -84,8 +84,11 @@ pub(super) struct Route {
     pub(super) messages: VecDeque<Waiting>,
     pub(super) others: [VecDeque<Waiting>; 2],
     pub(super) ways: [Way; 2],
-    /// How a message was refused that may find room later, if its sender has not said since that it knows.
+    /// How a message was refused that its sender may send again, if it has not said since that it knows.
     pub(super) refusing: Option<u32>,
+    /// The connection on which it was refused: room for it is asked for there, because the other server may have another
+    /// lane for what comes by the other connection.
+    pub(super) refused_on: Class,
     /// One was lost on the way.
     pub(super) lost: bool,
     /// Functions whose answers were large: their calls go on the bulk connection, whatever they bring.
@@ -107,6 +110,9 @@ impl Route {
 
     /// The connection for a call that is no message.
     fn class_of(&self, function: FunctionId, payload_bytes: usize) -> Class {
+        if function == AWAIT_ROOM {
+            return self.refused_on;
+        }
         if self.large_answers.contains(&function) { Class::Bulk } else { Class::of(payload_bytes) }
     }
 
@@ -114,6 +120,14 @@ impl Route {
     pub(super) fn learn_large(&mut self, function: FunctionId) {
         if self.large_answers.len() < LARGE_REPLY_FUNCTIONS_MAX && !self.large_answers.contains(&function) {
             self.large_answers.push(function);
+        }
+    }
+
+    /// A call was answered with anything but success. If it was a message, none that follows it goes on until its sender knows:
+    /// it may send this one again.
+    pub(super) fn note_undelivered(&mut self, function: FunctionId, code: u32) {
+        if is_delivery(function) && self.refusing.is_none() {
+            self.refusing = Some(code);
         }
     }
 
@@ -160,6 +174,13 @@ impl NetworkShard {
         self.look_after_calls(peer);
     }
 
+    /// A call of a gateway was refused before it came here.
+    pub(in super::super) fn link_refused(&mut self, gateway: GatewayKey, function: FunctionId) {
+        if let Some(route) = self.links.routes.get_mut(&gateway) {
+            route.note_undelivered(function, codes::BUSY);
+        }
+    }
+
     /// The route of a gateway, from its first call on.
     fn route_of(&mut self, gateway: GatewayKey) -> Option<&mut Route> {
         if !self.links.routes.contains_key(&gateway) {
@@ -176,6 +197,7 @@ impl NetworkShard {
                 others: Default::default(),
                 ways: [Way::default(); 2],
                 refusing: None,
+                refused_on: Class::Small,
                 lost: false,
                 large_answers: Vec::new(),
             };

@@ -8,6 +8,7 @@
 //! | `receiving` | what the client receives, accepts and gives back |
 //! | `delivering` | what others send to it |
 //! | `sending`, `ways` | what it sends, in order for each destination, and how it gets there |
+//! | `putting` | what it sends to a process to which no message lane leads |
 //! | `opening` | lanes to sessions for clients and servers on the network |
 //!
 //! Invariants:
@@ -18,6 +19,7 @@
 
 mod delivering;
 mod opening;
+mod putting;
 mod receiving;
 mod sending;
 mod ways;
@@ -40,6 +42,7 @@ use praas_shm::mailbox::{MailError, Mailbox};
 
 use self::delivering::AwaitingRoom;
 pub(super) use self::opening::SessionOpener;
+pub(super) use self::putting::PutFor;
 use self::receiving::Waiting;
 use self::sending::Unsent;
 use self::ways::Outgoing;

@@ -5,7 +5,9 @@
 //!
 //! Invariants:
 //! 1. A payload lies where the client has put it until it is its turn, so that what waits here takes no memory of the server's.
-//! 2. A message that finds no room is tried again, with pauses, until its time is over; then certainly nothing was taken.
+//! 2. What may have arrived before is put by a call ([`super::putting`]): a lane knows a repetition only as long as not too many
+//!    others have come after it.
+//! 3. A message that finds no room is tried again, with pauses, until its time is over; then certainly nothing was taken.
 
 use std::time::{Duration, Instant};
 
@@ -20,8 +22,8 @@ use super::ways::{Outgoing, RoomAnswer, RoomSend, Route};
 use super::{Call, Refusal};
 use crate::gateways::{SessionClient, Speaker};
 use crate::limits::{
-    LANE_LINGER, SESSION_LINK_BYTES_MAX, SESSION_RETRY_PAUSE_MAX, SESSION_RETRY_PAUSE_MIN, SESSION_WAIT_MAX,
-    SESSION_WAYS_KEPT,
+    GATEWAY_END_MAX, LANE_LINGER, SESSION_LINK_BYTES_MAX, SESSION_RETRY_PAUSE_MAX, SESSION_RETRY_PAUSE_MIN,
+    SESSION_WAIT_MAX, SESSION_WAYS_KEPT,
 };
 use crate::network::gateways::{GatewayKey, TakenCall, TakenPayload};
 use crate::network::outbound::{Unpublished, Way};
@@ -35,8 +37,10 @@ pub(super) struct Unsent {
     /// How long it waits for room.
     until: Instant,
     /// How long it waits for anything else: the end of the call.
-    end: Instant,
+    pub(super) end: Instant,
     sequence: u64,
+    /// Whether it may have arrived before.
+    again: bool,
     /// Of the message alone.
     bytes: usize,
     pause: Duration,
@@ -51,12 +55,12 @@ impl Unsent {
 }
 
 /// What became of one attempt.
-enum Attempt {
+pub(super) enum Attempt {
     Accepted(Accepted),
     Refused(Refusal),
     /// Not now; if it is too late then, this was why.
     Later(Refusal),
-    /// A letter is on its way.
+    /// A letter or a call is on its way.
     InFlight(u64),
 }
 
@@ -77,7 +81,8 @@ impl NetworkShard {
     ) -> Result<(), Refusal> {
         let now = self.now;
         let first = taken.payload.first_bytes((SEND_HEAD_BYTES + KEY_BYTES_MAX).next_multiple_of(16));
-        let (SendHead { to, sequence, within_ns, key }, _) = SendHead::decode(&first).map_err(Refusal::bad_request)?;
+        let (SendHead { to, sequence, within_ns, again, key }, _) =
+            SendHead::decode(&first).map_err(Refusal::bad_request)?;
         let bytes = taken.payload.len() - SendHead::bytes_before_payload(&key);
         let Some(room) = self.session_rooms.get_mut(&call.session) else {
             return Err(Refusal::gone());
@@ -100,6 +105,7 @@ impl NetworkShard {
             until,
             end,
             sequence,
+            again,
             bytes,
             pause: SESSION_RETRY_PAUSE_MIN,
             payload: taken.payload,
@@ -128,11 +134,20 @@ impl NetworkShard {
             else {
                 return;
             };
-            if outgoing.in_flight.is_some() {
-                return;
-            }
             let Some(first) = outgoing.queue.front() else { return };
             let (gateway, target) = (first.gateway, first.target);
+            if outgoing.in_flight.is_some() {
+                let overdue_at = first.end + GATEWAY_END_MAX;
+                if overdue_at > self.now {
+                    return self.look_at_session_again(session, overdue_at);
+                }
+                // Whoever was to answer never does: what became of it is not known, and what follows waits no longer.
+                outgoing.in_flight = None;
+                self.end_first(session, to, |shard| {
+                    shard.gateway_reply(gateway, target, Outcome::ConnectionLost, 1, 0, &[]);
+                });
+                continue;
+            }
             if self.gateway_call_is_abandoned(gateway, target) {
                 self.end_first(session, to, |shard| {
                     shard.gateway_reply(gateway, target, Outcome::Cancelled, 0, 0, &[]);
@@ -155,8 +170,10 @@ impl NetworkShard {
                 }
                 Attempt::InFlight(number) => {
                     let outgoing = self.session_rooms.get_mut(&session).and_then(|room| room.outgoing.get_mut(&to));
-                    if let Some(outgoing) = outgoing {
-                        outgoing.in_flight = Some(number);
+                    let Some(outgoing) = outgoing else { return };
+                    outgoing.in_flight = Some(number);
+                    if let Some(overdue_at) = outgoing.queue.front().map(|first| first.end + GATEWAY_END_MAX) {
+                        self.look_at_session_again(session, overdue_at);
                     }
                     return;
                 }
@@ -200,6 +217,7 @@ impl NetworkShard {
         match route {
             Route::Room(receiver) => self.attempt_into_room(session, to, receiver),
             Route::Lane(_) => self.attempt_into_lane(session, to, route),
+            Route::Put(lane) => self.attempt_put(session, to, lane),
             Route::Link { peer, shard } => self.attempt_over_link(session, to, peer, shard),
             Route::Unknown => Attempt::Refused(no_destination(&to)),
         }
@@ -214,6 +232,7 @@ impl NetworkShard {
         let route = match (known, to) {
             (Route::Room(receiver), _) if is_there(receiver) => return Ok(known),
             (Route::Lane(_) | Route::Link { .. }, _) => return Ok(known),
+            (Route::Put(lane), _) if self.is_usable_lane(lane) => return Ok(known),
             (_, Address::Client(receiver)) if is_there(receiver) => Route::Room(receiver),
             (_, Address::Client(_)) => self.link_to(session, to).ok_or_else(|| self.nowhere(&to))?,
             (_, Address::Process(process)) => {
@@ -228,11 +247,11 @@ impl NetworkShard {
         Ok(route)
     }
 
-    fn set_route(&mut self, session: SessionId, to: Address, route: Route) {
+    pub(super) fn set_route(&mut self, session: SessionId, to: Address, route: Route) {
         let outgoing = self.session_rooms.get_mut(&session).and_then(|room| room.outgoing.get_mut(&to));
         let before = outgoing.map(|outgoing| std::mem::replace(&mut outgoing.route, route));
-        if let Some(Route::Lane(lane)) = before.filter(|before| *before != route) {
-            self.leave_outbound(lane);
+        if let Some(before) = before.filter(|before| *before != route) {
+            self.leave_route(before);
         }
     }
 
@@ -251,7 +270,7 @@ impl NetworkShard {
     }
 
     /// The message at the head of a queue in private memory: its payload and where its own bytes begin.
-    fn first_message(&self, session: SessionId, to: Address) -> Option<(Vec<u8>, MessageId)> {
+    pub(super) fn first_message(&self, session: SessionId, to: Address) -> Option<(Vec<u8>, MessageId)> {
         let room = self.session_rooms.get(&session)?;
         let first = room.outgoing.get(&to)?.queue.front()?;
         let id = MessageId { incarnation: room.incarnation, sequence: first.sequence };
@@ -276,9 +295,12 @@ impl NetworkShard {
         let Route::Lane(lane) = route else { return unreadable() };
         let room = self.session_rooms.get(&session);
         let first = room.and_then(|room| room.outgoing.get(&to)).and_then(|outgoing| outgoing.queue.front());
-        let Some(bytes) = first.map(|first| first.bytes) else { return unreadable() };
+        let Some((bytes, again)) = first.map(|first| (first.bytes, first.again)) else { return unreadable() };
         if let Err(error) = self.outbound_room(lane, bytes) {
             return self.unpublished(session, to, error, bytes);
+        }
+        if again {
+            return self.attempt_by_put(session, to);
         }
         let Some((payload, id)) = self.first_message(session, to) else { return unreadable() };
         let Ok((SendHead { key, .. }, bytes)) = SendHead::decode(&payload) else { return unreadable() };
@@ -303,20 +325,32 @@ impl NetworkShard {
                 let words = |bytes: u64| u32::try_from(bytes).unwrap_or(u32::MAX);
                 Attempt::Refused(Refusal::bare(Outcome::PayloadTooLarge, words(limit_bytes), words(bytes as u64)))
             }
-            // Names of this server win, so this is looked for only now.
-            Unpublished::Refused(ControlError::UnknownProcess { .. } | ControlError::Elsewhere { .. }) => {
-                match self.link_to(session, to) {
-                    Some(route) => {
-                        self.set_route(session, to, route);
-                        self.attempt(session, to)
-                    }
-                    None => {
-                        self.set_route(session, to, Route::Unknown);
-                        self.nowhere(&to).into()
-                    }
-                }
+            Unpublished::Refused(ControlError::Elsewhere { .. } | ControlError::LimitReached { .. }) => {
+                self.attempt_by_put(session, to)
             }
+            // Names of this server win, so this is looked for only now.
+            Unpublished::Refused(ControlError::UnknownProcess { .. }) => match self.link_to(session, to) {
+                Some(route) => {
+                    self.set_route(session, to, route);
+                    self.attempt(session, to)
+                }
+                None => {
+                    self.set_route(session, to, Route::Unknown);
+                    self.nowhere(&to).into()
+                }
+            },
             Unpublished::Refused(error) => {
+                self.set_route(session, to, Route::Unknown);
+                refusal_of(&error, &to).into()
+            }
+        }
+    }
+
+    /// This message and those after it are put by calls.
+    fn attempt_by_put(&mut self, session: SessionId, to: Address) -> Attempt {
+        match self.begin_to_put(session, to) {
+            Ok(()) => self.attempt(session, to),
+            Err(error) => {
                 self.set_route(session, to, Route::Unknown);
                 refusal_of(&error, &to).into()
             }
@@ -352,7 +386,7 @@ impl NetworkShard {
         Attempt::InFlight(number)
     }
 
-    /// A message that travelled with a letter was answered.
+    /// A message that travelled with a letter, or was put, was answered.
     pub(in crate::network) fn room_answered(&mut self, answer: RoomAnswer) {
         let RoomAnswer { session, to, number, outcome, detail, more, bytes } = answer;
         let outgoing = self.session_rooms.get_mut(&session).and_then(|room| room.outgoing.get_mut(&to));
@@ -364,6 +398,8 @@ impl NetworkShard {
         let is_for_now = match outcome {
             Outcome::FunctionFailed => matches!(detail, codes::MAILBOX_FULL | codes::BUSY),
             Outcome::ConnectionLost => detail == 0,
+            // A put is repeated with the same result.
+            Outcome::WorkerLost => matches!(outgoing.route, Route::Put(_)),
             outcome => outcome == Outcome::Unavailable,
         };
         let for_room = outcome == Outcome::FunctionFailed && detail == codes::MAILBOX_FULL;
@@ -419,7 +455,7 @@ impl NetworkShard {
     }
 
     /// The token by which this server's own sessions send: it is trusted, because what it says was checked here.
-    fn own_token(&mut self) -> std::rc::Rc<str> {
+    pub(super) fn own_token(&mut self) -> std::rc::Rc<str> {
         if let Some(token) = &self.own_token {
             return std::rc::Rc::clone(token);
         }
@@ -439,7 +475,7 @@ fn no_destination(to: &Address) -> Refusal {
     Refusal::failed(codes::NO_DESTINATION, what)
 }
 
-fn unreadable() -> Attempt {
+pub(super) fn unreadable() -> Attempt {
     Attempt::Refused(Refusal::bad_request("the message was changed while it was sent"))
 }
 

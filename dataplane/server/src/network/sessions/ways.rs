@@ -1,5 +1,5 @@
-//! How the messages of a session get to one destination: into the room of another session, by a message lane to a process of
-//! this server, or by the link to another server, which another thread may have.
+//! How the messages of a session get to one destination: into the room of another session, by a message lane or calls to a
+//! process of this server, or by the link to another server, which another thread may have.
 //!
 //! What goes by a link travels as a letter to the thread that has the link, which calls the other server on behalf of the
 //! session, by a gateway without a lane, and its answer as a letter back.
@@ -14,6 +14,7 @@ use super::sending::Unsent;
 use crate::gateways::{GatewayTarget, Speaker};
 use crate::limits::LANE_LINGER;
 use crate::network::gateways::{GatewayKey, TakenCall, TakenPayload};
+use crate::network::lanes::LaneKey;
 use crate::network::outbound::OutboundKey;
 use crate::network::relay::Letter;
 use crate::network::shard::NetworkShard;
@@ -23,7 +24,7 @@ use crate::network::shard::NetworkShard;
 pub(super) struct Outgoing {
     pub(super) queue: VecDeque<Unsent>,
     pub(super) route: Route,
-    /// The number of the letter that the first one travels with.
+    /// The number of the letter or the call that the first one travels with.
     pub(super) in_flight: Option<u64>,
     pub(super) used_at: Instant,
 }
@@ -37,6 +38,8 @@ pub(super) enum Route {
     Room(SessionId),
     /// A process of this server.
     Lane(OutboundKey),
+    /// A process of this server, by calls.
+    Put(LaneKey),
     /// On another server.
     Link {
         /// The server.
@@ -91,8 +94,14 @@ pub(crate) struct RoomAnswer {
 impl NetworkShard {
     /// A way is not needed any more.
     pub(super) fn close_way(&mut self, outgoing: &Outgoing) {
-        if let Route::Lane(lane) = outgoing.route {
-            self.leave_outbound(lane);
+        self.leave_route(outgoing.route);
+    }
+
+    pub(super) fn leave_route(&mut self, route: Route) {
+        match route {
+            Route::Lane(lane) => self.leave_outbound(lane),
+            Route::Put(lane) => self.leave_lane(lane),
+            Route::Unknown | Route::Room(_) | Route::Link { .. } => {}
         }
     }
 
