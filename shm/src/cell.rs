@@ -148,7 +148,7 @@ impl Cell {
     pub(crate) fn park(&self, generation: u32, timeout: Duration) {
         if self.wait_differently(generation, PARKED) {
             fault::point(Step::ClientParked);
-            sleep_low_half(&self.word, PARKED, timeout);
+            sleep_low_half(&self.word, PARKED.into(), timeout);
         }
     }
 

@@ -177,9 +177,8 @@ impl ControlView {
     }
 
     /// Sleeps until that is no longer `seen`, at most for `timeout`. Returns early at will.
-    #[allow(clippy::cast_possible_truncation, reason = "the half that a futex compares")]
     pub(crate) fn wait_for_durable(&self, seen: u64, timeout: Duration) {
-        sleep_low_half(&words(&self.segment).durable_position, seen as u32, timeout);
+        sleep_low_half(&words(&self.segment).durable_position, seen, timeout);
     }
 
     /// Workers that are ready.

@@ -91,9 +91,10 @@ mod host {
         unsafe { &*std::ptr::from_ref(word).cast::<AtomicU32>() }
     }
 
-    /// Sleeps while the low half of `word` is `expected`, at most for `timeout`. Returns early at will.
-    pub(crate) fn sleep_low_half(word: &AtomicU64, expected: u32, timeout: Duration) {
-        sleep_word(low_half(word), expected, timeout);
+    /// Sleeps while the low half of `word` is that of `expected`, at most for `timeout`. Returns early at will.
+    #[allow(clippy::cast_possible_truncation, reason = "the half that a futex compares")]
+    pub(crate) fn sleep_low_half(word: &AtomicU64, expected: u64, timeout: Duration) {
+        sleep_word(low_half(word), expected as u32, timeout);
     }
 
     /// Wakes all who sleep on the low half of `word`.
@@ -159,8 +160,8 @@ mod model {
     }
 
     #[allow(clippy::cast_possible_truncation, reason = "the low half")]
-    pub(crate) fn sleep_low_half(word: &AtomicU64, expected: u32, _timeout: Duration) {
-        sleep_while(|| word.load(Ordering::SeqCst) as u32 == expected);
+    pub(crate) fn sleep_low_half(word: &AtomicU64, expected: u64, _timeout: Duration) {
+        sleep_while(|| word.load(Ordering::SeqCst) as u32 == expected as u32);
     }
 
     pub(crate) fn wake_low_half(_word: &AtomicU64) {

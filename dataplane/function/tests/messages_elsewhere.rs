@@ -423,8 +423,7 @@ fn a_process_that_has_ended_is_unknown_and_one_that_comes_after_it_is_reached() 
 
 fn session_id(client: &Correspondent) -> MessageId {
     let Address::Client(session) = client.address() else { panic!("{client:?}") };
-    #[allow(clippy::cast_possible_truncation, reason = "a small number")]
-    MessageId { incarnation: session.0 as u64, sequence: 0 }
+    MessageId { incarnation: u64::try_from(session.0).expect("a small number"), sequence: 0 }
 }
 
 #[test]

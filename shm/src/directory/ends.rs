@@ -158,8 +158,7 @@ impl DirectoryView {
     /// Sleeps until there is a change after the one of this number, at most for `timeout`. Returns early at will.
     pub fn wait_for_change(&self, after: u64, timeout: Duration) {
         let changes = &table(&self.segment).head.changes;
-        #[allow(clippy::cast_possible_truncation, reason = "the low half")]
-        sleep_low_half(changes, after as u32, timeout);
+        sleep_low_half(changes, after, timeout);
     }
 }
 

@@ -140,8 +140,7 @@ impl LogWriter {
             if self.free_bytes(space.words.load_acquire(LOG_TAIL)) >= needed_bytes {
                 return true;
             }
-            #[allow(clippy::cast_possible_truncation, reason = "the half that a futex compares")]
-            sleep_low_half(&words.consumed, seen as u32, left.min(SLICE));
+            sleep_low_half(&words.consumed, seen, left.min(SLICE));
             if words.consumed.load(Ordering::Acquire) != seen {
                 return true;
             }

@@ -177,7 +177,7 @@ fn who_waits_for_a_change_is_woken() {
             let seen = listing.change();
             table.follow(&mut listing);
             if listing.change() == seen {
-                sleep_low_half(&directory.head.changes, u32::try_from(seen).unwrap(), std::time::Duration::MAX);
+                sleep_low_half(&directory.head.changes, seen, std::time::Duration::MAX);
             }
         }
         server.join().unwrap();

@@ -127,14 +127,9 @@ fn wait(space: Space<'_>, owner: LockOwner, patience: Duration) -> Result<(), St
         let is_marked = seen == marked
             || word.compare_exchange(seen, marked, Ordering::Relaxed, Ordering::Relaxed).inspect(|_| step()).is_ok();
         if is_marked {
-            sleep_low_half(word, low_half(marked), slice);
+            sleep_low_half(word, marked, slice);
         }
     }
-}
-
-#[allow(clippy::cast_possible_truncation, reason = "the half that a futex compares")]
-fn low_half(word: u64) -> u32 {
-    word as u32
 }
 
 /// Whoever holds the lock now.
