@@ -44,7 +44,7 @@ pub use functions::{ACCEPT, ANSWER_IN_KIND, NOOP, SUM};
 pub use lane::{Lane, LanePlan, Trust, call_noop, check, check_noop, noop_payload};
 pub use message_pair::{LinkedPlan, MessagePair};
 pub use remote::{Remote, RemotePlan, Route};
-pub use role::serve_role_if_asked;
+pub use role::{serve_role_if_asked, serve_role_if_asked_with};
 pub use running_server::{NetworkPlan, RunningServer};
 pub use self_invoke::SelfInvoke;
 pub use state_functions::GETS_PER_SAMPLE;

@@ -4,6 +4,8 @@ use std::env;
 use std::error::Error;
 use std::process;
 
+use praas_function::Application;
+
 use super::{functions, running_server, steady};
 
 /// The hidden first arguments.
@@ -14,8 +16,13 @@ pub(super) const STEADY_ARGUMENT: &str = "__bench-steady";
 /// Becomes what this process was started as by a bar, and then never returns. Every program that measures bars calls
 /// this before anything else in `main`.
 pub fn serve_role_if_asked() {
+    serve_role_if_asked_with(|application| application);
+}
+
+/// The same of a program that measures functions of its own, which `extend` adds to every worker.
+pub fn serve_role_if_asked_with(extend: impl FnOnce(Application) -> Application) {
     if praas_function::is_worker() {
-        functions::application().run();
+        extend(functions::application()).run();
     }
     let mut arguments = env::args_os().skip(1);
     let Some(role) = arguments.next().and_then(|role| role.into_string().ok()) else { return };

@@ -38,6 +38,8 @@ const SMALL_APPLICATION: &str = "small";
 const STATE_APPLICATION: &str = "state";
 /// Bytes that the state of such a process may grow to: old and new values of 64 MiB, and room for what waits for readers.
 const STATE_BYTES_MAX: u64 = 1 << 30;
+/// Where the kernel says whether the clock may be trusted.
+const CLOCK_TRUST: &str = "/proc/cpuinfo";
 /// What a server is told that has a peer: where it listens, the secret of its tokens, where the peer listens, and the token for
 /// that. In the environment, which only its own user reads.
 const LISTEN_VARIABLE: &str = "PRAAS_BENCH_LISTEN";
@@ -214,6 +216,14 @@ impl RunningServer {
         format!("{STATE_APPLICATION}/p{number}").parse().expect("two names")
     }
 
+    /// The same of the application that waits so and whose processes have two workers: a function of theirs can call its
+    /// own process.
+    #[must_use]
+    pub fn new_pair_id(&self, wait: WaitMode) -> ProcessId {
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        format!("{}/p{number}", pair_application_name(wait)).parse().expect("two names")
+    }
+
     /// Where it keeps its files.
     #[must_use]
     pub fn data_directory(&self) -> &Path {
@@ -252,6 +262,10 @@ fn application_name(wait: WaitMode) -> &'static str {
         WaitMode::Adaptive => "adaptive",
         WaitMode::Park => "park",
     }
+}
+
+fn pair_application_name(wait: WaitMode) -> String {
+    format!("{}-pair", application_name(wait))
 }
 
 /// The server's process. It listens if an argument says how its shards wait.
@@ -326,6 +340,14 @@ fn applications() -> Result<Vec<Application>, Box<dyn Error>> {
         application.wait = wait;
         applications.push(application);
     }
+    for wait in WAITS {
+        let mut application = Application::new(pair_application_name(wait).parse()?, program.clone());
+        application.wait = wait;
+        (application.workers_min, application.workers_max) = (2, 2);
+        application.limits.state_bytes_max = STATE_BYTES_MAX;
+        application.readable = vec![PathBuf::from(CLOCK_TRUST)];
+        applications.push(application);
+    }
     applications.push(state_application(program)?);
     if let Some(program) = small_worker() {
         applications.push(Application::new(SMALL_APPLICATION.parse()?, program));
@@ -338,8 +360,7 @@ fn state_application(program: PathBuf) -> Result<Application, Box<dyn Error>> {
     application.wait = WaitMode::Park;
     (application.workers_min, application.workers_max) = (2, 2);
     application.limits.state_bytes_max = STATE_BYTES_MAX;
-    // The kernel says there whether the clock may be trusted.
-    application.readable = vec![PathBuf::from("/proc/cpuinfo")];
+    application.readable = vec![PathBuf::from(CLOCK_TRUST)];
     Ok(application)
 }
 

@@ -1,0 +1,3 @@
+//! The page: plots, tables, claims.
+
+pub mod drawing;
