@@ -12,7 +12,7 @@ use common::mails::{self, ask, mailing, processes};
 use common::network::{listening, token, with_each_driver};
 use common::remote::Remote;
 use common::stage::{DIRECTORY, Played, Stage, options, process, status};
-use common::{ROLE, eventually, is_keeper_socket, stage};
+use common::{ROLE, eventually, is_keeper_socket, signals, stage};
 use praas_function::{Call, FunctionResult};
 use praas_protocol::control::ProcessState;
 use praas_protocol::message::{AWAIT_ROOM_FUNCTION, DELIVER_FUNCTION, PUT_HEAD_BYTES_MAX, encode_room};
@@ -304,8 +304,8 @@ fn calls_to_a_process_that_does_not_answer_keep_up_no_others() {
     let mut remote = Remote::connect(&stage);
     let (to_bob, to_carol) = (remote.open_as("alice", "bob"), remote.open_as("alice", "carol"));
     // Its only worker attaches no lane while it is stopped.
-    let worker = rustix::process::Pid::from_raw(status(&client, "bob").worker_pids[0].cast_signed()).unwrap();
-    rustix::process::kill_process(worker, rustix::process::Signal::STOP).unwrap();
+    let worker = status(&client, "bob").worker_pids[0];
+    signals::stop(worker);
     let waiting: Vec<_> = [0, 100, 5000, 60_000].map(|bytes| remote.start(to_bob, "all", &vec![b'x'; bytes])).into();
     let cancelled = remote.start(to_bob, "all", b"* k");
     for _ in 0..20 {
@@ -315,7 +315,7 @@ fn calls_to_a_process_that_does_not_answer_keep_up_no_others() {
     assert_eq!(remote.end_of(cancelled).0.outcome(), Some(Outcome::Cancelled));
     // More than its lane takes at a time, as soon as it is there.
     let many: Vec<_> = (0..200).map(|_| remote.start(to_bob, "caller", &[0; 20_000])).collect();
-    rustix::process::kill_process(worker, rustix::process::Signal::CONT).unwrap();
+    signals::resume(worker);
     for id in waiting {
         assert!(remote.end_of(id).0.outcome().is_some());
     }
@@ -323,13 +323,13 @@ fn calls_to_a_process_that_does_not_answer_keep_up_no_others() {
         assert_eq!(remote.end_of(id).1, b"alice true");
     }
     // What is set aside goes with its connection.
-    rustix::process::kill_process(worker, rustix::process::Signal::STOP).unwrap();
+    signals::stop(worker);
     let dave = remote.open_as("dave", "bob");
     for _ in 0..50 {
         remote.start(dave, "caller", &[0; 1000]);
     }
     drop(remote);
-    rustix::process::kill_process(worker, rustix::process::Signal::CONT).unwrap();
+    signals::resume(worker);
     assert_eq!(ask(&bob, "all", "* k").unwrap(), "");
     drop((bob, carol, client));
     stage.end();

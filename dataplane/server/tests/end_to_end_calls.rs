@@ -7,10 +7,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use common::stage::{FEW_FILES, Played, Stage, application, connect, process, status};
-use common::{PATIENCE, eventually, stage};
+use common::{PATIENCE, eventually, signals, stage};
 use praas_client::{CallError, Client, ConnectError, ConnectOptions, ControlError, Process, RequestError};
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
-use rustix::process::{Pid, Signal};
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
 #[test]
@@ -166,12 +165,12 @@ fn lanes_that_come_after_their_requests_timed_out_are_given_back() {
         // A closed lane makes the next call ask for another one, of a server that does not answer just now.
         client.stop(process("alice")).unwrap();
         client.create(process("alice")).unwrap();
-        signal(server.child.id(), Signal::STOP);
+        signals::stop(server.child.id());
         for _ in 0..LATE {
             let refused = alice.call("echo").deadline(Duration::from_millis(5)).send().unwrap_err();
             assert!(matches!(refused, CallError::Unavailable { .. }), "{refused}");
         }
-        signal(server.child.id(), Signal::CONT);
+        signals::resume(server.child.id());
         // All of them, unless some are closed by then already.
         let open = status(&client, "alice").lanes;
         println!("round {round}: {open} of {LATE} late lanes were open when the server first told");
@@ -199,9 +198,9 @@ fn calls_that_one_thread_has_started_are_shared_with_a_worker_that_comes_for_the
     let mut indexes = BTreeSet::new();
     eventually("two workers take calls", || {
         let only = status(&client, "alice").worker_pids[0];
-        signal(only, Signal::STOP);
+        signals::stop(only);
         let calls: Vec<_> = (0..8).map(|_| alice.start("index", "100").unwrap()).collect();
-        signal(only, Signal::CONT);
+        signals::resume(only);
         eventually("a second worker is there", || status(&client, "alice").workers == 2);
         indexes.extend(calls.into_iter().map(|call| call.wait().unwrap().as_slice()[0]));
         indexes.len() == 2
@@ -210,21 +209,6 @@ fn calls_that_one_thread_has_started_are_shared_with_a_worker_that_comes_for_the
     assert_eq!(status(&client, "alice").worker_restarts, 0);
     drop((alice, client));
     stage.end();
-}
-
-/// Sends a signal; one that stops has stopped every thread when this returns.
-fn signal(pid: u32, signal: Signal) {
-    rustix::process::kill_process(Pid::from_raw(pid.try_into().unwrap()).unwrap(), signal).unwrap();
-    if signal == Signal::STOP {
-        eventually("every thread has stopped", || has_stopped(pid));
-    }
-}
-
-fn has_stopped(pid: u32) -> bool {
-    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let stats = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap());
-    // NUMBER (NAME) STATE …
-    stats.into_iter().all(|stat| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('T')))
 }
 
 #[test]

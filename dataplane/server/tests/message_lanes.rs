@@ -9,7 +9,7 @@ use common::correspondence::{Correspondence, correspond};
 use common::mails::{self, ask, mailing, processes};
 use common::random::Random;
 use common::stage::{Stage, process, status};
-use common::{ROLE, children_with, eventually, is_keeper_socket, stage};
+use common::{ROLE, children_with, eventually, is_keeper_socket, signals, stage};
 use praas_client::{CallError, Client};
 use praas_protocol::message::codes;
 
@@ -179,21 +179,16 @@ fn nobody_sends_on_a_lane_that_the_keeper_does_not_hold() {
     let stage = Stage::new(mailing(), |_| ());
     let keepers = children_with(std::process::id(), "role");
     assert_eq!(keepers.len(), 1, "a server without processes has one child");
-    let keeper = rustix::process::Pid::from_raw(keepers[0].try_into().unwrap()).unwrap();
     let client = stage.client();
     let [alice, bob] = processes(&client, ["alice", "bob"]);
-    rustix::process::kill_process(keeper, rustix::process::Signal::STOP).unwrap();
-    // On a loaded machine it takes note of that only when it gets a core.
-    eventually("the keeper stands still", || {
-        std::fs::read_to_string(format!("/proc/{}/stat", keepers[0])).unwrap().contains(") T ")
-    });
+    signals::stop(keepers[0]);
     let sending = alice.call("send").payload(b"bob numbers 0").start().unwrap();
     for _ in 0..20 {
         assert!(!sending.is_done());
         assert_eq!(ask(&bob, "all", "* numbers").unwrap(), "");
         std::thread::sleep(Duration::from_millis(5));
     }
-    rustix::process::kill_process(keeper, rustix::process::Signal::CONT).unwrap();
+    signals::resume(keepers[0]);
     sending.wait().unwrap();
     assert_eq!(ask(&bob, "all", "* numbers").unwrap(), "alice:0");
     drop((alice, bob, client));

@@ -9,8 +9,8 @@ use common::client::Client as RawClient;
 use common::lingering::{end_cleanly, play_server, start_server};
 use common::mixed::{functions, mixing};
 use common::random::Random;
-use common::stage::{Played, Stage, process};
-use common::{PATIENCE, ROLE, eventually, is_keeper_socket, stage};
+use common::stage::{Stage, process};
+use common::{PATIENCE, ROLE, eventually, is_keeper_socket, signals, stage};
 use praas_client::{Client, Process};
 use praas_protocol::codec::encode;
 use praas_protocol::control::ClientMessage;
@@ -52,10 +52,6 @@ fn send_by(process: &Process, worker: u8, number: u64, bytes: usize) {
     });
 }
 
-fn signal(server: &Played, signal: rustix::process::Signal) {
-    rustix::process::kill_process(rustix::process::Pid::from_child(&server.child), signal).unwrap();
-}
-
 #[test]
 fn a_worker_that_was_not_told_of_every_lane_yet_takes_nothing_out_of_order() {
     let mut random = Random::printed("order of messages");
@@ -77,11 +73,11 @@ fn a_worker_that_was_not_told_of_every_lane_yet_takes_nothing_out_of_order() {
     // By a lane that it has not heard of, and then by the one that it knows.
     send_by(&alice, 1 - early, 1, 8);
     send_by(&alice, early, 2, 8);
-    signal(&server, rustix::process::Signal::STOP);
+    signals::stop(server.child.id());
     bob.state().put("gate", "open").unwrap();
     // Time to take what it should not.
     std::thread::sleep(Duration::from_millis(100));
-    signal(&server, rustix::process::Signal::CONT);
+    signals::resume(server.child.id());
     let taken = busy.wait().unwrap().as_slice().to_vec();
     assert_eq!(String::from_utf8_lossy(&taken), "0 1 2", "one worker of alice sent 0 and 2, the other one 1 between");
     drop((alice, bob, client, lane, raw));

@@ -12,7 +12,7 @@ use std::time::Duration;
 use common::lingering::{self, end_cleanly, start_server, with_held};
 use common::stage::{Played, Stage, block_on, process, status};
 use common::sums::{self, Known, add_until, stateful, sum_of};
-use common::{PATIENCE, ROLE, children_with, eventually, is_keeper_socket, stage};
+use common::{PATIENCE, ROLE, children_with, eventually, is_keeper_socket, signals, stage};
 use praas_client::{CallError, ProcessState, RequestError};
 use praas_protocol::control::ControlError;
 use praas_server::Level;
@@ -282,9 +282,8 @@ fn a_process_is_not_there_before_the_keeper_has_its_memory() {
     let stage = Stage::new(stateful("hello"), |_| ());
     let keepers = children_with(std::process::id(), "role");
     assert_eq!(keepers.len(), 1, "a server without processes has one child");
-    let keeper = rustix::process::Pid::from_raw(keepers[0].try_into().unwrap()).unwrap();
     let client = stage.client();
-    rustix::process::kill_process(keeper, rustix::process::Signal::STOP).unwrap();
+    signals::stop(keepers[0]);
     std::thread::scope(|scope| {
         let creating = scope.spawn(|| client.create(process("alice")));
         eventually("its worker runs", || children_with(std::process::id(), "role").len() == 2);
@@ -292,7 +291,7 @@ fn a_process_is_not_there_before_the_keeper_has_its_memory() {
             assert_eq!(status(&client, "alice").state, ProcessState::Creating);
             std::thread::sleep(Duration::from_millis(5));
         }
-        rustix::process::kill_process(keeper, rustix::process::Signal::CONT).unwrap();
+        signals::resume(keepers[0]);
         creating.join().unwrap().unwrap();
     });
     assert_eq!(sum_of(&client.process(process("alice")).unwrap()), 0);

@@ -23,6 +23,7 @@ pub(crate) mod proxy;
 pub(crate) mod random;
 pub(crate) mod remote;
 pub(crate) mod sessions;
+pub(crate) mod signals;
 pub(crate) mod stage;
 pub(crate) mod sums;
 pub(crate) mod wire_peer;
