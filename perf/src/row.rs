@@ -86,6 +86,24 @@ pub struct Row {
     /// What a reader has to know of this figure.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub note: Option<String>,
+    /// Of the rows of `praas-benches`: the condition that the figure was judged by.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub verdict: Option<Verdict>,
+}
+
+/// How a bar of `praas-benches` judged its figure, which is its row's `p50`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Id of the bar.
+    pub bar: String,
+    /// What the machine can do at best, in the row's unit; `null` if the bar is absolute.
+    pub floor: Option<f64>,
+    /// Figure over floor: the median of the rounds' own ratios, where there were rounds.
+    pub ratio: Option<f64>,
+    /// The condition, in words.
+    pub condition: String,
+    /// Whether it holds.
+    pub met: bool,
 }
 
 /// All rows of a page, with the questions that plots and claims ask of them.

@@ -56,12 +56,26 @@ impl Blocks {
     }
 }
 
-/// Fills `block` with words that follow from `seed`, as fast as memory takes them.
+/// Fills `block` with words that follow from `seed`, as fast as memory takes them; the last word may be cut.
 pub fn fill(block: &mut [u8], seed: u64) {
-    let (words, _) = block.as_chunks_mut::<8>();
+    let (words, rest) = block.as_chunks_mut::<8>();
     for (index, word) in words.iter_mut().enumerate() {
         *word = seed.wrapping_add(index as u64).to_le_bytes();
     }
+    let last = seed.wrapping_add(words.len() as u64).to_le_bytes();
+    rest.copy_from_slice(&last[..rest.len()]);
+}
+
+/// Whether every byte of `block` is as [`fill`] writes it from `seed`. Reads all of it, whatever it finds.
+#[must_use]
+pub fn is_filled(block: &[u8], seed: u64) -> bool {
+    let (words, rest) = block.as_chunks::<8>();
+    let mut differing = 0;
+    for (index, word) in words.iter().enumerate() {
+        differing |= u64::from_le_bytes(*word) ^ seed.wrapping_add(index as u64);
+    }
+    let last = seed.wrapping_add(words.len() as u64).to_le_bytes();
+    differing == 0 && *rest == last[..rest.len()]
 }
 
 /// Sums the words of `block`, wrapping.
@@ -365,6 +379,20 @@ mod tests {
             let mut block = vec![0; block_bytes];
             fill(&mut block, seed);
             assert_eq!(sum(&block), expected_sum(block_bytes, seed), "{block_bytes} bytes from {seed}");
+        }
+    }
+
+    #[test]
+    fn a_filled_block_of_any_length_is_told_from_one_with_any_other_byte() {
+        for block_bytes in [0, 1, 7, 8, 10, 64, 1023] {
+            let mut block = vec![0; block_bytes];
+            fill(&mut block, u64::MAX - 3);
+            assert!(is_filled(&block, u64::MAX - 3), "{block_bytes} bytes");
+            for index in 0..block_bytes {
+                block[index] ^= 1;
+                assert!(!is_filled(&block, u64::MAX - 3), "byte {index} of {block_bytes}");
+                block[index] ^= 1;
+            }
         }
     }
 }

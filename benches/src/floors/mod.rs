@@ -16,10 +16,13 @@ mod clock;
 mod error;
 mod mapping;
 mod message_queue;
+mod one_way;
+mod payload_echo;
 mod peer;
 mod ping_pong;
 mod placement;
 mod pointer_chase;
+mod queue;
 #[cfg(feature = "bars")]
 mod redis;
 #[cfg(feature = "bars")]
@@ -44,13 +47,17 @@ use std::time::Duration;
 
 pub use background::{Background, Spinning};
 pub use bare_ring::{BareRing, CALLS_PER_SAMPLE, IN_FLIGHT};
-pub use bulk::{Blocks, Copy, CopyFromPeer, Touched, expected_sum, fill, sum};
+pub use bulk::{Blocks, Copy, CopyFromPeer, Touched, expected_sum, fill, is_filled, sum};
 pub use clock::Clock;
 pub use error::FloorError;
 pub use message_queue::MessageQueue;
+pub use one_way::OneWay;
+pub use payload_echo::{Medium, PayloadEcho, QUEUE_MESSAGE_BYTES, QUEUE_MESSAGES};
+pub use peer::Orders;
 pub use ping_pong::{PingPong, Waiting};
 pub use placement::{Pinned, Placement, allowed_cpus};
 pub use pointer_chase::PointerChase;
+pub use queue::Queue;
 #[cfg(feature = "bars")]
 pub use redis::Redis;
 #[cfg(feature = "bars")]
@@ -59,7 +66,8 @@ pub use redis_get::RedisGet;
 pub use redis_queue::{RedisPlacement, RedisQueue};
 pub use rotating_copy::RotatingCopy;
 pub use samples::{Batch, Samples, timed, timed_groups, timed_spans};
-pub use serve::serve_peer_if_asked;
+pub use serve::{serve_peer_if_asked, serve_peer_if_asked_with};
+pub use session::Session;
 #[cfg(feature = "bars")]
 pub use shared_memory_crate::SharedMemoryCrate;
 pub use spawn::{Spawn, TRIVIAL_PROGRAM};
@@ -109,6 +117,13 @@ impl Config {
             round_deadline: ROUND_DEADLINE_DEFAULT,
             peer_program: PathBuf::from(THIS_PROGRAM),
         }
+    }
+
+    /// The same elsewhere.
+    #[must_use]
+    pub fn placed(mut self, placement: Placement) -> Self {
+        self.placement = placement;
+        self
     }
 
     /// Samples of the one-round functions.

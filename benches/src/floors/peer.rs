@@ -31,8 +31,8 @@ use super::placement::Pinned;
 
 /// The hidden first argument.
 pub(super) const PEER_ARGUMENT: &str = "__floor-peer";
-/// Most file descriptors that a floor passes: the two queues of the message-queue floor.
-const FDS_MAX: usize = 2;
+/// Most file descriptors that a floor passes: two queues each way.
+const FDS_MAX: usize = 4;
 /// What a peer says when it can begin.
 const READY: u64 = u64::from_be_bytes(*b"floor up");
 /// The longest that a peer may take to start or to report a finished round: a loaded machine, not a lost peer.
@@ -144,9 +144,9 @@ fn pid_of(child: &Child) -> Pid {
     Pid::from_child(child)
 }
 
-/// The peer's end of the socket.
+/// What a peer was started with, and its end of the socket by which it is told of rounds.
 #[derive(Debug)]
-pub(super) struct Orders {
+pub struct Orders {
     socket: OwnedFd,
     /// What the parent passed, in its order.
     pub(super) fds: Vec<OwnedFd>,
@@ -177,7 +177,10 @@ impl Orders {
     }
 
     /// The next descriptor that the parent passed.
-    pub(super) fn take_fd(&mut self) -> io::Result<OwnedFd> {
+    ///
+    /// # Errors
+    /// If it passed too few.
+    pub fn take_fd(&mut self) -> io::Result<OwnedFd> {
         if self.fds.is_empty() {
             return Err(io::Error::other("the parent passed too few descriptors"));
         }
@@ -185,7 +188,10 @@ impl Orders {
     }
 
     /// Reports ready and serves each round with `round(operations)` until the parent closes its end.
-    pub(super) fn serve(&self, mut round: impl FnMut(u64) -> io::Result<()>) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// What `round` fails with, or the socket's.
+    pub fn serve(&self, mut round: impl FnMut(u64) -> io::Result<()>) -> io::Result<()> {
         send_words(&self.socket, &[READY])?;
         while let Some([operations, deadline_s]) = receive_words::<2>(&self.socket)? {
             set_alarm(deadline_s + ALARM_SLACK_SECONDS);

@@ -9,7 +9,7 @@ use super::{Batch, Config, FloorError, Samples, watch};
 
 /// A floor's open measurement.
 #[derive(Debug)]
-pub(super) struct Session {
+pub struct Session {
     floor: &'static str,
     config: Config,
     peer: Peer,
@@ -18,8 +18,11 @@ pub(super) struct Session {
 }
 
 impl Session {
-    /// Starts the peer in `role`, and the spinner if the configuration wants one.
-    pub(super) fn open(
+    /// Starts the peer in `role`, and the spinner if the configuration wants one. It gets at most 4 descriptors.
+    ///
+    /// # Errors
+    /// Any [`FloorError`].
+    pub fn open(
         floor: &'static str,
         role: &'static str,
         config: &Config,
@@ -40,7 +43,10 @@ impl Session {
 
     /// One round: `body` measures `operations` exchanges on the caller's core while the peer answers as many.
     /// `unblock` ends a wait of `body` for a peer that is dead.
-    pub(super) fn round(
+    ///
+    /// # Errors
+    /// Any [`FloorError`], after which the session is spent.
+    pub fn round(
         &mut self,
         operations: u64,
         unblock: &(dyn Fn() + Sync),

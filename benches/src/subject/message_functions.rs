@@ -45,18 +45,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a call of these functions is about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Order {
+pub struct MessageOrder {
     /// The core to run on; any if there is none.
-    pub(super) cpu: Option<u64>,
-    pub(super) warm_up: u64,
-    pub(super) samples: u64,
+    pub cpu: Option<u64>,
+    /// Operations before the first sample.
+    pub warm_up: u64,
+    /// Samples to take.
+    pub samples: u64,
     /// Bytes of a message that is built in place.
-    pub(super) bytes: u64,
+    pub bytes: u64,
     /// The process of the other end.
-    pub(super) peer: Name,
+    pub peer: Name,
 }
 
-impl Order {
+impl MessageOrder {
     const WORDS: usize = 4;
 
     pub(super) fn to_bytes(self) -> Vec<u8> {
@@ -77,13 +79,18 @@ impl Order {
     }
 
     /// What the call says; the worker is on its core until the guard is dropped.
-    fn of(call: &Call<'_>) -> FunctionResult<(Self, Pinned)> {
+    ///
+    /// # Errors
+    /// [`FunctionError`] for an input that is none, or a core that the worker may not have.
+    pub fn of(call: &Call<'_>) -> FunctionResult<(Self, Pinned)> {
         let order = Self::from_bytes(call.input()).ok_or_else(|| failed("the input is no order"))?;
         let cpu = order.cpu.map(usize::try_from).transpose()?;
         Ok((order, Pinned::to(cpu).map_err(|error| failed(&error))?))
     }
 
-    fn batch(self) -> Batch {
+    /// Both counts.
+    #[must_use]
+    pub fn batch(self) -> Batch {
         Batch { warm_up: self.warm_up, samples: self.samples }
     }
 }
@@ -104,7 +111,7 @@ pub(super) fn with_message_functions(application: Application) -> Application {
 }
 
 fn echo(call: &mut Call<'_>) -> FunctionResult {
-    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (context, (order, _pinned)) = (call.context(), MessageOrder::of(call)?);
     let peer = order.peer.as_str();
     for _ in 0..order.batch().operations() {
         let message = context.recv(peer, KEY, PATIENCE)?;
@@ -116,7 +123,7 @@ fn echo(call: &mut Call<'_>) -> FunctionResult {
 }
 
 fn exchange(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
-    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (context, (order, _pinned)) = (call.context(), MessageOrder::of(call)?);
     let (peer, mut number) = (order.peer.as_str(), 0);
     let samples = timed(order.batch(), || -> FunctionResult {
         number += 1;
@@ -132,7 +139,7 @@ fn exchange(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
 }
 
 fn add_up(call: &mut Call<'_>) -> FunctionResult {
-    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (context, (order, _pinned)) = (call.context(), MessageOrder::of(call)?);
     let peer = order.peer.as_str();
     for _ in 0..order.batch().operations() {
         let message = context.recv(peer, KEY, PATIENCE)?;
@@ -144,7 +151,7 @@ fn add_up(call: &mut Call<'_>) -> FunctionResult {
 }
 
 /// Sends a message built in place and checks its sum; the address at which it was built.
-fn build_one(context: Context<'_>, order: Order, seed: u64) -> FunctionResult<*const u8> {
+fn build_one(context: Context<'_>, order: MessageOrder, seed: u64) -> FunctionResult<*const u8> {
     let (peer, bytes) = (order.peer.as_str(), usize::try_from(order.bytes)?);
     let mut loan = context.loan_message(peer, bytes)?;
     fill(&mut loan, seed);
@@ -159,7 +166,7 @@ fn build_one(context: Context<'_>, order: Order, seed: u64) -> FunctionResult<*c
 }
 
 fn build(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
-    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (context, (order, _pinned)) = (call.context(), MessageOrder::of(call)?);
     let mut seed = 0;
     let samples = timed(order.batch(), || {
         seed += 1;
@@ -169,14 +176,14 @@ fn build(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
 }
 
 fn build_places(call: &mut Call<'_>) -> FunctionResult<[u8; 8]> {
-    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (context, (order, _pinned)) = (call.context(), MessageOrder::of(call)?);
     let seeds = 0..order.batch().operations();
     let places: BTreeSet<_> = seeds.map(|seed| build_one(context, order, seed)).collect::<FunctionResult<_>>()?;
     Ok((places.len() as u64).to_le_bytes())
 }
 
 fn await_peer(call: &mut Call<'_>) -> FunctionResult {
-    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (context, (order, _pinned)) = (call.context(), MessageOrder::of(call)?);
     let begun = Instant::now();
     let mut list = context.processes()?;
     while list.state_of(&order.peer).is_none() {
@@ -187,7 +194,7 @@ fn await_peer(call: &mut Call<'_>) -> FunctionResult {
 }
 
 fn volley(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
-    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (context, (order, _pinned)) = (call.context(), MessageOrder::of(call)?);
     let (peer, mut number, last) = (order.peer.as_str(), 0, order.batch().operations());
     let mut before: Option<PendingSend<'_>> = None;
     let samples = timed(order.batch(), || -> FunctionResult {
@@ -212,7 +219,7 @@ fn volley(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
 }
 
 fn return_volley(call: &mut Call<'_>) -> FunctionResult {
-    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (context, (order, _pinned)) = (call.context(), MessageOrder::of(call)?);
     let peer = order.peer.as_str();
     let mut sent: Option<PendingSend<'_>> = None;
     for _ in 0..order.batch().operations() {
@@ -231,7 +238,7 @@ fn return_volley(call: &mut Call<'_>) -> FunctionResult {
 }
 
 fn stream(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
-    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (context, (order, _pinned)) = (call.context(), MessageOrder::of(call)?);
     let (peer, bytes) = (order.peer.as_str(), usize::try_from(order.bytes)?);
     let (mut number, last) = (0_u64, order.batch().operations());
     let mut pending: VecDeque<PendingSend<'_>> = VecDeque::new();
@@ -250,7 +257,7 @@ fn stream(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
 }
 
 fn drink(call: &mut Call<'_>) -> FunctionResult {
-    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (context, (order, _pinned)) = (call.context(), MessageOrder::of(call)?);
     let (peer, bytes) = (order.peer.as_str(), usize::try_from(order.bytes)?);
     for number in 1..=order.batch().operations() {
         let message = context.recv(peer, KEY, PATIENCE)?;
@@ -274,11 +281,15 @@ mod tests {
     #[test]
     fn orders_travel_as_bytes() {
         let order =
-            Order { cpu: None, warm_up: 2, samples: 20, bytes: 1 << 20, peer: "other".parse().expect("a name") };
-        for order in [order, Order { cpu: Some(1), ..order }] {
-            assert_eq!(Order::from_bytes(&order.to_bytes()), Some(order));
+            MessageOrder { cpu: None, warm_up: 2, samples: 20, bytes: 1 << 20, peer: "other".parse().expect("a name") };
+        for order in [order, MessageOrder { cpu: Some(1), ..order }] {
+            assert_eq!(MessageOrder::from_bytes(&order.to_bytes()), Some(order));
         }
-        assert_eq!(Order::from_bytes(&order.to_bytes()[..8 * Order::WORDS]), None, "nobody at the other end");
-        assert_eq!(Order::from_bytes(&[0; 8 * Order::WORDS - 1]), None);
+        assert_eq!(
+            MessageOrder::from_bytes(&order.to_bytes()[..8 * MessageOrder::WORDS]),
+            None,
+            "nobody at the other end"
+        );
+        assert_eq!(MessageOrder::from_bytes(&[0; 8 * MessageOrder::WORDS - 1]), None);
     }
 }

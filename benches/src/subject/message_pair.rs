@@ -15,7 +15,7 @@ use praas_sys::{Pidfd, Signal};
 
 use super::lane::only_worker;
 use super::message_functions::{
-    ADD_UP, AWAIT_PEER, BUILD, BUILD_PLACES, DRINK, ECHO, EXCHANGE, Order, RETURN, STREAM, VOLLEY,
+    ADD_UP, AWAIT_PEER, BUILD, BUILD_PLACES, DRINK, ECHO, EXCHANGE, MessageOrder, RETURN, STREAM, VOLLEY,
 };
 use super::running_server::NetworkPlan;
 use super::{RunningServer, SubjectError};
@@ -86,7 +86,7 @@ impl MessagePair {
         }
         let pair = Self { placement, first, second, spinning, _servers: servers.into() };
         for (end, peer) in [(&pair.first, &pair.second), (&pair.second, &pair.first)] {
-            let order = Order { cpu: None, warm_up: 0, samples: 0, bytes: 0, peer: peer.id.process };
+            let order = MessageOrder { cpu: None, warm_up: 0, samples: 0, bytes: 0, peer: peer.id.process };
             end.process.call(AWAIT_PEER).payload(&order.to_bytes()[..]).deadline(CALL_PATIENCE).send()?;
         }
         pair.rest();
@@ -142,6 +142,37 @@ impl MessagePair {
         places.ok_or_else(|| not_understood(BUILD_PLACES, &answer))
     }
 
+    /// One call of each process, both at the same time: the answers of the first one, which is [`MessagePair::placement`]'s
+    /// caller, and of the second one. The input of each is a [`MessageOrder`].
+    ///
+    /// # Errors
+    /// Any [`SubjectError`].
+    pub fn run(
+        &self,
+        functions: [Function<'static>; 2],
+        batch: Batch,
+        bytes: usize,
+    ) -> Result<[Vec<u8>; 2], SubjectError> {
+        let order = |cpu: Option<usize>, peer: &End| MessageOrder {
+            cpu: cpu.map(|cpu| cpu as u64),
+            warm_up: batch.warm_up,
+            samples: batch.samples,
+            bytes: bytes as u64,
+            peer: peer.id.process,
+        };
+        let asks = order(self.placement.caller_cpu(), &self.second).to_bytes();
+        let answers = order(self.placement.peer_cpu(), &self.first).to_bytes();
+        let [asking, answering] = functions;
+        let _awake = self.wake();
+        let second = self.second.process.call(answering).payload(&answers[..]).deadline(CALL_PATIENCE).start()?;
+        let first = self.first.process.call(asking).payload(&asks[..]).deadline(CALL_PATIENCE).send();
+        // What kept the first one from its end keeps the second one too, which then says why.
+        let first = first.map(|reply| reply.as_slice().to_vec());
+        let second = second.wait();
+        let first = first?;
+        Ok([first, second?.as_slice().to_vec()])
+    }
+
     fn samples(
         &self,
         asking: Function<'static>,
@@ -160,24 +191,7 @@ impl MessagePair {
         batch: Batch,
         bytes: usize,
     ) -> Result<Vec<u8>, SubjectError> {
-        let order = |cpu: Option<usize>, peer: &End| Order {
-            cpu: cpu.map(|cpu| cpu as u64),
-            warm_up: batch.warm_up,
-            samples: batch.samples,
-            bytes: bytes as u64,
-            peer: peer.id.process,
-        };
-        let asks = order(self.placement.caller_cpu(), &self.second).to_bytes();
-        let answers = order(self.placement.peer_cpu(), &self.first).to_bytes();
-        let _awake = self.wake();
-        let second = self.second.process.call(answering).payload(&answers[..]).deadline(CALL_PATIENCE).start()?;
-        let first = self.first.process.call(asking).payload(&asks[..]).deadline(CALL_PATIENCE).send();
-        // What kept the first one from its end keeps the second one too, which then says why.
-        let first = first.map(|reply| reply.as_slice().to_vec());
-        let second = second.wait();
-        let first = first?;
-        second?;
-        Ok(first)
+        self.run([asking, answering], batch, bytes).map(|[first, _]| first)
     }
 
     fn wake(&self) -> Awake<'_> {

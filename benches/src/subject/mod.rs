@@ -11,7 +11,7 @@
 //! | `remote` | the same over TCP on loopback, with a server of its own |
 //! | `state_functions`, `state_process` | a process of two workers whose functions time their own puts and gets |
 //! | `message_functions`, `message_pair` | two processes whose functions send each other messages |
-//! | `steady`, `allocations`, `trap` | a caller that may neither call the system nor allocate |
+//! | `steady`, `confined`, `allocations`, `trap` | a caller that may neither call the system nor allocate |
 //! | `wire_load` | many connections that speak the network protocol, and a load over them |
 //! | `footprint` | what idle processes take of the machine |
 //!
@@ -20,6 +20,7 @@
 
 #[allow(unsafe_code)] // `GlobalAlloc` is an unsafe trait.
 mod allocations;
+mod confined;
 mod error;
 mod footprint;
 mod functions;
@@ -38,10 +39,12 @@ mod trap;
 mod wire_load;
 
 pub use allocations::CountingAllocator;
+pub use confined::ConfinedThread;
 pub use error::SubjectError;
 pub use footprint::{CpuTime, Footprint, descendants_of};
 pub use functions::{ACCEPT, ANSWER_IN_KIND, NOOP, SUM};
 pub use lane::{Lane, LanePlan, Trust, call_noop, check, check_noop, noop_payload};
+pub use message_functions::MessageOrder;
 pub use message_pair::{LinkedPlan, MessagePair};
 pub use remote::{Remote, RemotePlan, Route};
 pub use role::{serve_role_if_asked, serve_role_if_asked_with};
@@ -49,7 +52,7 @@ pub use running_server::{NetworkPlan, RunningServer};
 pub use self_invoke::SelfInvoke;
 pub use state_functions::GETS_PER_SAMPLE;
 pub use state_process::{KEY_BYTES, Objects, Replacements, StateProcess};
-pub use steady::{Steadiness, steady_calls};
+pub use steady::{Restlessness, Steadiness, steady_calls};
 pub use wire_load::{WireCalls, WireConnection, wire_crowd, wire_load};
 
 /// Bytes of a no-op's payload and of its answer: what travels inline both ways.

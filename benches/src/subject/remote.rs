@@ -112,6 +112,12 @@ impl Remote {
         Ok(remote)
     }
 
+    /// The client's end. Of one that spins, only [`Remote::measure`] makes use: it rests otherwise.
+    #[must_use]
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// The process's id.
     #[must_use]
     pub fn id(&self) -> ProcessId {

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use praas_client::{Client, ConnectOptions, ProcessId, WaitMode};
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
-use praas_server::{Application, Level, Server, ServerOptions};
+use praas_server::{Application, Level, Network, Server, ServerOptions};
 use praas_sys::data_directory::TOKEN_FILE;
 use praas_sys::{Pidfd, Signal, SignalQueue};
 
@@ -38,6 +38,9 @@ const SMALL_APPLICATION: &str = "small";
 const STATE_APPLICATION: &str = "state";
 /// Bytes that the state of such a process may grow to: old and new values of 64 MiB, and room for what waits for readers.
 const STATE_BYTES_MAX: u64 = 1 << 30;
+/// The application whose only worker may use the host's network, and sleeps between calls: its functions keep what they
+/// have elsewhere.
+const NETWORKED_APPLICATION: &str = "networked";
 /// Where the kernel says whether the clock may be trusted.
 const CLOCK_TRUST: &str = "/proc/cpuinfo";
 /// What a server is told that has a peer: where it listens, the secret of its tokens, where the peer listens, and the token for
@@ -216,6 +219,13 @@ impl RunningServer {
         format!("{STATE_APPLICATION}/p{number}").parse().expect("two names")
     }
 
+    /// The same of the application whose only worker may use the host's network, and sleeps between calls.
+    #[must_use]
+    pub fn new_networked_id(&self) -> ProcessId {
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        format!("{NETWORKED_APPLICATION}/p{number}").parse().expect("two names")
+    }
+
     /// The same of the application that waits so and whose processes have two workers: a function of theirs can call its
     /// own process.
     #[must_use]
@@ -348,6 +358,7 @@ fn applications() -> Result<Vec<Application>, Box<dyn Error>> {
         application.readable = vec![PathBuf::from(CLOCK_TRUST)];
         applications.push(application);
     }
+    applications.push(networked_application(program.clone())?);
     applications.push(state_application(program)?);
     if let Some(program) = small_worker() {
         applications.push(Application::new(SMALL_APPLICATION.parse()?, program));
@@ -360,6 +371,14 @@ fn state_application(program: PathBuf) -> Result<Application, Box<dyn Error>> {
     application.wait = WaitMode::Park;
     (application.workers_min, application.workers_max) = (2, 2);
     application.limits.state_bytes_max = STATE_BYTES_MAX;
+    application.readable = vec![PathBuf::from(CLOCK_TRUST)];
+    Ok(application)
+}
+
+fn networked_application(program: PathBuf) -> Result<Application, Box<dyn Error>> {
+    let mut application = Application::new(NETWORKED_APPLICATION.parse()?, program);
+    application.wait = WaitMode::Park;
+    application.network = Network::Host;
     application.readable = vec![PathBuf::from(CLOCK_TRUST)];
     Ok(application)
 }

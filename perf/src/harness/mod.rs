@@ -5,6 +5,13 @@
 //! else the machine does meets all of them. A series that fails becomes a row with its reason; the others go on.
 
 pub mod bootstrap;
+mod key;
+pub mod machine;
+pub mod one_way;
+pub mod open_loop;
+pub mod ratio;
+#[cfg(test)]
+pub(crate) mod samples_of_rows;
 
 use std::fmt;
 
@@ -13,117 +20,9 @@ use praas_benches::floors::{Batch, Samples};
 use praas_benches::interleave::Series;
 use praas_benches::progress::Progress;
 
-use crate::row::{Kind, Row, Rows};
+pub use key::Key;
 
-/// What a row says of its series beside the figures.
-#[derive(Clone, Debug)]
-pub struct Key {
-    /// Id of the plot.
-    pub plot: &'static str,
-    /// Name of the series, unique within its plot.
-    pub series: String,
-    /// What kind of series.
-    pub kind: Kind,
-    /// The system.
-    pub system: String,
-    /// Its version.
-    pub version: String,
-    /// Where its parties ran.
-    pub placement: String,
-    /// How its parties waited.
-    pub wait: String,
-    /// Bytes of payload.
-    pub payload_bytes: Option<u64>,
-    /// Name and value on the plot's horizontal axis, where that is not the payload.
-    pub x: Option<(&'static str, f64)>,
-    /// The same of a second axis.
-    pub y: Option<(&'static str, f64)>,
-    /// What a reader has to know of this figure.
-    pub note: Option<String>,
-}
-
-impl Key {
-    /// A series of praas itself.
-    #[must_use]
-    pub fn ours(plot: &'static str, series: impl Into<String>) -> Self {
-        Self::new(plot, series, Kind::Ours, "praas", env!("CARGO_PKG_VERSION"))
-    }
-
-    /// A floor: what the kernel and this machine do at best.
-    #[must_use]
-    pub fn floor(plot: &'static str, series: impl Into<String>) -> Self {
-        let kernel = kernel_release();
-        Self::new(plot, series, Kind::Floor, "linux", &kernel)
-    }
-
-    /// Another system.
-    #[must_use]
-    pub fn baseline(plot: &'static str, series: impl Into<String>, system: &str, version: &str) -> Self {
-        Self::new(plot, series, Kind::Baseline, system, version)
-    }
-
-    fn new(plot: &'static str, series: impl Into<String>, kind: Kind, system: &str, version: &str) -> Self {
-        Self {
-            plot,
-            series: series.into(),
-            kind,
-            system: system.to_owned(),
-            version: version.to_owned(),
-            placement: String::new(),
-            wait: String::new(),
-            payload_bytes: None,
-            x: None,
-            y: None,
-            note: None,
-        }
-    }
-
-    /// Where its parties run.
-    #[must_use]
-    pub fn placement(mut self, placement: &(impl fmt::Display + ?Sized)) -> Self {
-        self.placement = placement.to_string();
-        self
-    }
-
-    /// How its parties wait.
-    #[must_use]
-    pub fn wait(mut self, wait: impl Into<String>) -> Self {
-        self.wait = wait.into();
-        self
-    }
-
-    /// Bytes of payload.
-    #[must_use]
-    pub fn payload_bytes(mut self, payload_bytes: u64) -> Self {
-        self.payload_bytes = Some(payload_bytes);
-        self
-    }
-
-    /// Where it stands on the horizontal axis.
-    #[must_use]
-    pub fn x(mut self, name: &'static str, value: f64) -> Self {
-        self.x = Some((name, value));
-        self
-    }
-
-    /// Where it stands on the second axis.
-    #[must_use]
-    pub fn y(mut self, name: &'static str, value: f64) -> Self {
-        self.y = Some((name, value));
-        self
-    }
-
-    /// What a reader has to know.
-    #[must_use]
-    pub fn note(mut self, note: impl Into<String>) -> Self {
-        self.note = Some(note.into());
-        self
-    }
-}
-
-fn kernel_release() -> String {
-    praas_benches::machine::Machine::look().map_or_else(|_| String::new(), |machine| machine.kernel)
-}
+use crate::row::{Kind, Row, Rows, Verdict};
 
 /// A series of a group, opened or not.
 pub struct Entry {
@@ -180,7 +79,35 @@ impl Run {
     }
 
     /// The same in so many rounds.
-    pub fn measure_rounds(&mut self, label: &str, rounds: u32, mut entries: Vec<Entry>) {
+    pub fn measure_rounds(&mut self, label: &str, rounds: u32, entries: Vec<Entry>) {
+        for (key, found) in self.in_turns(label, rounds, entries) {
+            match found {
+                Ok(rounds) => self.add_samples(&key, &rounds),
+                Err(reason) => self.absent(&key, reason),
+            }
+        }
+    }
+
+    /// Measures the series of a group in turns and adds a row for each: operations a second of every round.
+    pub fn measure_rates(&mut self, label: &str, entries: Vec<Entry>) {
+        for (key, found) in self.in_turns(label, self.settings.rounds(), entries) {
+            match found {
+                Ok(rounds) => {
+                    let rates: Vec<f64> = rounds.iter().map(Samples::per_second).collect();
+                    self.add_figures(&key, "1/s", &rates);
+                }
+                Err(reason) => self.absent(&key, reason),
+            }
+        }
+    }
+
+    /// The rounds of each series, or why it has none.
+    fn in_turns(
+        &mut self,
+        label: &str,
+        rounds: u32,
+        mut entries: Vec<Entry>,
+    ) -> Vec<(Key, Result<Vec<Samples>, String>)> {
         self.groups += 1;
         let progress = Progress::new(label, u64::from(rounds));
         let mut found: Vec<Vec<Samples>> = entries.iter().map(|_| Vec::new()).collect();
@@ -199,16 +126,12 @@ impl Run {
             }
             progress.advance();
         }
-        for (entry, rounds) in entries.into_iter().zip(found) {
-            match entry.series {
-                Ok(_) => self.add_samples(&entry.key, &rounds),
-                Err(reason) => self.absent(&entry.key, reason),
-            }
-        }
+        let found = entries.into_iter().zip(found);
+        found.map(|(entry, rounds)| (entry.key, entry.series.map(|_| rounds))).collect()
     }
 
-    /// A row of spans in nanoseconds, measured round by round.
-    fn add_samples(&mut self, key: &Key, rounds: &[Samples]) {
+    /// A row of spans in nanoseconds, measured round by round outside of [`Run::measure`].
+    pub fn add_samples(&mut self, key: &Key, rounds: &[Samples]) {
         let Some(first) = rounds.first() else { return self.absent(key, "no round was measured") };
         let mut all = Samples::empty(first.operations_per_sample());
         rounds.iter().for_each(|round| all.merge(round));
@@ -270,6 +193,18 @@ impl Run {
         self.groups += 1;
     }
 
+    /// A row of one figure that was judged where it was measured.
+    pub(crate) fn add_judged(&mut self, key: &Key, unit: &str, figure: f64, verdict: Verdict) {
+        let row = Row { count: 1, p50: Some(figure), verdict: Some(verdict), ..self.row(key, unit) };
+        self.rows.push(row);
+    }
+
+    /// What was found so far.
+    #[must_use]
+    pub fn rows(&self) -> Rows {
+        Rows::new(self.rows.clone())
+    }
+
     /// What was found, and what of praas or the floors could not be measured.
     #[must_use]
     pub fn finish(self) -> (Rows, Vec<String>) {
@@ -298,7 +233,10 @@ impl Run {
             max: None,
             ci_low: None,
             ci_high: None,
-            source: format!("cargo run --release -p praas-perf -- {}{quick}", key.plot),
+            source: key
+                .source
+                .clone()
+                .unwrap_or_else(|| format!("cargo run --release -p praas-perf -- {}{quick}", key.plot)),
             kind: key.kind,
             run: self.id.clone(),
             group: self.groups,
@@ -309,6 +247,7 @@ impl Run {
             rounds: Vec::new(),
             absent: None,
             note: key.note.clone(),
+            verdict: None,
         }
     }
 }

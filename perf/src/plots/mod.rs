@@ -1,5 +1,16 @@
 //! The plots by id. Each is a file of its own, which says what is measured, how it is drawn and what it means to a user.
 
+mod allocation;
+mod density;
+mod invocations;
+mod ipc;
+mod ipc_micro;
+mod peers;
+mod small_lanes;
+mod state;
+mod storage;
+mod throughput;
+
 use crate::harness::Run;
 use crate::report::drawing::Drawing;
 use crate::row::Rows;
@@ -22,4 +33,14 @@ pub struct Plot {
 }
 
 /// Every plot, in the order of the page.
-pub const ALL: &[Plot] = &[];
+pub const ALL: &[Plot] = &[
+    invocations::PLOT,
+    ipc_micro::PLOT,
+    ipc::PLOT,
+    state::PLOT,
+    allocation::PLOT,
+    storage::PLOT,
+    throughput::PLOT,
+    density::PLOT,
+    peers::PLOT,
+];

@@ -31,8 +31,10 @@ pub struct Bars {
     pub title: String,
     /// The horizontal axis.
     pub x_label: String,
-    /// The vertical axis, with the unit.
+    /// The vertical axis, without the unit.
     pub y_label: String,
+    /// The unit of the points, as of rows: the picture writes `ns` and `bytes` readably.
+    pub unit: String,
     /// What stands below each group.
     pub groups: Vec<String>,
     /// One bar in each group.
@@ -57,8 +59,12 @@ pub struct Lines {
     pub title: String,
     /// The horizontal axis.
     pub x_label: String,
-    /// The vertical axis, with the unit.
+    /// The unit of horizontal positions: `bytes`, or nothing for counts.
+    pub x_unit: String,
+    /// The vertical axis, without the unit.
     pub y_label: String,
+    /// The unit of the points, as of rows: the picture writes `ns` and `bytes` readably.
+    pub unit: String,
     /// Whether the axes are logarithmic.
     pub x_logarithmic: bool,
     /// See `x_logarithmic`.

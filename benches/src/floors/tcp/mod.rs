@@ -48,7 +48,7 @@ const WRITE_PATIENCE: Duration = Duration::from_secs(20);
 const SPARE_DESCRIPTORS: u64 = 256;
 
 /// Both ends of a connection.
-fn connected_pair() -> Result<(TcpStream, TcpStream), FloorError> {
+pub(super) fn connected_pair() -> Result<(TcpStream, TcpStream), FloorError> {
     let make = || -> io::Result<(TcpStream, TcpStream)> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
         let ours = TcpStream::connect(listener.local_addr()?)?;
@@ -106,7 +106,7 @@ pub fn allow_connections(connections: usize) -> Result<usize, FloorError> {
 
 /// Receives as many bytes as `bytes` has.
 #[inline(always)]
-fn receive_all(mut stream: &TcpStream, bytes: &mut [u8], waiting: Waiting) -> io::Result<()> {
+pub(super) fn receive_all(mut stream: impl Read, bytes: &mut [u8], waiting: Waiting) -> io::Result<()> {
     if waiting == Waiting::Park {
         return stream.read_exact(bytes);
     }
@@ -124,7 +124,7 @@ fn receive_all(mut stream: &TcpStream, bytes: &mut [u8], waiting: Waiting) -> io
 
 /// Sends all of `bytes`.
 #[inline(always)]
-fn send_all(mut stream: &TcpStream, bytes: &[u8], waiting: Waiting) -> io::Result<()> {
+pub(super) fn send_all(mut stream: impl Write, bytes: &[u8], waiting: Waiting) -> io::Result<()> {
     if waiting == Waiting::Park {
         return stream.write_all(bytes);
     }
@@ -173,7 +173,7 @@ fn is_passing(error: &io::Error) -> bool {
 }
 
 /// A number among the words that the parent passed.
-fn number_in(orders: &Orders, index: usize, what: &str) -> io::Result<usize> {
+pub(super) fn number_in(orders: &Orders, index: usize, what: &str) -> io::Result<usize> {
     let word = orders.arguments.get(index).and_then(|word| word.to_str()?.parse().ok());
     word.ok_or_else(|| io::Error::other(format!("the parent named no {what}")))
 }

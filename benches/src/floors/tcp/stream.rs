@@ -53,7 +53,7 @@ impl TcpBlocks {
                 *sent += 1;
                 left -= 1;
                 block[..WORD_BYTES].copy_from_slice(&sent.to_le_bytes());
-                send_all(stream, block, Waiting::Park).map_err(FloorError::system("write to a socket"))?;
+                send_all(&*stream, block, Waiting::Park).map_err(FloorError::system("write to a socket"))?;
                 if left > 0 { Ok(()) } else { expect_answer(stream, *sent) }
             })
         })
