@@ -49,6 +49,7 @@
 //! ```
 
 pub(crate) mod check;
+mod claim;
 mod error;
 mod filter;
 mod held;
@@ -65,6 +66,7 @@ mod received;
 pub(crate) mod recovery;
 pub(crate) mod room;
 mod seek;
+mod short_way;
 mod table;
 mod worker;
 

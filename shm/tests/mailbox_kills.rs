@@ -82,6 +82,12 @@ impl Lanes {
         Self { lanes: Vec::new(), repeats: false }
     }
 
+    fn sole() -> Self {
+        let mut lanes = Self::new();
+        lanes.lanes.truncate(1);
+        lanes
+    }
+
     fn send(&mut self, slot: usize, sequence: u64, text: &str, bytes: usize) {
         self.lanes[slot].1.try_send(id(sequence), key(text), &vec![sequence as u8; bytes]).unwrap();
     }
@@ -461,6 +467,60 @@ fn what_the_mailbox_keeps_without_need_is_given_back_whole() {
 }
 
 /// What is put again after a death is known if it came by a lane, whoever has collected it.
+#[test]
+fn a_message_claimed_in_its_only_lane_is_held_accepted_and_given_back_as_any_other() {
+    let source = address("lane");
+    let take =
+        |mailbox: &Mailbox| mailbox.take(Wanted::One(&source), key("k")).map(|taken| taken.expect("it has come").id());
+    let accept = |mailbox: &Mailbox| {
+        let taken = mailbox.take(Wanted::One(&source), key("k")).unwrap().expect("it has come");
+        assert_eq!(taken.bytes(), [2; 60]);
+        taken.accept().unwrap();
+    };
+    let accept_among_others = |mailbox: &mut Mailbox| {
+        let taken = mailbox.take(Wanted::One(&source), key("k")).unwrap().expect("it has come");
+        // Whoever uses the mailbox in another way settles the claim.
+        put(mailbox, "a", "other", 6, 10, false);
+        taken.accept().unwrap();
+    };
+    let end_well = |mailbox: &mut Mailbox| {
+        take(mailbox).unwrap();
+        mailbox.accept_all().unwrap();
+    };
+    let fail = |mailbox: &mut Mailbox| {
+        take(mailbox).unwrap();
+        mailbox.release_all().unwrap();
+    };
+    let (both, lane, other) =
+        (("lane", "k", &[(2, 60), (3, 5)][..]), ("lane", "k", &[(3, 5)][..]), ("a", "other", &[(6, 10)][..]));
+    let (before, after) = (queues([both]), queues([lane]));
+    let among_others = [before.clone(), queues([both, other]), queues([lane, other])];
+    type Operation<'o> = &'o dyn Fn(&mut Mailbox);
+    let operations: [(&str, Operation<'_>, &[Plain]); 4] = [
+        ("claim, accept", &|mailbox| accept(mailbox), &[before.clone(), after.clone()]),
+        ("claim, put, accept", &accept_among_others, &among_others),
+        ("claim, end of the call", &end_well, &[before.clone(), after]),
+        ("claim, failure", &fail, &[before]),
+    ];
+    for (name, operation, stages) in operations {
+        let prepare = |lanes: &mut Lanes, mailbox: &Mailbox| {
+            // The first one's block is spare from then on, and the way to it is known.
+            lanes.send(0, 1, "k", 10);
+            mailbox.take(Wanted::One(&source), key("k")).unwrap().expect("it has come").accept().unwrap();
+        };
+        let send = |lanes: &mut Lanes| {
+            lanes.send(0, 2, "k", 60);
+            lanes.send(0, 3, "k", 5);
+        };
+        let seen = kill_with(Lanes::sole(), name, 2, prepare, send, operation);
+        goes_through(&seen, stages);
+        let is_marked = |found: &Contents| found.values().flatten().any(|&(one, _, marked)| one == 2 && marked);
+        assert!(seen.iter().any(is_marked), "nobody has died while it was held");
+        let is_unmarked = |found: &Contents| found.values().flatten().any(|&(one, _, marked)| one == 2 && !marked);
+        assert!(is_unmarked(&seen[0]), "who has just locked holds nothing");
+    }
+}
+
 fn repetition(mailbox: &Mailbox, text: &str, sequence: u64, bytes: usize) -> Accepted {
     let (source, bytes) = (address("lane"), vec![sequence as u8; bytes]);
     mailbox

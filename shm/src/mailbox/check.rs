@@ -14,6 +14,7 @@ use crate::objects::layout::header::{
 };
 use crate::objects::words::Space;
 
+use super::claim;
 use super::filter::Remembered;
 use super::held;
 use super::limits::{QUEUE_BUCKETS, SOURCE_BUCKETS};
@@ -57,8 +58,11 @@ pub(crate) fn check(blocks: &mut Blocks<'_>) -> Result<CheckedMail, StateError> 
         check_queues(blocks, table, &holds, &mut found)?;
         check_sources(blocks, table, &mut found)?;
     }
+    let (messages, claimed) = (found.queued + found.held, claim::check(space)?);
+    found.held += claimed;
+    found.spares -= claimed;
     for (what, at, count) in [
-        ("count of messages", MAIL_MESSAGES, found.queued + found.held),
+        ("count of messages", MAIL_MESSAGES, messages),
         ("count of queues", MAIL_QUEUES, found.queues),
         ("count of sources", MAIL_SOURCES, found.sources),
     ] {

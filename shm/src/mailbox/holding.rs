@@ -86,6 +86,10 @@ impl Mailbox {
         if self.held() == 0 {
             return Ok(None);
         }
+        if self.claimed.get() {
+            // What is claimed enters the list.
+            drop(self.lock()?);
+        }
         let space = self.space();
         let mut at = held::last(space, self.row())?;
         for _ in 0..=MESSAGES_BOUND {

@@ -51,9 +51,9 @@ pub struct InboundLane {
 }
 
 #[derive(Debug)]
-struct Lane {
-    serial: u64,
-    inbound: Inbound,
+pub(crate) struct Lane {
+    pub(crate) serial: u64,
+    pub(crate) inbound: Inbound,
     repeats: bool,
 }
 
@@ -74,6 +74,8 @@ pub(crate) struct Lanes {
     /// Which group is looked at first, so that none is preferred.
     first: usize,
     repairs_seen: u64,
+    /// Lanes that came and went.
+    changes: u64,
     room: ArrivedRoom,
     /// Entries that were no messages.
     spoiled: u64,
@@ -152,6 +154,7 @@ impl Lanes {
         }
         // What was to be repaired in it is.
         self.repairs_seen = 0;
+        self.changes += 1;
         Ok(())
     }
 
@@ -161,6 +164,7 @@ impl Lanes {
             group.slots.retain(|&other| other != slot);
         }
         self.groups.retain(|group| !group.slots.is_empty());
+        self.changes += 1;
         was_there
     }
 
@@ -168,7 +172,27 @@ impl Lanes {
         self.spoiled
     }
 
-    fn lane(&self, slot: u16) -> Option<&Lane> {
+    /// Counts lanes that came and went.
+    #[inline]
+    pub(crate) fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// The slot of the only lane, if there is one alone and what comes by it comes no other way.
+    pub(crate) fn sole_slot(&self) -> Option<u16> {
+        let [group] = &self.groups[..] else { return None };
+        let [slot] = group.slots[..] else { return None };
+        self.lane(slot).filter(|lane| !lane.repeats).map(|_| slot)
+    }
+
+    /// Whether something is left in the only lane for want of room.
+    #[inline]
+    pub(crate) fn is_sole_stalled(&self) -> bool {
+        self.groups.first().is_none_or(|group| group.stalled)
+    }
+
+    #[inline]
+    pub(crate) fn lane(&self, slot: u16) -> Option<&Lane> {
         self.by_slot.get(usize::from(slot))?.as_ref()
     }
 
@@ -210,7 +234,13 @@ impl Lanes {
     /// Whether somebody was recovered since this worker has last looked into its lanes.
     #[inline]
     pub(crate) fn need_repair(&self, space: Space<'_>) -> bool {
-        space.words.load(MAIL_REPAIRS).wrapping_add(1) != self.repairs_seen && space.words.load(MAIL_TABLE) != 0
+        self.has_repairs(space.words.load(MAIL_REPAIRS)) && space.words.load(MAIL_TABLE) != 0
+    }
+
+    /// The same of a count of recoveries.
+    #[inline(always)]
+    pub(crate) fn has_repairs(&self, repairs: u64) -> bool {
+        repairs.wrapping_add(1) != self.repairs_seen
     }
 
     /// Does what somebody who died has left undone in the lanes that this worker has (invariant 2).
@@ -234,6 +264,15 @@ impl Lanes {
                 lane.inbound.publish_consumed(position(space, Some(table), slot, lane));
             }
         }
+    }
+
+    /// Tells the lane in a slot how far it was taken, by whoever that was. False if this worker does not have it.
+    pub(crate) fn tell_consumed(&self, space: Space<'_>, table: Table, slot: u16) -> bool {
+        let lane = self.lane(slot).filter(|lane| lane.serial == table.lane(slot).serial(space));
+        if let Some(lane) = lane {
+            lane.inbound.publish_consumed(position(space, Some(table), slot, lane));
+        }
+        lane.is_some()
     }
 
     /// Wakes the sender of a lane, from which something was taken before the lock was given back, if it waits for the room.

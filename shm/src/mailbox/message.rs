@@ -29,6 +29,7 @@ use crate::objects::layout::header::{MAIL_MESSAGES, MAIL_RETURNS, MAIL_SPARE_LAR
 use crate::objects::lock::Locked;
 use crate::objects::transaction::Transaction;
 use crate::objects::words::Space;
+use crate::sync::AtomicU64;
 
 use super::limits::{
     LARGE_BYTES, LARGE_SPARES_MAX, MESSAGE_BYTES_MAX, MESSAGES_BEYOND_MAX, MESSAGES_BOUND, SMALL_BYTES,
@@ -187,6 +188,28 @@ impl Stored {
             serial: words.load(at + LANE_SERIAL),
             words: std::array::from_fn(|index| words.load(at + LANE_PLACE + index)),
         })
+    }
+
+    /// Room for a payload in a small spare block, that nobody else uses.
+    #[inline(always)]
+    pub(crate) fn small_room(self, space: Space<'_>) -> &[AtomicU64] {
+        space.words.range(self.place.at() + PAYLOAD, SMALL_BYTES / size_of::<u64>())
+    }
+
+    /// Fills in a small spare block, whose payload is there already; it stays where it is.
+    #[inline(always)]
+    pub(crate) fn fill_spare(self, space: Space<'_>, queue: Queue, id: MessageId, payload_bytes: u32) {
+        let (words, at) = (space.words, self.place.at());
+        words.store_private(at + QUEUE, queue.place.number());
+        words.store_private(at + INCARNATION, id.incarnation);
+        words.store_private(at + SEQUENCE, id.sequence);
+        words.store_private(at + SHAPE, u64::from(payload_bytes));
+    }
+
+    /// Where the payload of a small block begins: the byte of the segment.
+    #[inline(always)]
+    pub(crate) fn payload_offset(self) -> usize {
+        (self.place.at() + PAYLOAD) * size_of::<u64>()
     }
 
     /// A block for a message of this payload, filled in; it is nowhere yet.
@@ -352,17 +375,30 @@ impl Spares {
     }
 
     /// The number of the first, 0 for none.
+    #[inline]
     pub(crate) fn first(&self, space: Space<'_>) -> u64 {
         space.words.load(self.at) & PLACE
     }
 
+    /// The first spare block, once its place and its size are checked, and the word by which it was found.
+    pub(crate) fn checked_first(&self, space: Space<'_>) -> Result<(u64, Option<Stored>), StateError> {
+        let word = space.words.load(self.at);
+        if word == 0 {
+            return Ok((word, None));
+        }
+        let spare = Stored::checked(space, word & PLACE, self.at)?;
+        let has_size = self.has_size(Block::at(space, spare.place)?);
+        Ok((word, has_size.then_some(spare)))
+    }
+
     /// Where the list begins.
+    #[inline]
     pub(crate) fn at(&self) -> usize {
         self.at
     }
 
     #[inline(always)]
-    fn pop(&self, transaction: &mut Transaction<'_>) -> Result<Option<Stored>, StateError> {
+    pub(crate) fn pop(&self, transaction: &mut Transaction<'_>) -> Result<Option<Stored>, StateError> {
         let space = transaction.space();
         let word = transaction.load(self.at);
         if word == 0 {

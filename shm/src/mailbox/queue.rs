@@ -23,7 +23,7 @@ use crate::objects::block::{BLOCK_HEADER_WORDS, Block, KIND_AND_LINK, Kind, kind
 use crate::objects::error::StateError;
 use crate::objects::granule::{Granule, WORDS_PER_GRANULE};
 use crate::objects::heap;
-use crate::objects::layout::header::{MAIL_MESSAGES, MAIL_QUEUES, MAIL_SWEPT};
+use crate::objects::layout::header::{MAIL_MESSAGES, MAIL_QUEUES, MAIL_REMOVALS, MAIL_SWEPT};
 use crate::objects::lock::Locked;
 use crate::objects::transaction::Transaction;
 use crate::objects::words::Space;
@@ -386,6 +386,7 @@ impl Queue {
         }
         let queues = transaction.load(MAIL_QUEUES).checked_sub(1);
         transaction.store(MAIL_QUEUES, queues.ok_or_else(|| StateError::corrupt("count of queues", MAIL_QUEUES))?)?;
+        transaction.store(MAIL_REMOVALS, transaction.load(MAIL_REMOVALS).wrapping_add(1))?;
         let block = Block::of_kind(space, self.place, Kind::MailQueue)?;
         heap::release(&mut transaction, block)?;
         transaction.commit();

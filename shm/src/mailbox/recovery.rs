@@ -7,6 +7,7 @@ use crate::objects::error::StateError;
 use crate::objects::layout::header::{MAIL_REPAIRS, MAIL_STALLED, MAIL_TABLE};
 use crate::objects::lock::Locked;
 
+use super::claim;
 use super::held;
 use super::limits::MESSAGES_BOUND;
 use super::put;
@@ -18,6 +19,7 @@ pub(crate) fn settle_row(locked: &Locked<'_>, row: usize) -> Result<usize, State
     if space.words.load(MAIL_TABLE) == 0 {
         return Ok(0);
     }
+    claim::settle(locked)?;
     put::give_up(locked, held::filling_at(space, row))?;
     held::finish_ending(locked, row)?;
     let mut returned = 0;

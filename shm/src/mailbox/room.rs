@@ -1,9 +1,10 @@
 //! Room in the heap that the mailbox can do without: idle queues and spare blocks.
 
 use crate::objects::error::StateError;
-use crate::objects::layout::header::MAIL_TABLE;
+use crate::objects::layout::header::{MAIL_REPAIRS, MAIL_TABLE};
 use crate::objects::lock::Locked;
 
+use super::claim;
 use super::message::Spares;
 use super::queue;
 
@@ -11,8 +12,13 @@ use super::queue;
 /// and has no messages.
 #[cold]
 pub(crate) fn make(locked: &Locked<'_>) -> Result<bool, StateError> {
-    if locked.space().words.load(MAIL_TABLE) == 0 {
+    let words = locked.space().words;
+    if words.load(MAIL_TABLE) == 0 {
         return Ok(false);
+    }
+    if claim::settle(locked)?.is_some() {
+        // Whoever has its lane tells it.
+        words.store(MAIL_REPAIRS, words.load(MAIL_REPAIRS).wrapping_add(1));
     }
     let spares = Spares::SMALL.give_back(locked)? + Spares::LARGE.give_back(locked)?;
     let queues = queue::sweep_all(locked)?;

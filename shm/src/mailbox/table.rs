@@ -119,7 +119,27 @@ impl LaneWords {
         if words.load_acquire(self.serial_at) == serial { words.load_acquire(self.position_at) } else { 0 }
     }
 
+    /// The same if a lane with this serial was taken from before.
+    #[inline(always)]
+    pub(crate) fn position_if_known(self, space: Space<'_>, serial: u64) -> Option<u64> {
+        let words = space.words;
+        (words.load_acquire(self.serial_at) == serial).then(|| words.load_acquire(self.position_at))
+    }
+
+    /// The position of the lane that was taken from last.
+    #[inline(always)]
+    pub(crate) fn position_now(self, space: Space<'_>) -> u64 {
+        space.words.load(self.position_at)
+    }
+
+    /// Moves the lane that was taken from last, by a single store.
+    #[inline(always)]
+    pub(crate) fn advance(self, space: Space<'_>, position: u64) {
+        space.words.store(self.position_at, position);
+    }
+
     /// The serial of the lane that was taken from last.
+    #[inline]
     pub(crate) fn serial(self, space: Space<'_>) -> u64 {
         space.words.load(self.serial_at)
     }

@@ -15,7 +15,7 @@ use praas_protocol::message::Address;
 use crate::WorkerTag;
 use crate::mail_bell::MailBell;
 use crate::objects::layout::header::{
-    HASH_SEED, MAIL_MESSAGES, MAIL_QUEUES, MAIL_SEQUENCE, MAIL_SOURCES, MAIL_STALLED, MAIL_TABLE,
+    HASH_SEED, MAIL_MESSAGES, MAIL_QUEUES, MAIL_REPAIRS, MAIL_SEQUENCE, MAIL_SOURCES, MAIL_STALLED, MAIL_TABLE,
 };
 use crate::objects::lock::{self, Locked};
 use crate::objects::logging;
@@ -24,6 +24,7 @@ use crate::objects::words::Space;
 use crate::objects::{LockOwner, Objects, StateError};
 use crate::sync::Ordering;
 
+use super::claim;
 use super::error::MailError;
 use super::held;
 use super::lanes::{Collected, InboundLane, Lanes};
@@ -34,6 +35,7 @@ use super::queue::{self, Queue};
 use super::received::{Peeked, Received, address_of};
 use super::recovery;
 use super::seek::{self, Found, From, Seek};
+use super::short_way::Way;
 use super::table::Table;
 
 /// How long a worker waits for the lock, as for objects.
@@ -72,8 +74,12 @@ pub struct Mailbox {
     patience: Cell<Duration>,
     bell: MailBell,
     lanes: RefCell<Lanes>,
-    /// Messages in the row's list.
-    held: Cell<u64>,
+    /// Messages that are held.
+    pub(super) held: Cell<u64>,
+    /// Whether one of them was claimed in its lane, and was there when this end looked last.
+    pub(super) claimed: Cell<bool>,
+    /// How the last one of the only lane was found.
+    pub(super) way: RefCell<Option<Way>>,
     /// Rings of the bell before the last look.
     rings_seen: Cell<u32>,
     /// The table, once there is one: it stays.
@@ -112,6 +118,8 @@ impl Mailbox {
             bell,
             lanes: RefCell::default(),
             held: Cell::new(0),
+            claimed: Cell::new(false),
+            way: RefCell::default(),
             rings_seen: Cell::new(0),
             table: Cell::new(None),
             last_wanted: RefCell::default(),
@@ -119,7 +127,8 @@ impl Mailbox {
         };
         // Rows are looked at only where there were messages: a row's page that was never used takes no memory.
         let space = mailbox.space();
-        if space.words.load(MAIL_TABLE) != 0 && held::row_words(space, row).iter().any(|&word| word != 0) {
+        let is_row_used = || held::row_words(space, row).iter().any(|&word| word != 0) || claim::is_there(space);
+        if space.words.load(MAIL_TABLE) != 0 && is_row_used() {
             recovery::settle_row(&mailbox.lock()?, row)?;
             mailbox.bell.ring();
         }
@@ -219,11 +228,15 @@ impl Mailbox {
         &self,
         wanted: Wanted<'_>,
         key: Key<'_>,
-        is_current: &dyn Fn() -> bool,
+        is_current: &impl Fn() -> bool,
     ) -> Result<Option<Received<'_>>, MailError> {
+        if let Some(received) = self.take_shortly(wanted, key, is_current)? {
+            return Ok(Some(received));
+        }
         match self.receive(wanted, key, true, is_current)? {
             Turn::Taken { queue, message, bytes } => {
                 self.held.set(self.held.get() + 1);
+                self.remember(wanted, key, queue);
                 Ok(Some(Received::new(self, queue, message, bytes)))
             }
             _ => Ok(None),
@@ -260,7 +273,8 @@ impl Mailbox {
         let (space, lanes) = (self.space(), self.lanes.borrow());
         // The lanes first: what another worker takes out of one counts as a message before the lane is seen without it.
         !lanes.have_arrived(space, self.seen_table())
-            && space.words.load_acquire(MAIL_MESSAGES) <= self.held.get()
+            // What is claimed in its lane is held, and not counted there.
+            && space.words.load_acquire(MAIL_MESSAGES) + u64::from(self.claimed.get()) <= self.held.get()
             && !lanes.need_repair(space)
     }
 
@@ -272,7 +286,7 @@ impl Mailbox {
         takes: bool,
         is_current: &dyn Fn() -> bool,
     ) -> Result<Turn, MailError> {
-        self.rings_seen.set(self.bell.rings());
+        self.note_rings();
         if self.is_quiet() {
             return Ok(Turn::Nothing);
         }
@@ -457,6 +471,9 @@ impl Mailbox {
     /// Removes a message that this worker holds.
     #[inline]
     pub(crate) fn accept(&self, queue: Queue, message: Stored) -> Result<(), MailError> {
+        if self.claimed.get() && self.accept_shortly(message)? {
+            return Ok(());
+        }
         self.with_log_room(|| {
             let locked = self.lock()?;
             let rings = self.remove(&locked, queue, message)?;
@@ -508,7 +525,7 @@ impl Mailbox {
 
     /// Whether somebody waits for the room that was just made.
     #[inline]
-    fn has_made_room(&self, locked: &Locked<'_>) -> bool {
+    pub(super) fn has_made_room(&self, locked: &Locked<'_>) -> bool {
         let words = locked.space().words;
         let somebody = words.load(MAIL_STALLED) != 0;
         if somebody {
@@ -527,6 +544,7 @@ impl Mailbox {
         match self.held.get() {
             0 if self.lanes.get_mut().need_repair(self.objects.space()) || self.is_ending() => self.repair(),
             0 => Ok(()),
+            1 if self.claimed.get() && self.accept_claimed()? => Ok(()),
             1 => self.with_log_room(|| self.accept_last()),
             _ => self.with_log_room(|| self.accept_many()),
         }
@@ -641,9 +659,40 @@ impl Mailbox {
         Ok(())
     }
 
+    /// What happens from now on is news.
+    #[inline]
+    pub(super) fn note_rings(&self) {
+        self.rings_seen.set(self.bell.rings());
+    }
+
+    /// The lock, for everything but the short way: no message is claimed any more.
     #[inline(always)]
     pub(crate) fn lock(&self) -> Result<Locked<'_>, MailError> {
+        let locked = self.lock_shortly()?;
+        if claim::is_there(self.space()) {
+            self.settle_claim(&locked)?;
+        }
+        self.claimed.set(false);
+        Ok(locked)
+    }
+
+    /// The lock, with a message claimed in its lane if one was.
+    #[inline(always)]
+    pub(super) fn lock_shortly(&self) -> Result<Locked<'_>, MailError> {
         Ok(lock::acquire(self.space(), self.owner, self.patience.get())?)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn settle_claim(&self, locked: &Locked<'_>) -> Result<(), MailError> {
+        let (Some(slot), table) = (claim::settle(locked)?, self.table(locked)?) else { return Ok(()) };
+        let is_told = self.lanes.try_borrow().is_ok_and(|lanes| lanes.tell_consumed(self.space(), table, slot));
+        if !is_told {
+            // Whoever has the lane tells it.
+            let words = self.space().words;
+            words.store(MAIL_REPAIRS, words.load(MAIL_REPAIRS).wrapping_add(1));
+        }
+        Ok(())
     }
 
     /// The table, made if there is none and room for it.
@@ -653,6 +702,12 @@ impl Mailbox {
             Some(table) => Ok(table),
             None => self.make_table(locked),
         }
+    }
+
+    /// The table, if this end has seen it.
+    #[inline]
+    pub(super) fn table_if_known(&self) -> Option<Table> {
+        self.table.get()
     }
 
     #[cold]
@@ -714,7 +769,7 @@ impl MailUsage {
     pub(crate) fn read(space: Space<'_>) -> Self {
         let load = |at| space.words.load_acquire(at);
         Self {
-            messages: load(MAIL_MESSAGES),
+            messages: load(MAIL_MESSAGES) + u64::from(claim::is_there(space)),
             messages_max: u64::from(MAILBOX_MESSAGES_MAX),
             queues: load(MAIL_QUEUES),
             sources: load(MAIL_SOURCES),

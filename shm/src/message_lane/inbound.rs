@@ -16,7 +16,7 @@ use super::memory::MessageLaneMemory;
 use super::shape::{KEY_BYTES_BESIDE_BLOCK, Kind, Shape, checked_offset};
 use crate::copy;
 use crate::segment::AttachError;
-use crate::sync::Ordering;
+use crate::sync::{AtomicU64, Ordering, prefetch_for_read};
 
 /// A receiver's end of a message lane.
 #[derive(Debug)]
@@ -130,6 +130,40 @@ impl Inbound {
             }
         };
         Ok((id, key, contents))
+    }
+
+    /// Asks for the rest of the message of this position, which has arrived.
+    #[inline(always)]
+    pub(crate) fn ask_for_rest(&self, position: u64) {
+        prefetch_for_read(entry::entry_at(self.memory.entries(), position).second_line());
+    }
+
+    /// The message of this position if it is published, under just this key, and its payload lies in the entry and fits into
+    /// `room`, to which it is copied. The key is in words, zero to the end of the last one. Changes nothing else.
+    #[inline(always)]
+    pub(crate) fn short_at(
+        &self,
+        position: u64,
+        key_bytes: u8,
+        key: &[u64],
+        room: &[AtomicU64],
+    ) -> Option<(MessageId, u32)> {
+        let entry = entry::arrived(self.memory.entries(), position)?;
+        let payload_bytes = Shape::inline_payload(entry.shape.load(Ordering::Relaxed), key_bytes)?;
+        let (said, payload) = entry.text.split_at_checked(key.len())?;
+        let is_other = said.iter().zip(key).fold(0, |bits, (said, word)| bits | said.load(Ordering::Relaxed) ^ word);
+        let words = (payload_bytes as usize).div_ceil(size_of::<u64>());
+        if is_other != 0 || words > room.len() || words > payload.len() {
+            return None;
+        }
+        let id = MessageId {
+            incarnation: entry.incarnation.load(Ordering::Relaxed),
+            sequence: entry.sequence.load(Ordering::Relaxed),
+        };
+        for (place, word) in room.iter().zip(&payload[..words]) {
+            place.store(word.load(Ordering::Relaxed), Ordering::Relaxed);
+        }
+        Some((id, payload_bytes))
     }
 
     /// Tells the sender that all entries before `position` may be used again, and wakes it if it waits for them. To be

@@ -64,6 +64,15 @@ impl Shape {
             | u64::from(descriptor) << 48
     }
 
+    /// Bytes of the payload, if the word says that it travels in its entry, behind a key of `key_bytes`.
+    #[inline(always)]
+    #[allow(clippy::cast_possible_truncation, reason = "a field of the word")]
+    pub(super) fn inline_payload(word: u64, key_bytes: u8) -> Option<u32> {
+        let expected = u64::from(key_bytes) | u64::from(INLINE) << 8;
+        let payload_bytes = word as u32;
+        (word >> 32 == expected && is_inline(usize::from(key_bytes), payload_bytes as usize)).then_some(payload_bytes)
+    }
+
     /// The shape that a word says, if such a message can lie in this lane.
     #[inline(always)]
     #[allow(clippy::cast_possible_truncation, reason = "fields of the word")]

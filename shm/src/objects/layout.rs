@@ -76,6 +76,10 @@ pub(crate) mod header {
     pub(crate) const MAIL_SOURCES: usize = 73;
     pub(crate) const MAIL_SOURCE_OLDEST: usize = 74;
     pub(crate) const MAIL_SOURCE_NEWEST: usize = 75;
+    /// A message that a call has received and that still lies in its lane, 0 for none; see `crate::mailbox`.
+    pub(crate) const MAIL_CLAIM: usize = 76;
+    /// Counts queues and records of keys that were removed: where one was found it may be no more.
+    pub(crate) const MAIL_REMOVALS: usize = 77;
     /// The number given out last for a message that this process sends; a line pair of its own, without the lock.
     pub(crate) const MAIL_SEQUENCE: usize = 80;
     #[cfg(not(loom))]
