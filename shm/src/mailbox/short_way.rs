@@ -32,8 +32,8 @@ const MAIL_WORDS: usize = MAIL_REMOVALS + 1 - MAIL_TABLE;
 #[derive(Debug)]
 pub(crate) struct Way {
     source: Address,
-    /// Zero behind its end.
-    key: [u64; KEY_WORDS],
+    /// Zero behind its end; as bytes, and as words.
+    key: ([u8; KEY_BYTES_MAX], [u64; KEY_WORDS]),
     key_bytes: u8,
     queue: Queue,
     slot: u16,
@@ -48,8 +48,7 @@ pub(crate) struct Way {
 impl Way {
     #[inline(always)]
     fn leads_to(&self, source: &Address, key: Key<'_>) -> bool {
-        let bytes = key.as_bytes();
-        bytes.len() == usize::from(self.key_bytes) && key_words(bytes) == self.key && self.source == *source
+        self.key.0.get(..usize::from(self.key_bytes)) == Some(key.as_bytes()) && self.source == *source
     }
 
     /// The first small spare block, which `word` names.
@@ -63,27 +62,8 @@ impl Way {
 
     #[inline(always)]
     fn key(&self) -> &[u64] {
-        &self.key[..usize::from(self.key_bytes).div_ceil(size_of::<u64>())]
+        &self.key.1[..usize::from(self.key_bytes).div_ceil(size_of::<u64>())]
     }
-}
-
-/// A key of at most [`KEY_BYTES_MAX`] bytes as it lies in entries, and zeros.
-#[inline(always)]
-fn key_words(bytes: &[u8]) -> [u64; KEY_WORDS] {
-    let mut words = [0; KEY_WORDS];
-    let (whole, rest) = bytes.as_chunks::<8>();
-    let count = whole.len().min(KEY_WORDS);
-    for (word, bytes) in words.iter_mut().zip(whole) {
-        *word = u64::from_ne_bytes(*bytes);
-    }
-    if let Some(last) = words.get_mut(count)
-        && !rest.is_empty()
-    {
-        let mut padded = [0; 8];
-        padded[..rest.len()].copy_from_slice(rest);
-        *last = u64::from_ne_bytes(padded);
-    }
-    words
 }
 
 impl Mailbox {
@@ -144,10 +124,12 @@ impl Mailbox {
     fn remember_short(&self, source: &Address, key: Key<'_>, queue: Queue) {
         let (space, lanes) = (self.space(), self.lanes().borrow());
         let (Some(slot), Some(table)) = (lanes.sole_slot(), self.table_if_known()) else { return };
-        let bytes = key.as_bytes();
+        let (bytes, mut padded) = (key.as_bytes(), [0; KEY_BYTES_MAX]);
+        padded[..bytes.len()].copy_from_slice(bytes);
+        let (words, _) = padded.as_chunks::<8>();
         let way = Way {
             source: *source,
-            key: key_words(bytes),
+            key: (padded, std::array::from_fn(|index| u64::from_ne_bytes(words[index]))),
             key_bytes: u8::try_from(bytes.len()).expect("keys have at most 255 bytes"),
             queue,
             slot,

@@ -97,24 +97,28 @@ pub(super) struct Wait<'a, A: Around> {
     aside: Option<A::Aside>,
     /// When the time left was first asked for: a few microseconds after the beginning, if it polls.
     began: Cell<Option<Instant>>,
+    /// The time left when that was last asked for.
+    left_last: Cell<Duration>,
     within: Duration,
     polls: u32,
 }
 
 impl<'a, A: Around> Wait<'a, A> {
     pub(super) fn begin(around: &'a A, within: Duration) -> Self {
-        Self { around, aside: None, began: Cell::new(None), within, polls: 0 }
+        Self { around, aside: None, began: Cell::new(None), left_last: Cell::new(within), within, polls: 0 }
     }
 
     /// Time left; zero when it is over.
     pub(super) fn left(&self) -> Duration {
-        match self.began.get() {
+        let left = match self.began.get() {
             Some(began) => self.within.saturating_sub(began.elapsed()),
             None => {
                 self.began.set(Some(Instant::now()));
                 self.within
             }
-        }
+        };
+        self.left_last.set(left);
+        left
     }
 
     /// How long it may take in all.
@@ -136,9 +140,10 @@ impl<'a, A: Around> Wait<'a, A> {
         }
     }
 
-    /// How long the next sleep may be.
+    /// How long the next sleep may be, by the time that was left when that was last asked for: just before.
     pub(super) fn slice(&self) -> Duration {
-        self.aside.as_ref().map_or(Duration::ZERO, Aside::slice).min(self.left())
+        let left = if self.began.get().is_some() { self.left_last.get() } else { self.left() };
+        self.aside.as_ref().map_or(Duration::ZERO, Aside::slice).min(left)
     }
 
     /// After a sleep.

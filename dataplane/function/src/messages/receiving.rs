@@ -130,13 +130,14 @@ impl MessageRoom {
     ) -> Result<Received<'room>, RecvError> {
         let bell = mailbox.bell();
         let mut wait = Wait::begin(around, within);
+        let is_news = |before: Before| {
+            mailbox.has_news() || bell.rings() != before.rings || around.mail_count() != before.mail_count
+        };
+        let mut has_slept = false;
         loop {
-            let found = self.polling.poll(|| {
-                mailbox.has_news()
-                    || bell.rings() != before.rings
-                    || around.mail_count() != before.mail_count
-                    || (wait.looks_around() && self.looks_around(around, &mut wait).is_err())
-            });
+            let found = self
+                .polling
+                .poll(|| is_news(before) || (wait.looks_around() && self.looks_around(around, &mut wait).is_err()));
             if found {
                 before = Before { rings: bell.rings(), mail_count: around.mail_count() };
                 if let Some(received) = self.take(around, mailbox, wanted, key)? {
@@ -150,10 +151,10 @@ impl MessageRoom {
             }
             wait.stand_aside();
             let seen = bell.prepare(self.tag);
-            before = Before { rings: bell.rings(), mail_count: around.mail_count() };
             // In this order, again for the sake of what came before the end.
             let goes_on = ensure_goes_on(around, &wait);
-            let came = self.take(around, mailbox, wanted, key);
+            // Before the first sleep a look has just been in vain. Later, lanes without news may have room for what lies in them.
+            let came = if has_slept || is_news(before) { self.take(around, mailbox, wanted, key) } else { Ok(None) };
             if let (Ok(None), Ok(())) = (&came, &goes_on) {
                 bell.wait(seen, wait.slice());
             }
@@ -162,6 +163,11 @@ impl MessageRoom {
                 return Ok(received);
             }
             goes_on?;
+            has_slept = true;
+            before = Before { rings: bell.rings(), mail_count: around.mail_count() };
+            if let Some(received) = self.take(around, mailbox, wanted, key)? {
+                return Ok(received);
+            }
             wait.look_again();
         }
     }
