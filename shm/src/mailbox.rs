@@ -19,6 +19,7 @@
 //! | `filter` | recognises repetitions |
 //! | `lanes` | the inbound lanes of a worker: collects from them, tells them |
 //! | `seek`, `put`, `worker`, `received` | what a worker does |
+//! | `claim`, `short_way` | a message that is alone in its lane: held by a word, accepted by a store |
 //! | `holding` | what a client's session holds |
 //! | `logging`, `lasting` | what the log ring is told; what is there to last |
 //! | `recovery`, `check`, `room` | for the dead; whether everything adds up; what can be given back |

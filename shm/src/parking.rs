@@ -51,7 +51,7 @@ impl Parking {
         // Release pairs with the swap in `take_parked`.
         self.parked.fetch_or(bit, Ordering::AcqRel);
         // Pairs with the fence in `is_parked`.
-        full_fence();
+        full_fence_after_exchange();
         seen
     }
 

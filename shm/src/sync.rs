@@ -44,7 +44,7 @@ mod host {
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
     }
 
-    /// The same behind an atomic exchange (swap, compare-and-exchange, addition) of the same thread, which comes after the
+    /// The same behind an atomic exchange (swap, compare-and-exchange, addition, bits set) of the same thread, which comes after the
     /// stores that are to be ordered: on x86-64 that was a fence already, whatever its ordering.
     #[inline(always)]
     pub(crate) fn full_fence_after_exchange() {

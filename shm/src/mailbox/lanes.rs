@@ -1,7 +1,7 @@
 //! The inbound lanes of one worker, joined by their sources, and what the worker does with them under the lock.
 //!
 //! Each worker of a process has an end of each lane. The position up to which a lane was taken stands in the segment and
-//! moves with the transaction that takes a message; what the lane itself is told (entries consumed, blocks released) is told
+//! moves with the transaction that takes a message (by itself when one is accepted that was [claimed](super::claim)); what the lane itself is told (entries consumed, blocks released) is told
 //! after the commit, under the same lock. Invariants:
 //! 1. Of all lanes of one source the lowest message is taken first, after all of them were looked at twice without seeing
 //!    more: a message that was sent before another is never taken after it, whatever lanes they came by.

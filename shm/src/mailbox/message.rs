@@ -11,10 +11,11 @@
 //!
 //! Invariants, between transactions:
 //! 1. Each block of a message is in exactly one place: a queue, the list of what a row's call holds or is ending, the word
-//!    for what a row is filling, the spares, or the returns.
+//!    for what a row is filling, the spares, or the returns. That of a message which is [claimed](super::claim) is still the
+//!    first of the small spares.
 //! 2. Words that are meaningless where a message is (its link while it is held, its neighbours while it is queued, all
 //!    of a spare one) are stored without the log: a rollback leaves them meaningless.
-//! 3. `MAIL_MESSAGES` counts those in queues and held.
+//! 3. `MAIL_MESSAGES` counts those in queues and held, but not the one that is claimed.
 
 use praas_protocol::limits::MAILBOX_MESSAGES_MAX;
 use praas_protocol::message::MessageId;

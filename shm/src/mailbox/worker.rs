@@ -230,9 +230,23 @@ impl Mailbox {
         key: Key<'_>,
         is_current: &impl Fn() -> bool,
     ) -> Result<Option<Received<'_>>, MailError> {
-        if let Some(received) = self.take_shortly(wanted, key, is_current)? {
-            return Ok(Some(received));
+        self.note_rings();
+        if self.is_quiet() {
+            return Ok(None);
         }
+        match self.take_shortly(wanted, key, is_current)? {
+            None => self.take_long(wanted, key, is_current),
+            received => Ok(received),
+        }
+    }
+
+    #[inline(never)]
+    fn take_long(
+        &self,
+        wanted: Wanted<'_>,
+        key: Key<'_>,
+        is_current: &dyn Fn() -> bool,
+    ) -> Result<Option<Received<'_>>, MailError> {
         match self.receive(wanted, key, true, is_current)? {
             Turn::Taken { queue, message, bytes } => {
                 self.held.set(self.held.get() + 1);
@@ -261,6 +275,10 @@ impl Mailbox {
         key: Key<'_>,
         is_current: &dyn Fn() -> bool,
     ) -> Result<Option<Peeked>, MailError> {
+        self.note_rings();
+        if self.is_quiet() {
+            return Ok(None);
+        }
         match self.receive(wanted, key, false, is_current)? {
             Turn::Peeked(peeked) => Ok(Some(peeked)),
             _ => Ok(None),
@@ -286,10 +304,6 @@ impl Mailbox {
         takes: bool,
         is_current: &dyn Fn() -> bool,
     ) -> Result<Turn, MailError> {
-        self.note_rings();
-        if self.is_quiet() {
-            return Ok(Turn::Nothing);
-        }
         match wanted {
             Wanted::Any => self.receive_from(From::Any, key, takes, is_current),
             Wanted::One(source) | Wanted::Of([source]) => self.receive_from_one(source, key, takes, is_current),

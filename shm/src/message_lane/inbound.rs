@@ -132,7 +132,7 @@ impl Inbound {
         Ok((id, key, contents))
     }
 
-    /// Asks for the rest of the message of this position, which has arrived.
+    /// Asks for the rest of the message of this position, which is likely to have arrived.
     #[inline(always)]
     pub(crate) fn ask_for_rest(&self, position: u64) {
         prefetch_for_read(entry::entry_at(self.memory.entries(), position).second_line());
