@@ -123,13 +123,15 @@ impl MailBell {
         self.parking().finish(receiver.bit());
     }
 
-    /// Who has published a message: wakes whoever sleeps. Whoever polls sees the message itself.
+    /// Who has published a message: wakes whoever sleeps; whether anybody did. Whoever polls sees the message itself.
     #[inline]
-    pub fn ring_if_parked(&self) {
-        if self.parking().is_parked() {
+    pub fn ring_if_parked(&self) -> bool {
+        let is_parked = self.parking().is_parked();
+        if is_parked {
             fault::point(Step::MessageBeforeRing);
             self.parking().wake_parked();
         }
+        is_parked
     }
 
     /// Who has changed anything else that receivers may wait for.
@@ -161,7 +163,8 @@ mod tests {
     #[test]
     fn a_ring_after_prepare_ends_the_wait_at_once() {
         let bell = MailBell::create().unwrap();
-        for ring in [MailBell::ring, MailBell::ring_if_parked] {
+        let rings: [fn(&MailBell); 2] = [MailBell::ring, |bell| assert!(bell.ring_if_parked(), "somebody sleeps")];
+        for ring in rings {
             let seen = bell.prepare(RECEIVER);
             ring(&attached(&bell));
             assert_ne!(bell.prepare(RECEIVER), seen);
@@ -174,7 +177,7 @@ mod tests {
     fn who_polls_hears_of_all_but_messages() {
         let bell = MailBell::create().unwrap();
         let before = bell.rings();
-        bell.ring_if_parked();
+        assert!(!bell.ring_if_parked());
         assert_eq!(bell.rings(), before);
         bell.ring();
         assert_ne!(bell.rings(), before);
@@ -186,7 +189,7 @@ mod tests {
         let _ = bell.prepare(RECEIVER);
         bell.forget(RECEIVER);
         let before = bell.rings();
-        bell.ring_if_parked();
+        assert!(!bell.ring_if_parked());
         assert_eq!(bell.rings(), before);
     }
 

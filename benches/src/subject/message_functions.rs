@@ -40,6 +40,8 @@ pub(super) const DRINK: Function<'static> = Function::new("message-drink");
 const KEY: &str = "ball";
 /// Messages of a stream that its sender has on their way at a time.
 const STREAM_IN_FLIGHT: usize = 8;
+/// Echoes of a volley whose answers may be outstanding: the last one, and the one before.
+const RETURNS_IN_FLIGHT: usize = 2;
 /// The longest wait for one message. The first ones wait until their lane is there.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -221,17 +223,18 @@ fn volley(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
 fn return_volley(call: &mut Call<'_>) -> FunctionResult {
     let (context, (order, _pinned)) = (call.context(), MessageOrder::of(call)?);
     let peer = order.peer.as_str();
-    let mut sent: Option<PendingSend<'_>> = None;
+    let mut pending: VecDeque<PendingSend<'_>> = VecDeque::new();
     for _ in 0..order.batch().operations() {
         let message = context.recv(peer, KEY, PATIENCE)?;
         let payload: [u8; NOOP_BYTES] = message.bytes().try_into()?;
         message.accept()?;
-        if let Some(sent) = sent.take() {
-            sent.wait_within(PATIENCE)?;
+        // As above: the answer to the last echo may come behind the message that follows it.
+        if pending.len() == RETURNS_IN_FLIGHT {
+            pending.pop_front().map(|sent| sent.wait_within(PATIENCE)).transpose()?;
         }
-        sent = Some(context.start_send(peer, KEY, &payload)?);
+        pending.push_back(context.start_send(peer, KEY, &payload)?);
     }
-    if let Some(sent) = sent {
+    for sent in pending {
         sent.wait_within(PATIENCE)?;
     }
     Ok(())

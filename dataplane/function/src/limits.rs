@@ -29,8 +29,9 @@ pub(crate) const MESSAGE_LANES_OUT_MAX: usize = praas_protocol::limits::LANES_PE
 pub(crate) const SENDS_IN_FLIGHT_MAX: usize = 16;
 
 /// Time between two looks at messages that were started and are not waited for, while their worker waits for something else: the
-/// answer to a message wakes nobody who does not wait for it.
-pub(crate) const STARTED_LOOK_PERIOD: Duration = Duration::from_millis(1);
+/// answer to a message wakes nobody who does not wait for it. Longer than a tick of most kernels (4 ms): a timer before the tick has
+/// the clock programmed anew when a sleep begins and when it ends, a microsecond and more each in a virtual machine.
+pub(crate) const STARTED_LOOK_PERIOD: Duration = Duration::from_millis(5);
 
 /// Messages of one broadcast that may be on their way at a time: each needs a lane to its receiver.
 pub(crate) const BROADCAST_AT_ONCE: usize = CALL_LANES_MAX / 4;

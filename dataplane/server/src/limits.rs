@@ -53,6 +53,9 @@ pub(crate) const DIRECTORY_WATCHERS_MAX: usize = 256;
 /// Bytes of a payload that travels on the connection of a link that is kept for small ones: a millisecond of a slow line.
 pub(crate) const SMALL_PAYLOAD_BYTES_MAX: usize = 64 << 10;
 
+/// Bytes of a payload that is copied behind its head rather than sent from its block: one piece costs less than two.
+pub(crate) const LINK_COPIED_BYTES_MAX: usize = 512;
+
 /// Time in which another server's address is to accept a connection.
 pub(crate) const DIAL_MAX: Duration = Duration::from_secs(3);
 
@@ -232,6 +235,13 @@ pub(crate) const GATEWAY_LOOK_PERIOD: Duration = Duration::from_millis(50);
 
 /// How long a gateway's lane is looked at by itself after its last call; then its client rings.
 pub(crate) const GATEWAY_WARM_MAX: Duration = Duration::from_millis(5);
+
+/// Gateways whose next call a shard expects while somebody runs whom it has woken; others ring.
+pub(crate) const GATEWAYS_EXPECTED_MAX: usize = 8;
+
+/// Longest time for which giving the core to whoever was woken counts as a gain: acknowledgements wait meanwhile. A small message is
+/// received and answered in a few microseconds.
+pub(crate) const GIVING_WAY_MAX: Duration = Duration::from_micros(100);
 
 /// How long calls to other servers are left to their links when the lane that they came by is gone, and messages of sessions to
 /// whoever is to answer them when their time is over.

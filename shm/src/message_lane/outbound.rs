@@ -34,6 +34,8 @@ pub struct Outbound {
     /// What is consumed, as last believed.
     consumed: u64,
     blocks: Blocks,
+    /// Whether a receiver was woken since that was asked last.
+    has_woken: bool,
 }
 
 /// What a sender waits for room for.
@@ -63,7 +65,7 @@ impl Outbound {
     pub fn attach(fd: OwnedFd, geometry: &MessageLaneGeometry, bell: MailBell) -> Result<Self, AttachError> {
         let memory = MessageLaneMemory::attach(fd, geometry)?;
         let blocks = Blocks::new(geometry.arena_bytes as usize, geometry.blocks);
-        Ok(Self { lender: Arc::new(Lender::new(memory)), bell, tail: 0, consumed: 0, blocks })
+        Ok(Self { lender: Arc::new(Lender::new(memory)), bell, tail: 0, consumed: 0, blocks, has_woken: false })
     }
 
     /// Bytes of the largest payload that the lane can carry.
@@ -76,6 +78,13 @@ impl Outbound {
     #[must_use]
     pub fn bell(&self) -> &MailBell {
         &self.bell
+    }
+
+    /// Whether what was sent since this was asked last has woken a receiver that slept. One that waits for the sender's core
+    /// runs only when the sender leaves it.
+    #[inline]
+    pub fn take_woken(&mut self) -> bool {
+        std::mem::take(&mut self.has_woken)
     }
 
     /// Messages sent so far.
@@ -245,7 +254,7 @@ impl Outbound {
         });
         self.tail += 1;
         fault::point(Step::MessagePublished);
-        self.bell.ring_if_parked();
+        self.has_woken |= self.bell.ring_if_parked();
         // Of the next entry, the second line alone: the first is polled by the receiver, and would be taken from it.
         prefetch_for_write(entry::entry_at(self.memory().entries(), self.tail).second_line());
     }

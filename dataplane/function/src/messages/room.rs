@@ -87,7 +87,7 @@ pub(crate) struct Bell<'room> {
 impl Bell<'_> {
     /// Something was brought about that others may wait for. It stood where they look before.
     pub(crate) fn ring_if_parked(&self) {
-        self.bell.ring_if_parked();
+        let _ = self.bell.ring_if_parked();
     }
 
     /// Sleeps until somebody rings, at most for `timeout`; not at all if `look` finds something once this worker is marked as

@@ -27,7 +27,9 @@ use super::table::Key;
 use super::timers::Timer;
 use crate::gateways::GatewayParts;
 pub(super) use crate::gateways::{GatewayTarget, Speaker};
-use crate::limits::{GATEWAY_END_MAX, GATEWAY_LOOK_PERIOD, GATEWAY_TAKES_PER_LOOK, GATEWAY_WARM_MAX};
+use crate::limits::{
+    GATEWAY_END_MAX, GATEWAY_LOOK_PERIOD, GATEWAY_TAKES_PER_LOOK, GATEWAY_WARM_MAX, GATEWAYS_EXPECTED_MAX,
+};
 
 /// Names a gateway of one shard.
 pub(super) type GatewayKey = Key<Gateway>;
@@ -364,7 +366,7 @@ impl NetworkShard {
         if self.warm_gateways.is_empty() {
             return true;
         }
-        let Self { warm_gateways, gateways, .. } = self;
+        let Self { warm_gateways, recent_gateways, gateways, .. } = self;
         let mut quiet = true;
         for key in warm_gateways.iter() {
             if let Some(End::Lane { lane, .. }) = gateways.get_mut(*key).map(|gateway| &mut gateway.end) {
@@ -372,7 +374,8 @@ impl NetworkShard {
             }
         }
         if quiet {
-            warm_gateways.clear();
+            recent_gateways.clear();
+            recent_gateways.extend(warm_gateways.drain(..).take(GATEWAYS_EXPECTED_MAX));
             return true;
         }
         for key in warm_gateways.iter() {
@@ -381,6 +384,19 @@ impl NetworkShard {
             }
         }
         false
+    }
+
+    /// Looks by itself at the lanes of those who called last: they are expected to call soon, and spared the doorbell.
+    pub(super) fn expect_gateways(&mut self) {
+        let Self { warm_gateways, recent_gateways, gateways, .. } = self;
+        for key in recent_gateways.iter() {
+            if let Some(End::Lane { lane, .. }) = gateways.get_mut(*key).map(|gateway| &mut gateway.end)
+                && lane.is_parked()
+            {
+                lane.attend();
+                warm_gateways.push(*key);
+            }
+        }
     }
 
     /// Answers a call with bytes that are copied. One that was answered already, or whose gateway is gone, stays as it is.

@@ -7,7 +7,7 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | `shard`, `polling` | the loop |
+//! | `shard`, `polling`, `giving_way` | the loop |
 //! | `listener`, `greeting` | up to the welcome |
 //! | `connection`, `receiving`, `sending` | one connection |
 //! | `calls`, `waiting`, `set_aside`, `lanes`, `reply_room`, `answers` | from a REQUEST to its RESPONSE |
@@ -28,6 +28,7 @@ mod counters;
 mod delivering;
 mod gateways;
 mod generations;
+mod giving_way;
 mod greeting;
 mod handover;
 mod lanes;

@@ -175,8 +175,12 @@ impl NetworkShard {
         message_key: MessageKey<'_>,
         bytes: &[u8],
     ) -> Result<(), Unpublished> {
+        self.before_publishing();
         let open = self.lane_for(key, bytes.len())?;
-        open.outbound.try_send(id, message_key, bytes).map_err(|error| Unpublished::of(&error))
+        let published = open.outbound.try_send(id, message_key, bytes).map_err(|error| Unpublished::of(&error));
+        let has_woken = open.outbound.take_woken();
+        self.giving_way.note_woken(has_woken);
+        published
     }
 
     /// A block to receive a message of so many bytes into, and the number of its lane.
@@ -194,12 +198,16 @@ impl NetworkShard {
         id: MessageId,
         message_key: MessageKey<'_>,
     ) -> Result<(), Unpublished> {
+        self.before_publishing();
         let open = self.lane_for(key, loan.len())?;
         if open.serial != serial {
             // It is sent again. Nothing reads it where it lies: its receiver could write it meanwhile.
             return Err(Unpublished::Opening);
         }
-        open.outbound.send_loan(loan, id, message_key).map_err(|(_, error)| Unpublished::of(&error))
+        let published = open.outbound.send_loan(loan, id, message_key).map_err(|(_, error)| Unpublished::of(&error));
+        let has_woken = open.outbound.take_woken();
+        self.giving_way.note_woken(has_woken);
+        published
     }
 
     /// Whether a message of so many bytes may find room now.

@@ -1,4 +1,4 @@
-//! Whether to poll for answers before sleeping, in adaptive mode.
+//! Whether to poll for answers before sleeping, in adaptive mode; and the history by which such attempts are made less often.
 //!
 //! An answer that comes while the shard polls spares a worker the wake-up and the shard a sleep. Polls that find nothing
 //! cost the core that somebody else may need, so they are tried less and less often while they do, and not at all where that
@@ -10,7 +10,7 @@ use super::lanes::LaneState;
 use super::shard::NetworkShard;
 use crate::limits::{POLL_BUDGET, POLL_SKIPS_MAX};
 
-/// Learns from earlier polls whether the next pays.
+/// Learns from earlier attempts, polls or others, whether the next pays.
 #[derive(Debug, Default)]
 pub(super) struct PollHistory {
     misses: u32,
@@ -18,18 +18,18 @@ pub(super) struct PollHistory {
 }
 
 impl PollHistory {
-    fn should_poll(&mut self) -> bool {
+    pub(super) fn should_poll(&mut self) -> bool {
         let polls = self.skips_left == 0;
         self.skips_left = self.skips_left.saturating_sub(1);
         polls
     }
 
-    fn hit(&mut self) {
+    pub(super) fn hit(&mut self) {
         self.misses = 0;
     }
 
     /// Each miss in a row doubles the number of sleeps without a poll.
-    fn miss(&mut self) {
+    pub(super) fn miss(&mut self) {
         self.misses = self.misses.saturating_add(1);
         self.skips_left = 1_u32.checked_shl(self.misses).unwrap_or(POLL_SKIPS_MAX).min(POLL_SKIPS_MAX);
     }

@@ -25,6 +25,7 @@ use super::connection::{Connection, ConnectionKey};
 use super::control_session::{ControlSession, SessionKey};
 use super::counters::Counters;
 use super::gateways::{Gateway, GatewayKey};
+use super::giving_way::GivingWay;
 use super::lanes::{LaneIndex, LaneKey, LaneRoom};
 use super::links::Links;
 use super::outbound::{OutboundKey, OutboundRoom, Way};
@@ -100,6 +101,9 @@ pub(super) struct NetworkShard {
     pub(super) gateways_watched: bool,
     /// Those that this loop looks at by itself.
     pub(super) warm_gateways: Vec<GatewayKey>,
+    /// Those that were warm when the loop slept last: who is likely to call next.
+    pub(super) recent_gateways: Vec<GatewayKey>,
+    pub(super) giving_way: GivingWay,
     /// Those whose clients are to be rung.
     pub(super) owed_gateways: Vec<GatewayKey>,
     pub(super) session_rooms: HashMap<SessionId, Room>,
@@ -173,6 +177,8 @@ impl NetworkShard {
             gateways_by_lane: HashMap::new(),
             gateways_watched: false,
             warm_gateways: Vec::new(),
+            recent_gateways: Vec::new(),
+            giving_way: GivingWay::default(),
             owed_gateways: Vec::new(),
             session_rooms: HashMap::new(),
             room_gateways: BTreeMap::new(),
@@ -206,6 +212,7 @@ impl NetworkShard {
                 self.session_stirred(session);
             }
             self.fire_timers();
+            self.give_way();
             for _ in 0..LOOKS_PER_TURN {
                 if !self.answer_and_announce() || !self.has_answers() {
                     break;
@@ -224,8 +231,9 @@ impl NetworkShard {
         self.look_for_room();
         self.forget_lost_sessions();
         self.announce_calls(Workers::Elsewhere);
-        self.send_gathered();
+        // What is on its way to somebody before what tells that something has arrived.
         self.send_to_peers();
+        self.send_gathered();
         self.ring_gateways();
         self.announce_calls(Workers::All)
     }

@@ -58,8 +58,17 @@ struct Source<B: IoBuffer> {
 
 enum Kind<B: IoBuffer> {
     Connection(Connection<B>),
-    Listener { socket: OwnedFd, is_ready: bool, paused: bool },
-    Watch { pipe: OwnedFd, is_ready: bool },
+    Listener {
+        socket: OwnedFd,
+        is_ready: bool,
+        paused: bool,
+    },
+    Watch {
+        pipe: OwnedFd,
+        is_ready: bool,
+        /// Whether the kernel has said that nobody writes any more, or that it is broken: reads go on until they say so.
+        finished: bool,
+    },
 }
 
 impl<B: IoBuffer> Kind<B> {
@@ -186,8 +195,9 @@ impl<B: IoBuffer> EpollDriver<B> {
                     *is_ready = true;
                     !*paused
                 }
-                Kind::Watch { is_ready, .. } => {
+                Kind::Watch { is_ready, finished, .. } => {
                     *is_ready = true;
+                    *finished |= event.is_read_closed() || event.is_error();
                     true
                 }
             };
@@ -222,7 +232,7 @@ impl<B: IoBuffer> EpollDriver<B> {
                         }
                     }
                 }
-                Kind::Watch { pipe, is_ready } if *is_ready => match drain(pipe.as_fd()) {
+                Kind::Watch { pipe, is_ready, finished } if *is_ready => match drain(pipe.as_fd(), *finished) {
                     Drained::Empty => *is_ready = false,
                     Drained::Rang { more } => {
                         *is_ready = more;
@@ -250,13 +260,14 @@ enum Drained {
     Ended(End),
 }
 
-/// Reads once from a watched pipe; the rest, if there is more, in the next turn.
-fn drain(pipe: BorrowedFd<'_>) -> Drained {
+/// Reads once from a watched pipe; the rest, if there is more, in the next turn. A read that comes back short has emptied the pipe,
+/// so the call that would only learn that is spared; unless nobody writes any more, for which there is no further edge. Who leaves
+/// after the kernel was asked is a further edge.
+fn drain(pipe: BorrowedFd<'_>, finished: bool) -> Drained {
     let mut bytes = [0_u8; DRAIN_BYTES];
     match read(pipe, &mut bytes) {
         Ok(0) => Drained::Ended(End::EndOfStream),
-        // A short read may hide that the last writer has gone since; then there is one more read, which says so.
-        Ok(_) => Drained::Rang { more: true },
+        Ok(count) => Drained::Rang { more: finished || count == DRAIN_BYTES },
         Err(Errno::AGAIN) => Drained::Empty,
         Err(Errno::INTR) => Drained::Rang { more: true },
         Err(errno) => Drained::Ended(End::Failed(errno)),
@@ -368,7 +379,7 @@ impl<B: IoBuffer> Driver<B> for EpollDriver<B> {
 
     fn watch(&mut self, pipe: OwnedFd, token: u64) -> Result<SourceId, Refused<OwnedFd>> {
         let pipe = set_nonblocking(pipe)?;
-        self.add(pipe, token, Interest::READABLE, |pipe| Kind::Watch { pipe, is_ready: false })
+        self.add(pipe, token, Interest::READABLE, |pipe| Kind::Watch { pipe, is_ready: false, finished: false })
     }
 
     fn close(&mut self, source: SourceId) {

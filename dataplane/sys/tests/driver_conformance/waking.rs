@@ -15,6 +15,7 @@ crate::for_each_driver!(
     a_sleep_ends_at_its_timeout,
     a_poll_does_not_sleep,
     a_doorbell_is_heard_each_time_it_rings,
+    a_doorbell_that_rang_ends_after_it_is_heard,
     a_doorbell_that_rang_before_it_was_watched_is_heard,
     a_flooded_doorbell_does_not_keep_others_waiting,
     a_doorbell_without_writers_ends,
@@ -170,6 +171,29 @@ fn a_flooded_doorbell_does_not_keep_others_waiting(harness: &mut Harness) {
     }
     stop.store(true, Ordering::Relaxed);
     thread.join().expect("the thread");
+}
+
+fn a_doorbell_that_rang_ends_after_it_is_heard(harness: &mut Harness) {
+    for leaves_unheard in [true, false] {
+        let Doorbell { ring, listen } = Doorbell::new().expect("a doorbell");
+        let watch = harness.driver.watch(listen, 9).expect("room");
+        harness.turn();
+        rustix::io::write(&ring, &[1]).expect("a ring");
+        if leaves_unheard {
+            drop(ring);
+            expect_ring(harness);
+        } else {
+            expect_ring(harness);
+            drop(ring);
+        }
+        let end = harness.expect("the end", |completion| match completion {
+            Completion::WatchEnded { token: 9, end } => Ok(end),
+            other => Err(other),
+        });
+        assert_eq!(end, End::EndOfStream, "its writer left before the ring was heard: {leaves_unheard}");
+        harness.driver.close(watch);
+        harness.expect_closed(9);
+    }
 }
 
 fn a_doorbell_without_writers_ends(harness: &mut Harness) {

@@ -10,14 +10,14 @@ use praas_protocol::limits::{PAYLOAD_BYTES_MAX, WIRE_HEADER_BYTES};
 use praas_protocol::message::codes;
 use praas_protocol::wire::{Header, OpenAs, Opened, REQUEST_HEAD_BYTES_MAX, Refusal, Request, Side};
 use praas_protocol::{Outcome, Phase};
-use praas_shm::io_buffer::IoBuffer;
+use praas_shm::io_buffer::{IoBuffer, LaneBuffer};
 
 use super::super::gateways::GatewayKey;
 use super::super::shard::NetworkShard;
 use super::connection::LinkCall;
 use super::routes::{Handle, Payload, Waiting};
 use super::{CLASSES, Class, DELIVER, DELIVER_NEXT, LinkConnectionKey, is_delivery};
-use crate::limits::MESSAGE_CREDIT_PARTS;
+use crate::limits::{LINK_COPIED_BYTES_MAX, MESSAGE_CREDIT_PARTS};
 
 /// What became of an attempt to send the next call of a route on a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -170,6 +170,12 @@ impl NetworkShard {
         }
         self.gather_for_peer(key, |outgoing| match payload {
             Payload::Bytes(bytes) => outgoing.push_pieces([head, &bytes]),
+            Payload::Block(LaneBuffer::Request(buffer)) if buffer.bytes() <= LINK_COPIED_BYTES_MAX => {
+                let mut copy = [0; LINK_COPIED_BYTES_MAX];
+                let copy = &mut copy[..buffer.bytes()];
+                buffer.copy_to(copy);
+                outgoing.push_pieces([head, copy]);
+            }
             Payload::Block(buffer) => {
                 outgoing.push_bytes(head);
                 let whole = 0..buffer.bytes();
