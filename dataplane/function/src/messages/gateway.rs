@@ -9,7 +9,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use praas_protocol::control::{ControlError, WaitMode};
 use praas_protocol::message::{Accepted, PutHead};
@@ -23,7 +23,9 @@ use super::error::{RecvError, SendError};
 use super::room::MessageRoom;
 use super::route::{Hindrance, Need, Route};
 use crate::invoke::{CallLane, CallLanes, OpenError};
-use crate::limits::{CALL_PAUSE_MAX, CALL_PAUSE_MIN, DELIVERY_GRACE, SERVER_ANSWER_MAX, WAIT_LOOK_PERIOD};
+use crate::limits::{
+    CALL_PAUSE_MAX, CALL_PAUSE_MIN, DELIVERY_GRACE, SERVER_ANSWER_MAX, STARTED_LOOK_PERIOD, WAIT_LOOK_PERIOD,
+};
 
 /// The messages of one worker that no message lane carries, by their receivers.
 #[derive(Debug, Default)]
@@ -31,6 +33,8 @@ pub(crate) struct Routes {
     routes: RefCell<Vec<Route>>,
     /// Messages that were started and have not ended, as far as is known.
     started: Cell<usize>,
+    /// When they were last looked after by a wait for something else.
+    looked_after: Cell<Option<Instant>>,
 }
 
 /// A message to be sent without a message lane.
@@ -214,8 +218,15 @@ impl MessageRoom {
         self.routes.started.get() > 0
     }
 
-    /// The worker waits for something else: messages that were started go on as far as they can.
+    /// The worker waits for something else: messages that were started go on as far as they can. Looked after once a period: what
+    /// has woken the worker is dealt with first.
     pub(crate) fn look_after_started(&self, around: &impl Around) {
+        let now = Instant::now();
+        let last = self.routes.looked_after.get();
+        if last.is_some_and(|last| now.duration_since(last) < STARTED_LOOK_PERIOD) {
+            return;
+        }
+        self.routes.looked_after.set(Some(now));
         // Whoever waits for one of them looks after all to its receiver.
         let Ok(mut routes) = self.routes.routes.try_borrow_mut() else { return };
         let time = around.time_left().unwrap_or(SERVER_ANSWER_MAX);
