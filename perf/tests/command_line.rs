@@ -80,12 +80,12 @@ fn an_unknown_plot_is_answered_with_the_known_ones() {
 }
 
 #[test]
-fn a_debug_build_refuses_to_measure_and_to_guard() {
+fn a_debug_build_refuses_to_measure() {
     if !cfg!(debug_assertions) {
         println!("skipped: this is a release build");
         return;
     }
-    for arguments in [&["all"][..], &[PLOT, "--quick"], &["guard"]] {
+    for arguments in [&["all"][..], &[PLOT, "--quick"]] {
         let output = run(arguments);
         assert!(!output.status.success(), "{arguments:?}");
         assert!(text(&output.stderr).contains("--release"), "{}", text(&output.stderr));
@@ -98,23 +98,6 @@ fn without_anything_to_do_it_says_what_can_be_done() {
     assert_eq!(output.status.code(), Some(2));
     let words = text(&output.stdout);
     assert!(words.contains("Usage") && words.contains("compare"), "{words}");
-}
-
-/// What the guard counts beside instructions is the same in a debug build.
-#[test]
-fn the_guarded_steps_neither_call_the_system_nor_allocate() {
-    let output = run(&["__guard", "steady"]);
-    assert!(output.status.success(), "{}", text(&output.stderr));
-    let counted: Vec<serde_json::Value> = serde_json::from_slice(&output.stdout).expect("a list");
-    assert!(counted.len() >= 12, "{counted:?}");
-    for step in counted {
-        assert!(step["system_calls"] == 0 && step["allocations"] == 0, "{step}");
-    }
-}
-
-#[test]
-fn a_guarded_step_is_not_run_by_hand() {
-    assert!(!run(&["__guard"]).status.success());
 }
 
 /// One measured plot, and everything that reads it: measuring takes long, so it is done once.

@@ -75,12 +75,6 @@ enum Command {
         #[arg(default_value = DIRECTORY_DEFAULT)]
         results: PathBuf,
     },
-    /// Hold instructions, allocations and system calls of the hot paths against stored figures
-    Guard {
-        /// Store what is found
-        #[arg(long)]
-        update: bool,
-    },
     /// Write the page again, from rows that were measured before
     Report {
         /// Rows of a run, or its directory
@@ -121,7 +115,6 @@ fn perform(arguments: Arguments) -> Result<ExitCode, Box<dyn Error>> {
         Some(Command::List) => show::list(),
         Some(Command::Compare { old, new, json, all }) => compare::print(&old, &new, json, all)?,
         Some(Command::Claims { results }) => show::claims(&results)?,
-        Some(Command::Guard { update }) => return crate::guard::print(update),
         Some(Command::Report { results, out }) => show::report(&results, out.as_deref())?,
     }
     Ok(ExitCode::SUCCESS)

@@ -14,7 +14,7 @@
 //! program's allocator, system calls by a seccomp filter that traps them. In steady state none of the hot paths makes a
 //! system call. What cannot be counted here is left out, with the reason.
 //!
-//! An improvement beyond the tolerance is a finding too: `guard --update` stores it, and from then on it is kept.
+//! An improvement beyond the tolerance is a finding too: `--update` stores it, and from then on it is kept.
 
 mod callgrind;
 pub mod expectations;
@@ -54,7 +54,7 @@ pub enum GuardError {
     #[error("`--update` stores instructions too, and those could not be counted: {0}")]
     Incomplete(String),
     /// The file of the expectations.
-    #[error("cannot read or write {}: {source}; `guard --update` makes it anew", .path.display())]
+    #[error("cannot read or write {}: {source}; `--update` makes it anew", .path.display())]
     File {
         /// The file.
         path: PathBuf,

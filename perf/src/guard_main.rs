@@ -1,4 +1,5 @@
-//! The guard by itself: `praas-perf guard` without the suite around it, and without what the suite is built of.
+//! The guard: a program of its own, built without the suite. What is linked beside a hot path changes how it is inlined, and so
+//! its instructions; and this one is built for each change, the suite is not.
 #![forbid(unsafe_code)]
 
 use std::process::ExitCode;
