@@ -1,13 +1,11 @@
-//! `shm-throughput`: calls a second of one client thread that keeps 32 calls of 64 bytes in flight in a [`Pipeline`], beside a
+//! `shm-throughput`: calls a second of one client thread that keeps 32 calls of 64 bytes in flight in a [`Window`], beside a
 //! bare ring of a lane's geometry with as many.
-
-use praas_client::{Pipeline, Process};
 
 use super::{Bar, BarError, Settings};
 use crate::floors::{BareRing, CALLS_PER_SAMPLE, Config, IN_FLIGHT, timed_groups};
 use crate::interleave::{Measured, Turn};
 use crate::report::{Case, Condition, Row};
-use crate::subject::{Lane, LanePlan, NOOP, RunningServer, SubjectError, check_noop, noop_payload};
+use crate::subject::{Lane, LanePlan, RunningServer, Window};
 
 pub(super) const BAR: Bar =
     Bar { id: "shm-throughput", summary: "calls a second with 32 in flight, against a bare ring", run };
@@ -21,7 +19,7 @@ fn run(settings: Settings) -> Result<Vec<Row>, BarError> {
     let server = RunningServer::start()?;
     let lane = Lane::open(&server, LanePlan::spinning()?)?;
     let mut floor = BareRing::open(&Config::new(lane.placement()))?;
-    let mut window = Window::new(lane.process());
+    let mut window = Window::new(lane.process(), IN_FLIGHT);
     let mut figure = Measured::new("no-op, 32 in flight", |batch| {
         let _awake = lane.wake()?;
         let samples = timed_groups(batch, CALLS_PER_SAMPLE, || (0..CALLS_PER_SAMPLE).try_for_each(|_| window.call()))?;
@@ -49,43 +47,4 @@ fn run(settings: Settings) -> Result<Vec<Row>, BarError> {
         Condition::AtLeastTimesFloor(0.5),
     );
     Ok(vec![share, absolute])
-}
-
-/// Calls in flight, oldest first.
-struct Window {
-    calls: Pipeline<'static>,
-    /// Of the newest call.
-    sent: u64,
-    /// Of the newest reply.
-    received: u64,
-}
-
-impl Window {
-    fn new(process: &Process) -> Self {
-        Self { calls: process.pipeline(IN_FLIGHT), sent: 0, received: 0 }
-    }
-
-    /// Collects the oldest reply if the window is full, and sends the next call.
-    #[inline]
-    fn call(&mut self) -> Result<(), SubjectError> {
-        if self.calls.is_full() {
-            self.collect()?;
-        }
-        self.sent += 1;
-        Ok(self.calls.send(NOOP, &noop_payload(self.sent))?)
-    }
-
-    #[inline]
-    fn collect(&mut self) -> Result<(), SubjectError> {
-        let Some(reply) = self.calls.receive() else { return Ok(()) };
-        self.received += 1;
-        check_noop(self.received, &reply?)
-    }
-
-    fn drain(&mut self) -> Result<(), SubjectError> {
-        while !self.calls.is_empty() {
-            self.collect()?;
-        }
-        Ok(())
-    }
 }

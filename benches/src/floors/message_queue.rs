@@ -14,9 +14,6 @@ pub(super) const ROLE: &str = "message-queue";
 const NAME: &str = "POSIX message queue ping-pong";
 /// Messages that a queue holds: one in flight, one that tells of the peer's death.
 const QUEUE_MESSAGES: u32 = 2;
-/// Bytes of a message that a queue takes.
-#[allow(clippy::cast_possible_truncation)] // 64
-const MESSAGE_BYTES: u32 = PAYLOAD_BYTES as u32;
 
 /// The floor, open for rounds.
 #[derive(Debug)]
@@ -33,8 +30,8 @@ impl MessageQueue {
     /// # Errors
     /// Any [`FloorError`], such as a kernel without POSIX message queues.
     pub fn open(config: &Config) -> Result<Self, FloorError> {
-        let requests = Queue::create(QUEUE_MESSAGES, MESSAGE_BYTES)?;
-        let replies = Queue::create(QUEUE_MESSAGES, MESSAGE_BYTES)?;
+        let requests = Queue::create(QUEUE_MESSAGES, PAYLOAD_BYTES)?;
+        let replies = Queue::create(QUEUE_MESSAGES, PAYLOAD_BYTES)?;
         let session = Session::open(NAME, ROLE, config, &[requests.as_fd(), replies.as_fd()], &[])?;
         Ok(Self { session, requests, replies, calls: 0 })
     }

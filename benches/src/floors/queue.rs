@@ -34,14 +34,15 @@ impl Queue {
     /// # Errors
     /// [`FloorError::System`], as for more than `/proc/sys/fs/mqueue/msg_max` or `msgsize_max` allow, or a kernel without
     /// POSIX message queues.
-    pub fn create(messages: u32, message_bytes: u32) -> Result<Self, FloorError> {
+    pub fn create(messages: u32, message_bytes: usize) -> Result<Self, FloorError> {
         static COUNT: AtomicU64 = AtomicU64::new(0);
         let name = format!("/praas-floor-{}-{}", process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
         let name = CString::new(name).expect("a name of letters and digits");
         // SAFETY: all-zero is a valid mq_attr, a struct of integers.
         let mut attributes: libc::mq_attr = unsafe { std::mem::zeroed() };
         attributes.mq_maxmsg = libc::c_long::from(messages);
-        attributes.mq_msgsize = libc::c_long::from(message_bytes);
+        // What does not fit is far more than any kernel allows.
+        attributes.mq_msgsize = libc::c_long::try_from(message_bytes).unwrap_or(libc::c_long::MAX);
         let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR | libc::O_CLOEXEC;
         // SAFETY: the name ends in NUL and the attributes outlive the call, which only reads both.
         let queue = unsafe { libc::mq_open(name.as_ptr(), flags, 0o600 as libc::mode_t, &raw const attributes) };

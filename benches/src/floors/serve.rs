@@ -60,7 +60,8 @@ fn serve(role: &str, orders: Orders, others: impl FnOnce(&str, Orders) -> io::Re
     }
 }
 
-#[allow(clippy::needless_pass_by_value)] // a role takes its orders
-fn unknown(role: &str, _: Orders) -> io::Result<()> {
+fn unknown(role: &str, orders: Orders) -> io::Result<()> {
+    // Nobody is to wait for an answer.
+    drop(orders);
     Err(io::Error::new(io::ErrorKind::InvalidInput, format!("unknown role `{role}`")))
 }

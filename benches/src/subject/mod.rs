@@ -12,6 +12,7 @@
 //! | `state_functions`, `state_process` | a process of two workers whose functions time their own puts and gets |
 //! | `message_functions`, `message_pair` | two processes whose functions send each other messages |
 //! | `steady`, `confined`, `allocations`, `trap` | a caller that may neither call the system nor allocate |
+//! | `window` | one thread that keeps calls in flight over a lane |
 //! | `wire_load` | many connections that speak the network protocol, and a load over them |
 //! | `footprint` | what idle processes take of the machine |
 //!
@@ -36,6 +37,7 @@ mod state_process;
 mod steady;
 #[allow(unsafe_code)] // The handler of the trap's signal is set by the C library.
 mod trap;
+mod window;
 mod wire_load;
 
 pub use allocations::CountingAllocator;
@@ -53,6 +55,7 @@ pub use self_invoke::SelfInvoke;
 pub use state_functions::GETS_PER_SAMPLE;
 pub use state_process::{KEY_BYTES, Objects, Replacements, StateProcess};
 pub use steady::{Restlessness, Steadiness, steady_calls};
+pub use window::Window;
 pub use wire_load::{WireCalls, WireConnection, wire_crowd, wire_load};
 
 /// Bytes of a no-op's payload and of its answer: what travels inline both ways.

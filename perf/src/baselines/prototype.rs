@@ -178,8 +178,7 @@ impl Prototype {
 }
 
 fn queue() -> Result<Queue, FloorError> {
-    #[allow(clippy::cast_possible_truncation)] // 8192
-    Queue::create(QUEUE_MESSAGES, QUEUE_MESSAGE_BYTES as u32)
+    Queue::create(QUEUE_MESSAGES, QUEUE_MESSAGE_BYTES)
 }
 
 fn call(channel: &mut Channel, request: &mut [u8], number: u64) -> Result<(), FloorError> {

@@ -97,8 +97,7 @@ impl Link {
     pub(super) fn open(medium: Medium, payload_bytes: usize) -> Result<(Self, Option<OwnedFd>), FloorError> {
         Ok(match medium {
             Medium::MessageQueue => {
-                #[allow(clippy::cast_possible_truncation)] // 8192
-                let queue = || Queue::create(QUEUE_MESSAGES, QUEUE_MESSAGE_BYTES as u32);
+                let queue = || Queue::create(QUEUE_MESSAGES, QUEUE_MESSAGE_BYTES);
                 (Self::Queues { requests: queue()?, replies: queue()? }, None)
             }
             Medium::UnixSocket => {

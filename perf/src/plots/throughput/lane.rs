@@ -4,8 +4,7 @@ use std::rc::Rc;
 
 use praas_benches::floors::{BareRing, Batch, CALLS_PER_SAMPLE, Config, IN_FLIGHT, Placement, Samples, timed_groups};
 use praas_benches::interleave::{Measured, SeriesError};
-use praas_benches::subject::{Lane, LanePlan, NOOP, RunningServer, SubjectError, check_noop, noop_payload};
-use praas_client::{Pipeline, Process};
+use praas_benches::subject::{Lane, LanePlan, RunningServer, SubjectError, Window};
 
 use super::ID;
 use crate::harness::{Entry, Key, Run};
@@ -69,44 +68,5 @@ impl LaneLoad {
         let samples = timed_groups(batch, CALLS_PER_SAMPLE, || (0..CALLS_PER_SAMPLE).try_for_each(|_| window.call()))?;
         window.drain()?;
         Ok(samples)
-    }
-}
-
-/// Calls in flight, oldest first.
-struct Window {
-    calls: Pipeline<'static>,
-    /// Of the newest call.
-    sent: u64,
-    /// Of the newest reply.
-    received: u64,
-}
-
-impl Window {
-    fn new(process: &Process, depth: usize) -> Self {
-        Self { calls: process.pipeline(depth), sent: 0, received: 0 }
-    }
-
-    /// Collects the oldest reply if as many calls are in flight as may be, and sends the next one.
-    #[inline]
-    fn call(&mut self) -> Result<(), SubjectError> {
-        if self.calls.is_full() {
-            self.collect()?;
-        }
-        self.sent += 1;
-        Ok(self.calls.send(NOOP, &noop_payload(self.sent))?)
-    }
-
-    #[inline]
-    fn collect(&mut self) -> Result<(), SubjectError> {
-        let Some(reply) = self.calls.receive() else { return Ok(()) };
-        self.received += 1;
-        check_noop(self.received, &reply?)
-    }
-
-    fn drain(&mut self) -> Result<(), SubjectError> {
-        while !self.calls.is_empty() {
-            self.collect()?;
-        }
-        Ok(())
     }
 }
