@@ -16,6 +16,7 @@ pub mod cgroup;
 mod child;
 mod clone;
 pub mod data_directory;
+pub mod disk_ring;
 pub mod doorbell;
 pub mod driver;
 pub mod file_lock;
@@ -35,6 +36,7 @@ pub mod spawn;
 mod wait;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupLimits, CgroupRoot};
+pub use disk_ring::DiskRing;
 pub use doorbell::Doorbell;
 pub use file_lock::FileLock;
 pub use listener::{Listener, StaleSocket};

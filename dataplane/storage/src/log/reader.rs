@@ -1,0 +1,178 @@
+//! What is there after a crash.
+
+use std::path::{Path, PathBuf};
+
+use praas_sys::Errno;
+
+use super::LogError;
+use super::format::{BATCH_HEAD_BYTES, BadHead, BatchHead, SegmentHead, VERSION};
+use crate::buffer::{AlignedBuffer, BLOCK_BYTES};
+use crate::disk::{Access, FileLayer};
+
+/// What the names of segments end in.
+const EXTENSION: &str = ".log";
+
+/// Digits of a segment's number.
+const DIGITS: usize = 16;
+
+/// Records that became durable together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Batch<'l> {
+    /// The position before the first of them.
+    pub after: u64,
+    /// That of the last one that has one.
+    pub position: u64,
+    /// Whole records.
+    pub records: &'l [u8],
+}
+
+/// What a log goes from and to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Found {
+    /// The position before its first record.
+    pub after: u64,
+    /// The position of its last one.
+    pub position: u64,
+}
+
+pub(super) fn segment_path(directory: &Path, number: u64) -> PathBuf {
+    directory.join(format!("{number:016x}{EXTENSION}"))
+}
+
+/// The numbers of the segments that are there, in order.
+pub(super) fn segment_numbers(files: &dyn FileLayer, directory: &Path) -> Result<Vec<u64>, LogError> {
+    let mut numbers = Vec::new();
+    let listed = files.list(directory, &mut |name| {
+        let digits = name.strip_suffix(EXTENSION).filter(|digits| digits.len() == DIGITS);
+        numbers.extend(digits.and_then(|digits| u64::from_str_radix(digits, 16).ok()));
+    });
+    listed.map_err(|errno| LogError::Files { what: "listing", path: directory.to_owned(), errno })?;
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Tells every batch of a log in order, up to its end or its torn end; what it goes from and to, or `None` if there is none.
+///
+/// # Errors
+/// [`LogError::Damaged`] when something is missing that was durable, after what is whole was told; [`LogError::Version`],
+/// [`LogError::Files`].
+pub fn read_log(
+    files: &dyn FileLayer,
+    directory: &Path,
+    each: &mut dyn FnMut(Batch<'_>),
+) -> Result<Option<Found>, LogError> {
+    let numbers = segment_numbers(files, directory)?;
+    let mut found: Option<Found> = None;
+    let mut next = numbers.first().map(|first| Segment::read(files, directory, *first, 0)).transpose()?;
+    for index in 0..numbers.len() {
+        let Some(segment) = next.take() else { break };
+        let found = found.get_or_insert(Found { after: segment.head.after, position: segment.head.after });
+        let next_number = numbers.get(index + 1);
+        next = next_number.map(|number| Segment::read(files, directory, *number, found.position)).transpose()?;
+        if segment.head.after != found.position {
+            let reason = format!("it begins after position {}", segment.head.after);
+            return Err(segment.damaged(0, reason, found.position));
+        }
+        let until = next.as_ref().map(|next| next.head.after);
+        segment.tell(until, &mut found.position, each)?;
+    }
+    Ok(found)
+}
+
+/// Removes a log with its directory; nothing to do for one that is not there.
+///
+/// # Errors
+/// [`LogError::Files`]: any of it may be left.
+pub fn remove_log(files: &dyn FileLayer, directory: &Path) -> Result<(), LogError> {
+    let failed = |errno| LogError::Files { what: "removing", path: directory.to_owned(), errno };
+    let mut names = Vec::new();
+    match files.list(directory, &mut |name| names.push(name.to_owned())) {
+        Err(Errno::NOENT) => return Ok(()),
+        listed => listed.map_err(failed)?,
+    }
+    // The oldest first: what is left of a log that is being removed must not look like the beginning of one.
+    names.sort_unstable();
+    for name in names {
+        files.remove(&directory.join(name)).map_err(failed)?;
+    }
+    files.remove_directory(directory).map_err(failed)
+}
+
+/// A segment in memory.
+struct Segment {
+    path: PathBuf,
+    head: SegmentHead,
+    bytes: AlignedBuffer,
+}
+
+impl Segment {
+    /// Reads one; up to `position` all was told before.
+    fn read(files: &dyn FileLayer, directory: &Path, number: u64, position: u64) -> Result<Self, LogError> {
+        let path = segment_path(directory, number);
+        let read = || {
+            let file = files.open(&path, Access::Read)?;
+            let mut bytes = AlignedBuffer::new(usize::try_from(file.bytes()?).map_err(|_| Errno::FBIG)?);
+            let read = file.read(0, &mut bytes)?;
+            bytes[read..].fill(0);
+            Ok(bytes)
+        };
+        let bytes = read().map_err(|errno| LogError::Files { what: "reading", path: path.clone(), errno })?;
+        match SegmentHead::read(&bytes) {
+            Ok(head) => Ok(Self { path, head, bytes }),
+            Err(BadHead::Version(actual)) => Err(LogError::Version { path, actual, known: VERSION }),
+            Err(BadHead::Damaged) => {
+                let reason = "its header is not whole".to_owned();
+                Err(LogError::Damaged { path, at: 0, reason, position })
+            }
+        }
+    }
+
+    fn damaged(&self, at: usize, reason: String, position: u64) -> LogError {
+        LogError::Damaged { path: self.path.clone(), at: at as u64, reason, position }
+    }
+
+    /// The whole batch that begins at a byte.
+    fn batch_at(&self, at: usize) -> Option<BatchHead> {
+        BatchHead::read(self.head.id, self.bytes.get(at..)?)
+    }
+
+    /// Tells its batches, up to where the next segment begins.
+    fn tell(&self, until: Option<u64>, position: &mut u64, each: &mut dyn FnMut(Batch<'_>)) -> Result<(), LogError> {
+        let mut at = BLOCK_BYTES;
+        while until.is_none_or(|until| *position < until) {
+            let Some(head) = self.batch_at(at) else { break };
+            if head.after != *position {
+                let reason = format!("a batch follows position {}", head.after);
+                return Err(self.damaged(at, reason, *position));
+            }
+            if until.is_some_and(|until| head.position > until) {
+                // It was never acknowledged: the next segment has its records.
+                break;
+            }
+            let start = at + BATCH_HEAD_BYTES;
+            let records = &self.bytes[start..start + head.bytes as usize];
+            each(Batch { after: head.after, position: head.position, records });
+            *position = head.position;
+            at = (start + head.bytes as usize).next_multiple_of(BLOCK_BYTES);
+        }
+        match until {
+            Some(until) if until != *position => {
+                let reason = format!("the next segment goes on after position {until}");
+                Err(self.damaged(at, reason, *position))
+            }
+            Some(_) => Ok(()),
+            None => self.check_end(at, *position),
+        }
+    }
+
+    /// Makes sure that nothing whole comes behind the end: then that end would be no torn one.
+    fn check_end(&self, end: usize, position: u64) -> Result<(), LogError> {
+        let beyond = (end..self.bytes.len()).step_by(BLOCK_BYTES).skip(1).find_map(|at| self.batch_at(at));
+        match beyond {
+            None => Ok(()),
+            Some(head) => {
+                Err(self.damaged(end, format!("a whole batch up to position {} comes behind", head.position), position))
+            }
+        }
+    }
+}

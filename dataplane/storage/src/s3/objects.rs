@@ -1,0 +1,150 @@
+//! Objects: written whole or in parts, read in ranges, several of them on their way at once.
+//!
+//! What is cut into parts is so because one connection does not fill a network, and because what broke off is repeated from
+//! its part's beginning. An upload in parts becomes an object only when it is completed; one that fails is given up, and one
+//! whose writer died stays invisible until the folder is removed.
+
+use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::primitives::{ByteStream, SdkBody};
+use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use futures_util::stream::{self, StreamExt, TryStreamExt};
+
+use super::S3Backend;
+use super::errors::Refused;
+use crate::name::Folder;
+
+/// Objects longer than this are uploaded in parts: below, the two requests more cost more than they give.
+const WHOLE_BYTES_MAX: usize = 16 << 20;
+/// Length of a part, but of the last one. S3 wants 5 MiB or more.
+const PART_BYTES: usize = 8 << 20;
+/// Parts of one blob that are on their way at once.
+const PARTS_IN_FLIGHT: usize = 4;
+/// Times that a range is read in all when its body breaks off.
+const BODIES_TRIED: u32 = 3;
+
+/// How a range was read.
+enum Range {
+    /// It is in place.
+    Read,
+    /// The object ends before it does, after so many bytes.
+    Ended(u64),
+}
+
+impl S3Backend {
+    /// Writes an object.
+    pub(super) async fn put_object(&self, key: &str, bytes: &[u8]) -> Result<(), Refused> {
+        if bytes.len() > WHOLE_BYTES_MAX {
+            return self.put_in_parts(key, bytes).await;
+        }
+        let request = self.client.put_object().bucket(&self.settings.bucket).key(key).body(body(bytes));
+        let sent = request.customize().disable_payload_signing().send().await;
+        sent.map(drop).map_err(|error| Refused::by(&error))
+    }
+
+    async fn put_in_parts(&self, key: &str, bytes: &[u8]) -> Result<(), Refused> {
+        let bucket = &self.settings.bucket;
+        let begun = self.client.create_multipart_upload().bucket(bucket).key(key).send().await;
+        let begun = begun.map_err(|error| Refused::by(&error))?;
+        let upload = begun.upload_id().unwrap_or_default();
+        let done = self.put_parts(key, upload, bytes).await;
+        if done.is_err() {
+            // What was sent takes room until then. That it failed is told already, if this fails too.
+            let _ = self.client.abort_multipart_upload().bucket(bucket).key(key).upload_id(upload).send().await;
+        }
+        done
+    }
+
+    async fn put_parts(&self, key: &str, upload: &str, bytes: &[u8]) -> Result<(), Refused> {
+        let bucket = &self.settings.bucket;
+        let parts = bytes.chunks(PART_BYTES).zip(1..).map(|(part, number)| async move {
+            let request = self.client.upload_part().bucket(bucket).key(key).upload_id(upload).part_number(number);
+            let sent = request.body(body(part)).customize().disable_payload_signing().send().await;
+            let sent = sent.map_err(|error| Refused::by(&error))?;
+            Ok(CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag).build())
+        });
+        let parts: Vec<_> = stream::iter(parts).buffered(PARTS_IN_FLIGHT).try_collect().await?;
+        let parts = CompletedMultipartUpload::builder().set_parts(Some(parts)).build();
+        let request = self.client.complete_multipart_upload().bucket(bucket).key(key).upload_id(upload);
+        request.multipart_upload(parts).send().await.map(drop).map_err(|error| Refused::by(&error))
+    }
+
+    /// Gives up uploads in parts that somebody left in a folder.
+    pub(super) async fn abort_uploads(&self, folder: &Folder) -> Result<(), Refused> {
+        let bucket = &self.settings.bucket;
+        let listed = self.client.list_multipart_uploads().bucket(bucket).prefix(self.keys.folder(folder)).send().await;
+        let listed = listed.map_err(|error| Refused::by(&error))?;
+        for upload in listed.uploads() {
+            let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else { continue };
+            let given_up = self.client.abort_multipart_upload().bucket(bucket).key(key).upload_id(id).send().await;
+            // Somebody else may have been faster.
+            if let Err(refused) = given_up.map_err(|error| Refused::by(&error))
+                && refused.status != Some(404)
+            {
+                return Err(refused);
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `into` from `offset` on; or says how long the object is, when it is too short for that.
+    pub(super) async fn read_object(&self, key: &str, offset: u64, into: &mut [u8]) -> Result<Option<u64>, Refused> {
+        let fits = offset.checked_add(into.len() as u64).is_some();
+        if into.is_empty() || !fits {
+            let length = self.length(key).await?;
+            return Ok((!fits || offset > length).then_some(length));
+        }
+        let ranges = into.chunks_mut(PART_BYTES).zip((0..).map(|number: u64| offset + number * PART_BYTES as u64));
+        let ranges = ranges.map(|(part, from)| self.read_range(key, from, part));
+        let outcomes: Vec<Range> = stream::iter(ranges).buffer_unordered(PARTS_IN_FLIGHT).try_collect().await?;
+        Ok(outcomes.into_iter().find_map(|outcome| match outcome {
+            Range::Read => None,
+            Range::Ended(length) => Some(length),
+        }))
+    }
+
+    async fn read_range(&self, key: &str, from: u64, into: &mut [u8]) -> Result<Range, Refused> {
+        let last = from + into.len() as u64 - 1;
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let request = self.client.get_object().bucket(&self.settings.bucket).key(key);
+            match request.range(format!("bytes={from}-{last}")).send().await.map_err(|error| Refused::by(&error)) {
+                Ok(answer) if answer.content_length().map(i64::unsigned_abs) == Some(into.len() as u64) => {
+                    match fill(answer, into).await {
+                        Err(_) if tried < BODIES_TRIED => {}
+                        outcome => return outcome.map(|()| Range::Read),
+                    }
+                }
+                Ok(_) => return self.length(key).await.map(Range::Ended),
+                Err(refused) if refused.is_past_the_end() => return self.length(key).await.map(Range::Ended),
+                Err(refused) => return Err(refused),
+            }
+        }
+    }
+
+    async fn length(&self, key: &str) -> Result<u64, Refused> {
+        let head = self.client.head_object().bucket(&self.settings.bucket).key(key).send().await;
+        Ok(head.map_err(|error| Refused::by(&error))?.content_length().unwrap_or_default().unsigned_abs())
+    }
+}
+
+/// A copy: the client keeps bodies for as long as it may have to send them again.
+pub(super) fn body(bytes: &[u8]) -> ByteStream {
+    ByteStream::new(SdkBody::from(bytes.to_vec()))
+}
+
+async fn fill(answer: GetObjectOutput, into: &mut [u8]) -> Result<(), Refused> {
+    let (mut body, mut filled) = (answer.body, 0);
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| Refused::body(&error))?;
+        let longer = || Refused::body(&std::io::Error::other("the body is longer than the server said"));
+        let part = into.get_mut(filled..filled + chunk.len()).ok_or_else(longer)?;
+        part.copy_from_slice(&chunk);
+        filled += chunk.len();
+    }
+    if filled < into.len() {
+        let words = format!("the body ended after {filled} of {} bytes", into.len());
+        return Err(Refused::body(&std::io::Error::other(words)));
+    }
+    Ok(())
+}

@@ -1,0 +1,191 @@
+//! Pages of a cut before they are written.
+
+use std::ops::Range;
+
+use super::cut::{Cut, CutError, CutValue, ObjectEntry};
+use super::error::SnapshotError;
+use super::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use super::location::Location;
+use super::manifest::PagePlace;
+use super::page::{self, PageObject};
+use crate::name::Folder;
+
+/// One object.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Record {
+    pub(crate) hash: u64,
+    pub(crate) version: u64,
+    type_id: u64,
+    modified_unix_ms: u64,
+    key_at: u32,
+    pub(crate) value_bytes: u32,
+    schema_version: u32,
+    namespace: u8,
+    key_bytes: u8,
+    encoding: u8,
+    /// What the cut reads its value by, if it has it.
+    pub(crate) token: Option<u64>,
+    /// Where its value is stored, once it is.
+    pub(crate) location: Option<Location>,
+}
+
+/// What becomes of a page.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Fate {
+    /// It is written.
+    Written,
+    /// It is what the snapshot before has.
+    Kept,
+}
+
+/// One page.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    pub(crate) number: u32,
+    keys: Vec<u8>,
+    pub(crate) records: Vec<Record>,
+    pub(crate) fate: Fate,
+    /// Where it lies, once it does; `None` without objects.
+    pub(crate) place: Option<PagePlace>,
+}
+
+/// All objects that the cut shows of these pages.
+pub(crate) fn gather(
+    folder: &Folder,
+    cut: &dyn Cut,
+    bits: u32,
+    pages: Range<u32>,
+) -> Result<Vec<Draft>, SnapshotError> {
+    let mut drafts: Vec<Draft> = pages.clone().map(Draft::new).collect();
+    let shown = cut.objects(&mut |entry, value| {
+        let number = page::page_of(entry.hash, bits);
+        if pages.contains(&number) { drafts[(number - pages.start) as usize].add(&entry, value) } else { Ok(()) }
+    });
+    shown.map_err(|error| SnapshotError::cut(folder, error))?;
+    Ok(drafts)
+}
+
+impl Draft {
+    fn new(number: u32) -> Self {
+        Self { number, keys: Vec::new(), records: Vec::new(), fate: Fate::Written, place: None }
+    }
+
+    fn add(&mut self, entry: &ObjectEntry<'_>, value: CutValue) -> Result<(), CutError> {
+        let (key_bytes, value_bytes) = (entry.key.len(), entry.value_bytes);
+        if key_bytes == 0 || key_bytes > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX {
+            return Err(CutError::new(format!(
+                "an object has a key of {key_bytes} and a value of {value_bytes} bytes"
+            )));
+        }
+        let (token, location) = match value {
+            CutValue::Here { token } => (Some(token), (value_bytes == 0).then_some(Location::EMPTY)),
+            CutValue::Stored(location) if location.suits(value_bytes) => (None, Some(location)),
+            CutValue::Stored(location) => {
+                let key = entry.key.escape_ascii();
+                return Err(CutError::new(format!("`{key}` of {value_bytes} bytes cannot be stored at {location:?}")));
+            }
+        };
+        self.push(entry, token, location)
+    }
+
+    fn push(
+        &mut self,
+        entry: &ObjectEntry<'_>,
+        token: Option<u64>,
+        location: Option<Location>,
+    ) -> Result<(), CutError> {
+        let key_at = u32::try_from(self.keys.len()).map_err(|_| CutError::new("a page has more than 4 GiB of keys"))?;
+        #[allow(clippy::cast_possible_truncation, reason = "at most KEY_BYTES_MAX")]
+        let key_bytes = entry.key.len() as u8;
+        self.keys.extend_from_slice(entry.key);
+        self.records.push(Record {
+            hash: entry.hash,
+            version: entry.version,
+            type_id: entry.type_id,
+            modified_unix_ms: entry.modified_unix_ms,
+            key_at,
+            value_bytes: entry.value_bytes,
+            schema_version: entry.schema_version,
+            namespace: entry.namespace,
+            key_bytes,
+            encoding: entry.encoding,
+            token,
+            location,
+        });
+        Ok(())
+    }
+
+    /// Makes it the page that is stored.
+    pub(crate) fn adopt(&mut self, objects: &[PageObject]) -> Result<(), CutError> {
+        objects.iter().try_for_each(|object| self.push(&object.entry(), None, Some(object.location)))
+    }
+
+    pub(crate) fn key(&self, record: &Record) -> &[u8] {
+        key_of(&self.keys, record)
+    }
+
+    fn entry(&self, record: &Record) -> ObjectEntry<'_> {
+        ObjectEntry {
+            hash: record.hash,
+            namespace: record.namespace,
+            key: self.key(record),
+            version: record.version,
+            type_id: record.type_id,
+            schema_version: record.schema_version,
+            encoding: record.encoding,
+            modified_unix_ms: record.modified_unix_ms,
+            value_bytes: record.value_bytes,
+        }
+    }
+
+    /// What errors call a record.
+    pub(crate) fn part(&self, record: &Record) -> super::error::Part {
+        let key = self.key(record).into();
+        super::error::Part::Object { namespace: record.namespace, key, version: record.version }
+    }
+
+    /// Puts its records in the order in which pages have them.
+    pub(crate) fn sort(&mut self) -> Result<(), CutError> {
+        let keys = &self.keys;
+        self.records.sort_unstable_by(|left, right| order(keys, left).cmp(&order(keys, right)));
+        let twice = self.records.array_windows().find(|[left, right]| order(keys, left) == order(keys, right));
+        match twice {
+            None => Ok(()),
+            Some([record, _]) => Err(CutError::new(format!("it has `{}` twice", key_of(keys, record).escape_ascii()))),
+        }
+    }
+
+    /// What tells its contents from any others, once it is sorted.
+    pub(crate) fn digest(&self) -> u64 {
+        page::digest(self.records.iter().map(|record| (record.hash, record.version)))
+    }
+
+    /// Gives each record the place of its value in an earlier snapshot, where that has the same version of it.
+    pub(crate) fn reuse(&mut self, earlier: &[PageObject]) {
+        let mut earlier = earlier.iter().peekable();
+        for record in &mut self.records {
+            let own = order(&self.keys, record);
+            while earlier.next_if(|object| (object.hash, object.namespace, &*object.key) < own).is_some() {}
+            let same = earlier.peek().filter(|object| (object.hash, object.namespace, &*object.key) == own);
+            let same =
+                same.filter(|object| object.version == record.version && object.value_bytes == record.value_bytes);
+            record.location = record.location.or(same.map(|object| object.location));
+        }
+    }
+
+    /// All its objects with their places.
+    pub(crate) fn entries(&self) -> impl ExactSizeIterator<Item = (ObjectEntry<'_>, Location)> + Clone {
+        self.records.iter().map(|record| {
+            let location = record.location.expect("values are stored before their pages");
+            (self.entry(record), location)
+        })
+    }
+}
+
+fn key_of<'k>(keys: &'k [u8], record: &Record) -> &'k [u8] {
+    &keys[record.key_at as usize..][..usize::from(record.key_bytes)]
+}
+
+fn order<'k>(keys: &'k [u8], record: &Record) -> (u64, u8, &'k [u8]) {
+    (record.hash, record.namespace, key_of(keys, record))
+}

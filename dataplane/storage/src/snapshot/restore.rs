@@ -1,0 +1,295 @@
+//! Everything of a snapshot, in parallel, neighbours in one read.
+//!
+//! Threads take runs of pages, and the values that these name, in groups that lie together. Values come before further pages, so
+//! what is known and not yet read stays little.
+
+use std::collections::VecDeque;
+use std::ops::{ControlFlow, Range};
+use std::sync::{Condvar, Mutex, PoisonError};
+
+use super::error::{Part, SnapshotError};
+use super::limits::{BLOB_ALIGN, READ_BYTES_MAX, READ_GAP_BYTES_MAX, THREADS_MAX};
+use super::location::Form;
+use super::page::PageObject;
+use super::share::lock;
+use super::stored::Snapshot;
+use crate::buffer::AlignedBuffer;
+
+/// Pages that a thread takes at a time.
+const PAGES_A_TURN: u32 = 16;
+
+/// Fills memory, exactly as long as the value, with the value. It fails for a damaged one, or one that cannot be reached; all others
+/// go on.
+pub type Fill<'f> = dyn FnMut(&mut [u8]) -> Result<(), SnapshotError> + 'f;
+
+/// What takes what is restored; called by many threads at once. Breaking ends the restoring.
+pub trait Restored: Sync {
+    /// The objects of a page, before any value of them.
+    fn page(&self, number: u32, objects: &[PageObject]) -> ControlFlow<()>;
+
+    /// The value of an object: `fill` puts it into memory of the receiver's.
+    fn value(&self, object: &PageObject, fill: &mut Fill<'_>) -> ControlFlow<()>;
+
+    /// A page that cannot be read: none of its objects will come.
+    fn damaged_page(&self, number: u32, error: SnapshotError) -> ControlFlow<()>;
+}
+
+/// What lies somewhere in a blob.
+trait Lying {
+    fn lies(&self) -> (u128, Range<u64>);
+}
+
+/// What is to be done.
+#[derive(Default)]
+struct Work {
+    pages: Range<u32>,
+    groups: VecDeque<Vec<PageObject>>,
+    /// Threads that read pages, and so may find values.
+    reading: usize,
+    stopped: bool,
+}
+
+struct Restoring<'r> {
+    snapshot: &'r Snapshot,
+    into: &'r dyn Restored,
+    work: Mutex<Work>,
+    changed: Condvar,
+}
+
+/// Says that a thread reads pages, until it is done or panics.
+struct ReadsPages<'r>(&'r Restoring<'r>);
+
+impl Drop for ReadsPages<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.work).reading -= 1;
+        self.0.changed.notify_all();
+    }
+}
+
+impl Snapshot {
+    /// Gives all objects of these pages and all their values, by so many threads. What is damaged is told and left out.
+    pub fn restore(&self, pages: Range<u32>, threads: usize, into: &dyn Restored) {
+        let pages = pages.start..pages.end.min(self.pages());
+        let work = Mutex::new(Work { pages, ..Work::default() });
+        let restoring = Restoring { snapshot: self, into, work, changed: Condvar::new() };
+        std::thread::scope(|scope| {
+            for _ in 1..threads.clamp(1, THREADS_MAX) {
+                scope.spawn(|| restoring.work());
+            }
+            restoring.work();
+        });
+    }
+}
+
+enum Turn {
+    Group(Vec<PageObject>),
+    Pages(Range<u32>),
+}
+
+impl Restoring<'_> {
+    fn work(&self) {
+        let mut buffer = AlignedBuffer::new(READ_BYTES_MAX + 2 * BLOB_ALIGN);
+        while let Some(turn) = self.next() {
+            let done = match turn {
+                Turn::Group(group) => self.values(&group, &mut buffer),
+                Turn::Pages(pages) => {
+                    let reads = ReadsPages(self);
+                    let done = self.pages(pages, &mut buffer);
+                    drop(reads);
+                    done
+                }
+            };
+            if done.is_break() {
+                lock(&self.work).stopped = true;
+                self.changed.notify_all();
+            }
+        }
+    }
+
+    /// What a thread does next. It waits only for threads that read pages, which the storage's deadlines end.
+    fn next(&self) -> Option<Turn> {
+        let mut work = lock(&self.work);
+        loop {
+            if work.stopped {
+                return None;
+            }
+            if let Some(group) = work.groups.pop_front() {
+                return Some(Turn::Group(group));
+            }
+            if !work.pages.is_empty() {
+                let start = work.pages.start;
+                work.pages.start = start.saturating_add(PAGES_A_TURN).min(work.pages.end);
+                work.reading += 1;
+                return Some(Turn::Pages(start..work.pages.start));
+            }
+            if work.reading == 0 {
+                return None;
+            }
+            work = self.changed.wait(work).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn pages(&self, pages: Range<u32>, buffer: &mut AlignedBuffer) -> ControlFlow<()> {
+        for (number, page) in self.snapshot.pages_with(pages, buffer) {
+            match page {
+                Ok(objects) => {
+                    self.into.page(number, &objects)?;
+                    let groups = neighbours(objects);
+                    lock(&self.work).groups.extend(groups);
+                    self.changed.notify_all();
+                }
+                Err(error) => self.into.damaged_page(number, error)?,
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn values(&self, group: &[PageObject], buffer: &mut AlignedBuffer) -> ControlFlow<()> {
+        let read = match group {
+            [] | [_] => None,
+            [first, ..] => self.snapshot.read_together(&first.part(), group, buffer),
+        };
+        for object in group {
+            let mut fill = |into: &mut [u8]| {
+                assert_eq!(into.len(), object.value_bytes as usize, "memory for a value is as long as the value");
+                match &read {
+                    Some(read) => {
+                        let stored = &buffer[read.of(object)];
+                        self.snapshot.source().unpack(&object.part(), &object.location, stored, into)
+                    }
+                    None => self.snapshot.value(object, into),
+                }
+            };
+            self.into.value(object, &mut fill)?;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// Bytes of a blob that lie in a buffer.
+struct Together {
+    /// Where in the blob the buffer begins.
+    start: u64,
+}
+
+impl Together {
+    /// Where in the buffer something lies.
+    fn of(&self, item: &impl Lying) -> Range<usize> {
+        let (_, range) = item.lies();
+        let within = |at: u64| usize::try_from(at - self.start).unwrap_or(usize::MAX);
+        within(range.start)..within(range.end)
+    }
+}
+
+impl Snapshot {
+    /// Pages, neighbours in one read.
+    pub(crate) fn pages_with(
+        &self,
+        pages: impl Iterator<Item = u32> + Clone,
+        buffer: &mut AlignedBuffer,
+    ) -> Vec<(u32, Result<Vec<PageObject>, SnapshotError>)> {
+        let numbered: Vec<NumberedPage> =
+            pages.clone().filter_map(|number| Some(NumberedPage { number, place: self.place(number)? })).collect();
+        let mut found = Vec::with_capacity(pages.size_hint().0);
+        let empty = pages.filter(|&number| self.place(number).is_none());
+        found.extend(empty.map(|number| (number, Ok(Vec::new()))));
+        for group in neighbours(numbered) {
+            let read = match &group[..] {
+                [] | [_] => None,
+                [first, ..] => self.read_together(&Part::Page { number: first.number }, &group, buffer),
+            };
+            for page in &group {
+                let objects = match &read {
+                    Some(read) => self.parse_page(page.number, &page.place, &buffer[read.of(page)]),
+                    None => self.page(page.number),
+                };
+                found.push((page.number, objects));
+            }
+        }
+        found
+    }
+
+    /// Reads all of a group at once; `None` when that fails, so that each is tried alone.
+    fn read_together(&self, part: &Part, group: &[impl Lying], buffer: &mut AlignedBuffer) -> Option<Together> {
+        let (blob, first) = group.first()?.lies();
+        let end = group.last()?.lies().1.end;
+        let blob_bytes = self.manifest().blob(blob)?.bytes;
+        let align = BLOB_ALIGN as u64;
+        // Whole blocks, which a disk reads without a copy.
+        let (start, end) = (first.start / align * align, end.next_multiple_of(align).min(blob_bytes));
+        let bytes = usize::try_from(end.checked_sub(start)?).ok()?;
+        let ends_within = group.iter().all(|item| item.lies().1.end <= end);
+        let into = buffer.get_mut(..bytes).filter(|_| ends_within)?;
+        self.source().read(part, blob, start, into).ok()?;
+        Some(Together { start })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct NumberedPage {
+    number: u32,
+    place: super::manifest::PagePlace,
+}
+
+impl Lying for NumberedPage {
+    fn lies(&self) -> (u128, Range<u64>) {
+        let start = u64::from(self.place.offset);
+        (self.place.blob, start..start + u64::from(self.place.bytes))
+    }
+}
+
+impl Lying for PageObject {
+    fn lies(&self) -> (u128, Range<u64>) {
+        let start = u64::from(self.location.offset);
+        (self.location.blob, start..start + u64::from(self.location.stored_bytes))
+    }
+}
+
+impl PageObject {
+    /// Whether reading it with others makes no sense.
+    fn is_apart(&self) -> bool {
+        self.location.form == Form::Pieces || self.location.stored_bytes == 0
+    }
+}
+
+/// Cuts items into groups that are read at once.
+fn neighbours<Item: Lying + Apart>(mut items: Vec<Item>) -> Vec<Vec<Item>> {
+    items.sort_by_key(|item| {
+        let (blob, range) = item.lies();
+        (item.apart(), blob, range.start)
+    });
+    let mut groups: Vec<Vec<Item>> = Vec::new();
+    for item in items {
+        let joins = groups.last().is_some_and(|group| {
+            let (Some(first), Some(last)) = (group.first(), group.last()) else { return false };
+            let ((blob, begin), (_, before), (own, range)) = (first.lies(), last.lies(), item.lies());
+            !item.apart()
+                && blob == own
+                && range.start >= before.end
+                && range.start - before.end <= READ_GAP_BYTES_MAX as u64
+                && range.end - begin.start <= READ_BYTES_MAX as u64
+        });
+        match groups.last_mut().filter(|_| joins) {
+            Some(group) => group.push(item),
+            None => groups.push(vec![item]),
+        }
+    }
+    groups
+}
+
+/// Whether something is read alone in any case.
+trait Apart {
+    fn apart(&self) -> bool;
+}
+
+impl Apart for NumberedPage {
+    fn apart(&self) -> bool {
+        false
+    }
+}
+
+impl Apart for PageObject {
+    fn apart(&self) -> bool {
+        self.is_apart()
+    }
+}
