@@ -9,8 +9,8 @@
 use libfuzzer_sys::fuzz_target;
 use praas_fuzz::Bytes;
 use praas_protocol::wire::{
-    ApplicationPage, ChangesPage, CountsPage, Decoder, Frame, HEADER_BYTES, Header, Item, ProcessPage, Session, Side, WindowLimits,
-    WireError,
+    ApplicationPage, ChangesPage, CountsPage, Decoder, Frame, HEADER_BYTES, Header, Item, ProcessPage, Session, Side, StoredPage,
+    TransitionPage, WindowLimits, WireError,
 };
 
 const PAYLOADS: [u32; 4] = [64, 0, 1 << 20, 64 << 20];
@@ -180,6 +180,18 @@ fn encode(frame: &Frame<'_>, out: &mut Vec<u8>) -> bool {
         Frame::Changes(frame) => {
             let mut page = ChangesPage::begin(frame.request_id, frame.upto, frame.is_whole, out);
             assert!(frame.entries().all(|entry| page.push(&entry)), "a page that was received does not fit one");
+            page.end(frame.more);
+        }
+        Frame::WatchTransitions(frame) => frame.encode(out),
+        Frame::Transitions(frame) => {
+            let mut page = TransitionPage::begin(frame.request_id, frame.upto, frame.lost, out);
+            assert!(frame.transitions().all(|row| page.push(&row)), "a page that was received does not fit one");
+            page.end();
+        }
+        Frame::StorageUsage(frame) => frame.encode(out),
+        Frame::Stored(frame) => {
+            let mut page = StoredPage::begin(frame.request_id, frame.place, out);
+            assert!(frame.folders().all(|row| page.push(&row)), "a page that was received does not fit one");
             page.end(frame.more);
         }
         Frame::Skipped(_) => return false,

@@ -21,6 +21,7 @@
 //! | [`objects`] | a process's state: named, immutable, versioned values |
 //! | [`mailbox`] | its messages, in the same segment |
 //! | [`log_ring`] | what changes in both, on its way to a log |
+//! | [`swap`] | both as bytes while the process sleeps, and back |
 //! | [`directory`] | which processes an application has, for all its workers to see |
 //!
 //! Who maps what read-write: the lane, by its client, all workers of the process and the server; the reply ledger, by
@@ -91,6 +92,8 @@ pub mod segment;
 pub mod server_lane;
 #[cfg(not(loom))]
 mod spin;
+#[cfg(not(loom))]
+pub mod swap;
 mod sync;
 mod tag;
 #[cfg(not(loom))]

@@ -127,6 +127,18 @@ impl MailBell {
     #[inline]
     pub fn ring_if_parked(&self) -> bool {
         let is_parked = self.parking().is_parked();
+        self.wake_if(is_parked)
+    }
+
+    /// The same by who has published it by an exchange.
+    #[inline]
+    pub(crate) fn ring_if_parked_after_exchange(&self) -> bool {
+        let is_parked = self.parking().is_parked_after_exchange();
+        self.wake_if(is_parked)
+    }
+
+    #[inline]
+    fn wake_if(&self, is_parked: bool) -> bool {
         if is_parked {
             fault::point(Step::MessageBeforeRing);
             self.parking().wake_parked();

@@ -22,6 +22,8 @@
 //! | `claim`, `short_way` | a message that is alone in its lane: held by a word, accepted by a store |
 //! | `holding` | what a client's session holds |
 //! | `logging`, `lasting` | what the log ring is told; what is there to last |
+//! | `bringing_in` | what lies in lanes into the segment, and the lanes closed |
+//! | `incoming` | what comes back from elsewhere; see `crate::swap` |
 //! | `recovery`, `check`, `room` | for the dead; whether everything adds up; what can be given back |
 //!
 //! First in, first out for each source and key. A receiver names a source, several, or any: then sources take turns. A
@@ -49,12 +51,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub(crate) mod bringing_in;
 pub(crate) mod check;
 mod claim;
 mod error;
 mod filter;
 mod held;
 mod holding;
+pub(crate) mod incoming;
 mod lanes;
 pub(crate) mod lasting;
 mod limits;

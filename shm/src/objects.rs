@@ -18,6 +18,8 @@
 //! | `pin`, `reader`, `recall` | lookup without the lock |
 //! | `memory`, `store`, `guard`, `loan`, `list`, `usage`, `validated`, `trim` | what server and workers use |
 //! | `archived` | objects read as archives, in place |
+//! | `restoring`, `stub` | a segment whose objects come back while it is used; objects without their values |
+//! | `incoming` | objects that come back from elsewhere; see `crate::swap` |
 //! | `keyed_calls`, `call_record`, `row_owner` | which of several equal calls runs, and what the others are told |
 //! | `logging` | what the log ring is told |
 //! | `check`, `everything` | whether everything adds up; a walk over all objects |
@@ -57,10 +59,12 @@ pub(crate) mod granule;
 mod guard;
 pub(crate) mod hash;
 pub(crate) mod heap;
-mod index;
+#[cfg(not(loom))]
+pub(crate) mod incoming;
+pub(crate) mod index;
 pub(crate) mod key;
 #[cfg(not(loom))]
-mod keyed_calls;
+pub(crate) mod keyed_calls;
 pub(crate) mod layout;
 pub(crate) mod limits;
 #[cfg(not(loom))]
@@ -72,15 +76,16 @@ pub(crate) mod lock;
 pub(crate) mod logging;
 #[cfg(not(loom))]
 pub(crate) mod memory;
-mod object;
+pub(crate) mod object;
 pub(crate) mod pin;
 mod reader;
 #[cfg(not(loom))]
 mod recall;
 mod recovery;
+pub(crate) mod restoring;
 mod retire;
 #[cfg(not(loom))]
-mod row_owner;
+pub(crate) mod row_owner;
 mod size_class;
 #[cfg(feature = "fault-points")]
 pub mod steps;
@@ -88,6 +93,8 @@ pub mod steps;
 pub(crate) mod steps;
 #[cfg(not(loom))]
 mod store;
+#[cfg(not(loom))]
+pub(crate) mod stub;
 pub(crate) mod transaction;
 #[cfg(not(loom))]
 mod trim;
@@ -96,7 +103,7 @@ mod usage;
 #[cfg(not(loom))]
 mod validated;
 pub(crate) mod words;
-mod write;
+pub(crate) mod write;
 
 pub use error::{LimitError, RecoverError, StateError};
 pub use key::{Key, Namespace};

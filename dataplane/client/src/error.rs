@@ -222,6 +222,8 @@ fn refusal_verdict(refusal: &ControlError, process: ProcessId) -> LaneVerdict {
         ControlError::WrongState { .. }
         | ControlError::WorkersFailed { .. }
         | ControlError::Host { .. }
+        | ControlError::SwapFailed { .. }
+        | ControlError::NoStorage
         | ControlError::Elsewhere { .. }
         | ControlError::UnknownSession { .. }
         | ControlError::ProcessExists { .. } => Later(CallError::Unavailable { phase: Phase::Closed }),

@@ -17,6 +17,7 @@
 //! | types instead of bytes | [`Process::invoke_typed`] |
 //! | read and write the objects that a process keeps | [`Process::state`] |
 //! | send messages to processes, and receive theirs | [`Client::session`] |
+//! | put processes to sleep and wake them; watch what happens to them | [`Client::swap`], [`Client::restore`], [`Client::watch`] |
 //! | create, list, stop processes; read their output | [`Client::create`], [`Client::list`], [`Client::stop`], [`Client::follow_output`] |
 //!
 //! ```no_run
@@ -54,6 +55,7 @@ mod error;
 mod fallback;
 mod function;
 mod gather;
+mod lifecycle;
 mod limits;
 mod loan;
 mod management;
@@ -83,6 +85,7 @@ pub use client::Client;
 pub use error::{ConnectError, RequestError};
 pub use function::Function;
 pub use gather::CallAll;
+pub use lifecycle::{StoragePage, TransitionFollower, TransitionNews};
 pub use loan::Loan;
 pub use management::{OutputChunk, OutputFollower, ProcessPage, ServerPing};
 pub use messages::{
@@ -92,7 +95,9 @@ pub use options::{ConnectOptions, Transport};
 pub use payload::Payload;
 pub use pending_call::Pending;
 pub use pipeline::Pipeline;
-pub use praas_protocol::control::{ControlError, FunctionStats, ProcessState, ProcessStats, ProcessStatus, WaitMode};
+pub use praas_protocol::control::{
+    ControlError, FunctionStats, ProcessState, ProcessStats, ProcessStatus, StoredFolder, Transition, WaitMode,
+};
 pub use praas_protocol::state::{Attributes, Condition, ListedObject, Written};
 pub use praas_protocol::{
     Address, CallError, IdempotencyKey, IdempotencyKeyError, KeyError, MessageId, Name, NameError, PING_FUNCTION,

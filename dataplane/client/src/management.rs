@@ -47,7 +47,7 @@ impl Client {
     /// # Errors
     /// [`RequestError`]: the application is unknown, the process exists, a limit is reached, or its workers do not start.
     pub fn create(&self, process: ProcessId) -> Result<(), RequestError> {
-        self.lifecycle(&ClientRequest::ProcessCreate { process })
+        self.lifecycle(&ClientRequest::ProcessCreate { process, idle_swap_ms: None })
     }
 
     /// Drains and ends a process; returns when nothing of it is left.
@@ -188,7 +188,7 @@ impl Client {
         }
     }
 
-    fn lifecycle(&self, request: &ClientRequest) -> Result<(), RequestError> {
+    pub(crate) fn lifecycle(&self, request: &ClientRequest) -> Result<(), RequestError> {
         let limit = self.settings().lifecycle_deadline;
         match self.ask(request, limit)? {
             ServerMessage::Done { .. } => Ok(()),
@@ -206,10 +206,21 @@ impl Client {
     }
 
     /// Asks the server, wherever it is; the request is sent once.
-    fn ask(&self, body: &ClientRequest, limit: Duration) -> Result<ServerMessage, RequestError> {
+    pub(crate) fn ask(&self, body: &ClientRequest, limit: Duration) -> Result<ServerMessage, RequestError> {
         self.by_the_way(|way| match way {
             ClientWay::Local(shared) => shared.ask(body.clone(), limit).map(|answer| answer.message),
             ClientWay::Remote(remote) => remote.ask(body.clone(), limit),
+        })
+    }
+
+    /// Asks something that may be answered much later; the request is sent within `limit`.
+    pub(crate) fn start(&self, body: &ClientRequest, limit: Duration) -> Result<Outstanding, RequestError> {
+        self.by_the_way(|way| match way {
+            ClientWay::Local(shared) => {
+                let session = shared.session_until(request_end(limit.min(REQUEST_DEADLINE)))?;
+                session.start(body.clone()).map(Outstanding::Local)
+            }
+            ClientWay::Remote(remote) => remote.start(body.clone(), limit).map(Outstanding::Remote),
         })
     }
 }
@@ -230,13 +241,14 @@ pub struct OutputFollower {
 }
 
 /// A request that was sent and not answered yet.
-enum Outstanding {
+pub(crate) enum Outstanding {
     Local(OpenRequest),
     Remote(OpenQuestion),
 }
 
 impl Outstanding {
-    fn wait(&self, limit: Duration) -> Result<Option<ServerMessage>, RequestError> {
+    /// The answer; `None` when it did not come within `limit`, and may come yet.
+    pub(crate) fn wait(&self, limit: Duration) -> Result<Option<ServerMessage>, RequestError> {
         match self {
             Self::Local(request) => Ok(request.wait(limit)?.map(|answer| answer.message)),
             Self::Remote(question) => question.wait(limit),
@@ -275,13 +287,7 @@ impl OutputFollower {
 
     fn ask_for_more(&self, limit: Duration) -> Result<Outstanding, RequestError> {
         let request = ClientRequest::ProcessOutput { process: self.process, from: self.position, follow: true };
-        self.client.by_the_way(|way| match way {
-            ClientWay::Local(shared) => {
-                let session = shared.session_until(request_end(limit.min(REQUEST_DEADLINE)))?;
-                session.start(request.clone()).map(Outstanding::Local)
-            }
-            ClientWay::Remote(remote) => remote.start(request.clone(), limit).map(Outstanding::Remote),
-        })
+        self.client.start(&request, limit)
     }
 }
 

@@ -248,6 +248,8 @@ fn request_number(message: &ServerMessage) -> Option<u64> {
         | ServerMessage::Applications { request, .. }
         | ServerMessage::Stats { request, .. }
         | ServerMessage::Output { request, .. }
+        | ServerMessage::Transitions { request, .. }
+        | ServerMessage::Stored { request, .. }
         | ServerMessage::LaneOpened { request, .. }
         | ServerMessage::SessionOpened { request, .. }
         | ServerMessage::MessageLaneOpened { request, .. }

@@ -24,7 +24,7 @@ fn get(call: &mut Call<'_>) -> FunctionResult {
     ensure_allowed(call)?;
     let context = call.context();
     let key = Key::from_bytes(call.input()).map_err(|error| bad_request(&error))?;
-    let found = context.state_room().get_bytes(key.as_str()).map_err(StateError::into_answer)?;
+    let found = context.state_bytes(key.as_str()).map_err(StateError::into_answer)?;
     let Some(bytes) = found else { return call.output(0).map(|_| ()) };
     let head = attributes(&bytes.guard().header()).encode();
     let output = call.output(head.len() + bytes.len())?;
@@ -39,6 +39,7 @@ fn put(call: &mut Call<'_>) -> FunctionResult {
     let context = call.context();
     let (head, key, value) = PutHead::decode(call.input()).map_err(|error| bad_request(&error))?;
     let kind = (head.type_id, head.schema_version);
+    context.ensure_state_known(key).map_err(StateError::into_answer)?;
     let written = context.state_room().put_as(key, value, kind, head.condition).map_err(StateError::into_answer)?;
     call.reply(&written.encode())
 }
@@ -47,6 +48,7 @@ fn delete(call: &mut Call<'_>) -> FunctionResult {
     ensure_allowed(call)?;
     let context = call.context();
     let (condition, key) = decode_delete(call.input()).map_err(|error| bad_request(&error))?;
+    context.ensure_state_known(key).map_err(StateError::into_answer)?;
     let written = settled(context.state_room().delete(key, condition)).map_err(StateError::into_answer)?;
     call.reply(&written.encode())
 }
@@ -55,7 +57,7 @@ fn list(call: &mut Call<'_>) -> FunctionResult {
     ensure_allowed(call)?;
     let context = call.context();
     let question = ListQuestion::decode(call.input()).map_err(|error| bad_request(&error))?;
-    let page = context.state_room().list(&question).map_err(StateError::into_answer)?;
+    let page = context.list_state(&question).map_err(StateError::into_answer)?;
     call.reply_owned(page.encode(call.payload_bytes_max()))
 }
 

@@ -13,6 +13,7 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use praas_protocol::control::StateWanted;
 use praas_protocol::idempotency::payload_digest;
 use praas_protocol::{FunctionId, Idempotency, Outcome};
 use praas_shm::objects::{Begun, CallClaim, CallClock, CallEnd, CallName, FinishedCall, StateError, Store};
@@ -56,7 +57,27 @@ impl KeyedCall {
         kept_for: Duration,
     ) -> Standing<'s, 'n> {
         let look = || store.begin_call(&self.name, self.digest, self.rerun_lost, clock(kept_for));
-        settled(look()).unwrap_or_else(|| wait(context, look))
+        let begun = match look() {
+            Err(error @ StateError::Away { .. }) => self.begin_away(error, context, look),
+            begun => begun,
+        };
+        settled(begun).unwrap_or_else(|| wait(context, look))
+    }
+
+    /// What is remembered of the call is in storage since the process has slept.
+    #[cold]
+    fn begin_away<'s, 'n>(
+        &'n self,
+        error: StateError,
+        context: &Context<'_>,
+        look: impl Fn() -> Result<Begun<'s, 'n>, StateError>,
+    ) -> Result<Begun<'s, 'n>, StateError> {
+        let key = self.name.key();
+        let (namespace, key) = (key.namespace().0, key.text().to_owned());
+        let wanted = StateWanted::Object { namespace, key, with_value: true };
+        let begun = context.insist_on_state(error.clone().into(), &wanted, || Ok(look()?));
+        // Nothing ran: it is refused as what the memory refuses.
+        begun.map_err(|_| error)
     }
 }
 

@@ -24,6 +24,14 @@ pub(crate) const COMMANDS_QUEUED_MAX: usize = 512;
 /// may have.
 pub(crate) const MESSAGE_LANES_OUT_MAX: usize = praas_protocol::limits::LANES_PER_WORKER_MAX / 2;
 
+/// How long a call waits for something of the state that is in storage, if its deadline is not nearer: longer than any storage
+/// needs that works.
+pub(crate) const STATE_FETCH_MAX: Duration = Duration::from_secs(60);
+
+/// Lanes that one send finds closed, one after the other, because their receiver leaves memory each time that it was woken for it.
+/// More is no receiver that one can send to.
+pub(crate) const LANES_FOUND_CLOSED_MAX: u32 = 16;
+
 /// Messages to one receiver that may be on their way at a time where no message lane leads: as many as keep a link between hosts
 /// busy, and a fraction of the calls in flight that a lane takes.
 pub(crate) const SENDS_IN_FLIGHT_MAX: usize = 16;

@@ -184,6 +184,7 @@ pub(crate) fn answered_request(command: &WorkerCommand) -> Option<u32> {
     match command {
         WorkerCommand::Refused { request, .. }
         | WorkerCommand::CallLaneOpened { request, .. }
+        | WorkerCommand::StateFetched { request, .. }
         | WorkerCommand::MessageLaneOpened { request, .. } => Some(*request),
         _ => None,
     }

@@ -12,6 +12,7 @@
 //! | go on with objects of an older schema | [`Application::migrate`](crate::Application::migrate) |
 
 mod error;
+pub(crate) mod fetching;
 mod migration;
 mod operations;
 pub(crate) mod room;

@@ -312,7 +312,8 @@ impl Worker {
                 Ok(None)
             }
             // The phase is read before every claim: being awake is all that was asked.
-            WorkerCommand::Wake => Ok(None),
+            // An answer of that kind that no call awaits any more: what it was about is there, or is asked for again.
+            WorkerCommand::Wake | WorkerCommand::StateFetched { .. } => Ok(None),
             WorkerCommand::Exit => {
                 // Whose replies are held has been served: they are released first, unless the server loses its patience.
                 if let Some(held) = self.end.held_replies() {

@@ -7,6 +7,7 @@
 mod client;
 mod error;
 mod status;
+mod transition;
 mod worker;
 
 use serde::{Deserialize, Serialize};
@@ -14,10 +15,11 @@ use serde::{Deserialize, Serialize};
 pub use client::{ClientMessage, ClientRequest, DirectoryEntry, ServerMessage, SessionTicket};
 pub use error::ControlError;
 pub use status::{FunctionStats, ProcessState, ProcessStats, ProcessStatus};
-pub use worker::{WorkerCommand, WorkerMessage};
+pub use transition::{StoredFolder, StoredPlace, Transition};
+pub use worker::{StateNotFetched, StateWanted, WorkerCommand, WorkerMessage};
 
 /// The version of these messages; client, server and worker must agree on it exactly.
-pub const CONTROL_VERSION: u32 = 5;
+pub const CONTROL_VERSION: u32 = 6;
 
 /// Number of a lane, unique within its process and never given twice during the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -95,6 +95,12 @@ pub const CONTROL_MESSAGE_FDS_MAX: usize = 8;
 /// Processes in one page of a process list, so that a page fits [`CONTROL_MESSAGE_BYTES_MAX`].
 pub const LIST_PAGE_PROCESSES: usize = 128;
 
+/// Bytes of the reason of a transition: a line. Longer ones are cut; the server's log has them whole.
+pub const TRANSITION_REASON_BYTES_MAX: usize = 256;
+
+/// Bytes of the text that says where a server stores processes: a path, or the address of a bucket.
+pub const STORAGE_PLACE_BYTES_MAX: usize = 512;
+
 /// Bytes of a token in text form.
 pub const TOKEN_BYTES_MAX: usize = 1024;
 
@@ -164,6 +170,9 @@ pub const WIRE_SUBJECT_BYTES_MAX: usize = 256;
 
 /// Bytes of a refusal's reason; the last lines of a worker's output fit.
 pub const WIRE_REASON_BYTES_MAX: usize = 4096;
+
+/// Bytes of the reason why something of a process's state did not come back: it fits the buffer that a worker reads commands into.
+pub const NOT_FETCHED_REASON_BYTES_MAX: usize = 2048;
 
 /// Bytes of a refusal's advice and of a farewell's message.
 pub const WIRE_ADVICE_BYTES_MAX: usize = 1024;

@@ -85,6 +85,9 @@ impl Contents {
         everything::objects(space, |object| {
             let text = object.key_text(space);
             let text = text.ok_or_else(|| StateError::corrupt("key of an object", object.place.at()))?;
+            if object.is_stub() {
+                return Err(StateError::corrupt("object whose value is still in storage", object.place.at()));
+            }
             let header = object.header(space);
             let kept = KeptObject {
                 version: header.version,

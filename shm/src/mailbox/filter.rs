@@ -151,6 +151,28 @@ impl Remembered {
         Ok(record)
     }
 
+    /// A source that comes back from elsewhere, used later than all that are there.
+    pub(crate) fn restore(
+        locked: &Locked<'_>,
+        table: Table,
+        source: &Source,
+        kept: &KeptSource,
+    ) -> Result<(), StateError> {
+        let words = locked.space().words;
+        let is_wrong = kept.window.len() as u64 != WINDOW_WORDS || !kept.floor.is_multiple_of(64);
+        let is_there = Self::find(locked.space(), table, source)?.is_some();
+        if is_wrong || is_there || words.load(MAIL_SOURCES) >= SOURCES_MAX {
+            return Err(StateError::corrupt("source of messages that comes back", MAIL_SOURCES));
+        }
+        let at = Self::make(locked, table, source, kept.used_s)?.place.at();
+        words.store(at + INCARNATION, kept.incarnation);
+        words.store(at + FLOOR, kept.floor);
+        for (word, &bits) in (WINDOW..WORDS).zip(&kept.window) {
+            words.store(at + word, bits);
+        }
+        Ok(())
+    }
+
     /// Makes room for one more, if the source that was silent for the longest time was so for long enough.
     #[cold]
     fn has_forgotten_oldest(locked: &Locked<'_>, table: Table, now_s: u64) -> Result<bool, StateError> {

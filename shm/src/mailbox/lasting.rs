@@ -5,11 +5,12 @@ use praas_protocol::message::{ADDRESS_BYTES, Address, MessageId};
 
 use crate::log_ring::KeptSource;
 use crate::objects::error::StateError;
+use crate::objects::layout::header::MAIL_SOURCE_OLDEST;
 use crate::objects::words::Space;
 
 use super::filter::Remembered;
 use super::held;
-use super::limits::{MESSAGES_BOUND, QUEUE_BUCKETS, QUEUES_MAX, SOURCE_BUCKETS, SOURCES_MAX};
+use super::limits::{MESSAGES_BOUND, QUEUE_BUCKETS, QUEUES_MAX, SOURCES_MAX};
 use super::message::{PayloadAt, Stored};
 use super::queue::Queue;
 use super::received::address_of;
@@ -22,6 +23,8 @@ pub(crate) struct Kept {
     pub(crate) arrival: u64,
     pub(crate) arrival_at: usize,
     pub(crate) id: MessageId,
+    /// Whether somebody has received it before.
+    pub(crate) is_redelivered: bool,
     /// Offset and bytes of its payload in the segment.
     pub(crate) payload: (usize, usize),
 }
@@ -35,10 +38,15 @@ pub(crate) fn messages(
     let mut show = |queue: Queue, message: Stored| -> Result<(), StateError> {
         let at = message.place.at();
         let PayloadAt::Segment { offset, bytes } = message.payload(space)? else {
-            return Err(StateError::corrupt("message of a lane in a process that is logged", at));
+            return Err(StateError::corrupt("payload in a lane, of a message that is to last", at));
         };
-        let kept =
-            Kept { arrival: message.arrival(space), arrival_at: at, id: message.id(space), payload: (offset, bytes) };
+        let kept = Kept {
+            arrival: message.arrival(space),
+            arrival_at: at,
+            id: message.id(space),
+            is_redelivered: message.is_redelivered(space),
+            payload: (offset, bytes),
+        };
         each(address_of(space, queue)?, queue.key_bytes(space), kept)
     };
     let mut left = MESSAGES_BOUND;
@@ -75,25 +83,22 @@ pub(crate) fn messages(
     Ok(())
 }
 
-/// Shows each source of which something is remembered.
+/// Shows each source of which something is remembered, that which was used last at the end.
 pub(crate) fn sources(
     space: Space<'_>,
     mut each: impl FnMut([u8; ADDRESS_BYTES], KeptSource),
 ) -> Result<(), StateError> {
-    let Some(table) = Table::find(space)? else { return Ok(()) };
-    for at in (0..SOURCE_BUCKETS).map(|bucket| table.source_bucket_at(bucket)) {
-        let mut number = space.words.load(at);
-        for _ in 0..=SOURCES_MAX {
-            if number == 0 {
-                break;
-            }
-            let record = Remembered::checked(space, number, at)?;
-            let (address, kept) = record.kept(space);
-            if kept.window.iter().any(|&word| word != 0) {
-                each(address, kept);
-            }
-            number = record.next_in_bucket(space);
+    let mut number = space.words.load(MAIL_SOURCE_OLDEST);
+    for _ in 0..=SOURCES_MAX {
+        if number == 0 {
+            return Ok(());
         }
+        let record = Remembered::checked(space, number, MAIL_SOURCE_OLDEST)?;
+        let (address, kept) = record.kept(space);
+        if kept.window.iter().any(|&word| word != 0) {
+            each(address, kept);
+        }
+        number = record.newer(space);
     }
-    Ok(())
+    Err(StateError::corrupt("list of sources", MAIL_SOURCE_OLDEST))
 }

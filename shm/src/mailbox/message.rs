@@ -274,6 +274,27 @@ impl Stored {
         transaction.store(MAIL_MESSAGES, messages)
     }
 
+    /// The same of a message that comes back from elsewhere, with the position at which it came first.
+    pub(crate) fn comes_back(self, transaction: &mut Transaction<'_>, arrival: u64) -> Result<(), StateError> {
+        transaction.space().words.store_private(self.place.at() + ARRIVAL, arrival);
+        let messages = transaction.load(MAIL_MESSAGES).wrapping_add(1);
+        if messages > MESSAGES_BOUND || arrival == 0 || arrival > transaction.load(POSITION) {
+            return Err(StateError::corrupt("message that comes back", MAIL_MESSAGES));
+        }
+        transaction.store(MAIL_MESSAGES, messages)
+    }
+
+    /// It came when another one did that it takes the place of, and is what that was.
+    pub(crate) fn takes_the_place_of(self, transaction: &mut Transaction<'_>, other: Self) -> Result<(), StateError> {
+        let words = transaction.space().words;
+        words.store_private(self.place.at() + ARRIVAL, words.load(other.place.at() + ARRIVAL));
+        if other.is_redelivered(transaction.space()) {
+            self.mark_redelivered(transaction.space());
+        }
+        let next = link_of(words.load(other.link_at()));
+        transaction.store(self.link_at(), kind_and_link(Kind::Message, next))
+    }
+
     /// It is a message no more. It must be in no list.
     #[inline(always)]
     pub(crate) fn ends(self, transaction: &mut Transaction<'_>) -> Result<(), StateError> {

@@ -5,6 +5,10 @@
 //! that the sender publishes, and writes nothing into the ring at all. What is not needed is not touched: a message of up to
 //! 32 bytes of key and payload is one cache line, one of 96 bytes two.
 //!
+//! A lane is *closed* by its receivers' side in the entry that would be filled next: its stamp is exchanged for one that no
+//! position has, or the sender's exchange was first and the message is in the lane. So of each message both sides know the
+//! same, and nothing is lost or taken twice, whoever dies when.
+//!
 //! A receiver reads an entry as often as it likes until it has told the sender that it is consumed (invariants 2 and 3 of
 //! [`super`]).
 
@@ -49,6 +53,11 @@ pub(crate) const fn stamp_of(position: u64) -> u64 {
     position.wrapping_add(1)
 }
 
+/// In the stamp of the entry behind the last message of a closed lane. No message has it: positions do not get that far.
+const CLOSED: u64 = 1 << 63;
+/// Looks at one entry of who closes a lane, in which its sender changes the stamp each time: it does so once a turn of the ring.
+const CLOSE_TRIES_MAX: usize = 8;
+
 /// The entry of a position.
 #[inline]
 #[allow(clippy::cast_possible_truncation, reason = "the index is masked")]
@@ -64,6 +73,14 @@ impl Entry {
         self.stamp.load(Ordering::Acquire)
     }
 
+    /// Whether the message of this stamp, which belongs into this entry, was published: the entry bears it, or one of a later
+    /// turn, or the end of a lane that was closed behind it.
+    #[cfg(not(loom))]
+    pub(crate) fn was_published(&self, stamp: u64) -> bool {
+        let now = self.stamp();
+        if now & CLOSED == 0 { now >= stamp } else { now & !CLOSED > stamp }
+    }
+
     /// Where the text goes on in the entry's second line, which a message of more than 32 bytes needs.
     #[cfg(not(loom))]
     #[inline]
@@ -72,13 +89,48 @@ impl Entry {
     }
 }
 
-/// Sender: fills the entry of its next position, which must be consumed, and publishes it.
+/// Sender: fills the entry of its next position, which must be consumed, and publishes it by an exchange. False if the lane
+/// was closed before: then nothing was published.
 #[inline]
-pub(crate) fn publish(entries: &[Entry], position: u64, fill: impl FnOnce(&Entry)) {
+pub(crate) fn publish(entries: &[Entry], position: u64, fill: impl FnOnce(&Entry)) -> bool {
     let entry = entry_at(entries, position);
     fill(entry);
+    // What this very sender has published there a turn ago.
+    let before = (position + 1).saturating_sub(entries.len() as u64);
     // Release pairs with the Acquire in `stamp`.
-    entry.stamp.store(stamp_of(position), Ordering::Release);
+    entry.stamp.compare_exchange(before, stamp_of(position), Ordering::Release, Ordering::Relaxed).is_ok()
+}
+
+/// What became of the wish to close a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Closing {
+    /// Everything before this position was published, and nothing will be from it on.
+    Closed { end: u64 },
+    /// Its ring is full of messages that are not consumed.
+    Full,
+}
+
+/// Receiver: closes a lane that is consumed up to `consumed`: nothing more is published in it. Repeating it changes nothing.
+pub(crate) fn close(entries: &[Entry], consumed: u64) -> Closing {
+    for position in (consumed..).take(entries.len()) {
+        let entry = entry_at(entries, position);
+        for _ in 0..CLOSE_TRIES_MAX {
+            let seen = entry.stamp();
+            if seen == CLOSED | stamp_of(position) {
+                return Closing::Closed { end: position };
+            }
+            if seen == stamp_of(position) {
+                break;
+            }
+            // Acquire: what was published before is seen by who takes it.
+            let end = CLOSED | stamp_of(position);
+            let closed = entry.stamp.compare_exchange(seen, end, Ordering::AcqRel, Ordering::Relaxed);
+            if closed.is_ok() {
+                return Closing::Closed { end: position };
+            }
+        }
+    }
+    Closing::Full
 }
 
 /// Receiver: the entry of this position, if its message is published.

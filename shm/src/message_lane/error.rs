@@ -25,6 +25,15 @@ pub enum SendError {
         /// Payloads that the arena can hold at a time.
         blocks: usize,
     },
+    /// The server has closed the lane, as the receiver leaves memory. What was sent before was accepted.
+    #[error(
+        "the lane was closed after {accepted} messages, because its receiver leaves memory: ask the server for another one, \
+         which wakes it"
+    )]
+    Closed {
+        /// Messages that were accepted.
+        accepted: u64,
+    },
     /// No such payload ever fits this lane.
     #[error("a message of {bytes} bytes does not fit a lane for {limit_bytes}: open one for larger messages")]
     TooLarge {
@@ -39,7 +48,7 @@ impl SendError {
     /// Whether the same send can succeed once the receiver has made room.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        !matches!(self, Self::TooLarge { .. })
+        !matches!(self, Self::TooLarge { .. } | Self::Closed { .. })
     }
 }
 

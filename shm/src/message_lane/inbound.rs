@@ -4,6 +4,7 @@
 //! The end keeps no position: that is the mailbox's, moved by the transaction that takes a message.
 
 use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use praas_protocol::control::MessageLaneGeometry;
@@ -31,6 +32,10 @@ impl Inbound {
     /// [`AttachError`] when it is not a message lane of this geometry.
     pub fn attach(fd: OwnedFd, geometry: &MessageLaneGeometry) -> Result<Self, AttachError> {
         Ok(Self { memory: Arc::new(MessageLaneMemory::attach(fd, geometry)?) })
+    }
+
+    pub(super) fn over(memory: Arc<MessageLaneMemory>) -> Self {
+        Self { memory }
     }
 
     /// Sizes of the lane.
@@ -203,6 +208,17 @@ impl Inbound {
     #[inline]
     pub fn place_of(&self, words: [u64; PLACE_WORDS]) -> Option<BlockPlace> {
         BlockPlace::checked(words, self.memory.layout())
+    }
+
+    /// Receiver, under the lock: closes the lane, which was taken up to `position`: what its sender publishes from now on is
+    /// refused. False if the ring is full of messages that are to be taken before. Repeating it changes nothing.
+    pub(crate) fn close(&self, position: u64) -> bool {
+        matches!(entry::close(self.memory.entries(), position), entry::Closing::Closed { .. })
+    }
+
+    /// Where a payload begins, for the server, which copies it and trusts nobody not to write it meanwhile.
+    pub(crate) fn block_start(&self, place: &BlockPlace) -> NonNull<u8> {
+        self.memory.arena_bytes(place.offset, place.bytes)
     }
 
     /// The bytes of a payload where they lie, aligned to 1 KiB. They are the message's until its block is released.

@@ -113,8 +113,7 @@ impl Outbound {
             let payload_words = text.len().div_ceil(8);
             copy::store_inline(text, &entry.text);
             copy::store_inline(payload, &entry.text[payload_words..]);
-        });
-        Ok(())
+        })
     }
 
     fn send_in_block(&mut self, id: MessageId, key: &[u8], payload: &[u8]) -> Result<(), SendError> {
@@ -123,8 +122,7 @@ impl Outbound {
         let place = self.memory().arena_bytes(block.offset, length(payload));
         // SAFETY: the range lies inside the arena of the mapping (`arena_bytes` checks), and the block is this message's.
         unsafe { copy::to_shared(payload, place) };
-        self.publish_block(id, key, descriptor, block, payload.len());
-        Ok(())
+        self.publish_block(id, key, descriptor, block, payload.len())
     }
 
     /// A block to build a payload of `bytes` in.
@@ -140,7 +138,7 @@ impl Outbound {
     /// Publishes what was built in a loan, as [`Outbound::try_send`] does.
     ///
     /// # Errors
-    /// The loan comes back, with [`SendError::LaneFull`].
+    /// The loan comes back, with [`SendError::LaneFull`] or [`SendError::Closed`].
     ///
     /// # Panics
     /// If another lane lent it.
@@ -154,9 +152,13 @@ impl Outbound {
         if let Err(error) = self.ensure_entry() {
             return Err((loan, error));
         }
-        loan.is_sent = true;
-        self.publish_block(id, key.as_str().as_bytes(), loan.descriptor, loan.block, loan.len());
-        Ok(())
+        match self.publish_block(id, key.as_str().as_bytes(), loan.descriptor, loan.block, loan.len()) {
+            Ok(()) => {
+                loan.is_sent = true;
+                Ok(())
+            }
+            Err(error) => Err((loan, error)),
+        }
     }
 
     /// Sleeps once, unless there is room, until the receiver has made some, at most for `timeout` and [`PARKED_CHECK_MS`].
@@ -227,7 +229,14 @@ impl Outbound {
         })
     }
 
-    fn publish_block(&mut self, id: MessageId, key: &[u8], descriptor: u16, block: Block, bytes: usize) {
+    fn publish_block(
+        &mut self,
+        id: MessageId,
+        key: &[u8],
+        descriptor: u16,
+        block: Block,
+        bytes: usize,
+    ) -> Result<(), SendError> {
         let stamp = stamp_of(self.tail);
         let memory = &self.lender.memory;
         let (beside, end) = key.split_at(key.len().min(KEY_BYTES_BESIDE_BLOCK));
@@ -240,24 +249,33 @@ impl Outbound {
         self.publish(id, Shape::of(key, bytes, Kind::Block { descriptor }), |entry| {
             entry.text[0].store(block.offset.into(), Ordering::Relaxed);
             copy::store_inline(beside, &entry.text[1..]);
-        });
+        })
     }
 
     #[inline]
-    fn publish(&mut self, id: MessageId, shape: Shape, fill: impl FnOnce(&Entry)) {
-        entry::publish(self.memory().entries(), self.tail, |entry| {
+    fn publish(&mut self, id: MessageId, shape: Shape, fill: impl FnOnce(&Entry)) -> Result<(), SendError> {
+        let is_published = entry::publish(self.memory().entries(), self.tail, |entry| {
             entry.incarnation.store(id.incarnation, Ordering::Relaxed);
             entry.sequence.store(id.sequence, Ordering::Relaxed);
             entry.shape.store(shape.word(), Ordering::Relaxed);
             fault::point(Step::MessageHalfWritten);
             fill(entry);
         });
+        if !is_published {
+            return Err(closed(self.tail));
+        }
         self.tail += 1;
         fault::point(Step::MessagePublished);
-        self.has_woken |= self.bell.ring_if_parked();
+        self.has_woken |= self.bell.ring_if_parked_after_exchange();
         // Of the next entry, the second line alone: the first is polled by the receiver, and would be taken from it.
         prefetch_for_write(entry::entry_at(self.memory().entries(), self.tail).second_line());
+        Ok(())
     }
+}
+
+#[cold]
+fn closed(accepted: u64) -> SendError {
+    SendError::Closed { accepted }
 }
 
 impl Shape {

@@ -2,10 +2,12 @@
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use praas_protocol::control::MessageLaneGeometry;
 
 use super::entry::{arrived, entry_at, stamp_of};
+use super::inbound::Inbound;
 use super::memory::MessageLaneMemory;
 use crate::segment::AttachError;
 use crate::sync::Ordering;
@@ -13,7 +15,7 @@ use crate::sync::Ordering;
 /// A message lane as the server holds it.
 #[derive(Debug)]
 pub struct ServerMessageLane {
-    memory: MessageLaneMemory,
+    memory: Arc<MessageLaneMemory>,
 }
 
 impl ServerMessageLane {
@@ -22,7 +24,7 @@ impl ServerMessageLane {
     /// # Errors
     /// The system's, for want of descriptors or memory; `InvalidInput` for a geometry that no lane can have.
     pub fn create(geometry: MessageLaneGeometry) -> io::Result<Self> {
-        Ok(Self { memory: MessageLaneMemory::create(&geometry)? })
+        Ok(Self { memory: Arc::new(MessageLaneMemory::create(&geometry)?) })
     }
 
     /// A lane of a server before, as the keeper held it.
@@ -30,13 +32,19 @@ impl ServerMessageLane {
     /// # Errors
     /// [`AttachError`] when the descriptor is not a message lane of this geometry.
     pub fn attach(fd: OwnedFd, geometry: &MessageLaneGeometry) -> Result<Self, AttachError> {
-        Ok(Self { memory: MessageLaneMemory::attach(fd, geometry)? })
+        Ok(Self { memory: Arc::new(MessageLaneMemory::attach(fd, geometry)?) })
     }
 
     /// The descriptor, for sender, receivers and keeper.
     #[must_use]
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.memory.segment().fd()
+    }
+
+    /// A receiver's end, for a server that takes what lies in the lane; see [`crate::swap`].
+    #[must_use]
+    pub fn inbound(&self) -> Inbound {
+        Inbound::over(Arc::clone(&self.memory))
     }
 
     /// Sizes of the lane.
@@ -70,10 +78,10 @@ impl ServerMessageLane {
         })
     }
 
-    /// Whether the sender got as far as publishing this stamp: its entry bears it, or one of a later turn.
+    /// Whether the sender got as far as publishing this stamp.
     fn was_published(&self, stamp: u64) -> bool {
         let entry = entry_at(self.memory.entries(), stamp.wrapping_sub(1));
         debug_assert_eq!(stamp_of(stamp.wrapping_sub(1)), stamp);
-        entry.stamp() >= stamp
+        entry.was_published(stamp)
     }
 }

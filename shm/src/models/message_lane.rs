@@ -45,13 +45,17 @@ impl Lane {
         while !has_room() {
             self.room.sleep_for_room(tail + 1 - entries, TIMEOUT, has_room);
         }
+        assert!(self.publish(tail), "nobody closes it");
+        if self.bell.is_parked_after_exchange() {
+            self.bell.wake_parked();
+        }
+    }
+
+    fn publish(&self, tail: u64) -> bool {
         entry::publish(&self.entries, tail, |entry| {
             entry.sequence.store(tail + 100, Ordering::Relaxed);
             self.payload(tail).set(tail + 200);
-        });
-        if self.bell.is_parked() {
-            self.bell.wake_parked();
-        }
+        })
     }
 
     /// Receiver: takes the next message, if there is one, and tells the sender.
@@ -153,5 +157,34 @@ fn a_sender_without_a_block_hears_of_a_release() {
         released.store(1, Ordering::Release);
         lane.room.tell_sender();
         sender.join().unwrap();
+    });
+}
+
+/// The lane is closed while its sender publishes: each message is taken once if its sender was told that it was accepted, and
+/// else never.
+#[test]
+fn what_is_published_against_a_close_is_taken_or_refused() {
+    check(4, || {
+        let lane = Lane::new(2);
+        let sender = {
+            let lane = Arc::clone(&lane);
+            thread::spawn(move || (0..2).take_while(|&tail| lane.publish(tail)).count() as u64)
+        };
+        let taken_before = u64::from(lane.try_receive());
+        let closed = entry::close(&lane.entries, taken_before);
+        let mut taken = taken_before;
+        while lane.try_receive() {
+            taken += 1;
+        }
+        match closed {
+            entry::Closing::Closed { end } => {
+                assert_eq!(end, taken);
+                assert_eq!(sender.join().unwrap(), taken);
+                assert!(!lane.try_receive(), "what was refused is not there");
+                assert_eq!(entry::close(&lane.entries, taken), closed, "it is closed for good");
+            }
+            // Its ring was full: both were accepted before.
+            entry::Closing::Full => assert_eq!((sender.join().unwrap(), taken), (2, 2)),
+        }
     });
 }

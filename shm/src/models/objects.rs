@@ -80,7 +80,7 @@ impl State {
     fn get(&self, row: usize, key: Key<'_>) -> Option<u64> {
         let space = self.space();
         let pin = Row::new(space, row).pin_slot(space, 0);
-        let object = find(space, pin, &key, hash_of(SEED, &key)).unwrap()?.object;
+        let object = find::<false>(space, pin, &key, hash_of(SEED, &key)).unwrap()?.object;
         let version = object.version;
         assert_eq!(self.value(object.place).get(), version * 1000, "the value is another object's");
         thread::yield_now();

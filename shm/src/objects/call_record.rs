@@ -68,7 +68,12 @@ impl CallName {
         }
     }
 
-    pub(crate) fn key(&self) -> Key<'_> {
+    /// The key of its record.
+    ///
+    /// # Panics
+    /// Never: names and digits are a key.
+    #[must_use]
+    pub fn key(&self) -> Key<'_> {
         let text = std::str::from_utf8(&self.bytes[..self.length]).expect("names and digits are ASCII");
         Key::new(Namespace::CALLS, text).expect("names and digits are keys")
     }

@@ -25,6 +25,8 @@ use super::words::Space;
 pub struct Checked {
     /// Objects in the index.
     pub keys: u64,
+    /// Those of them whose values are not in the segment.
+    pub stubs: u64,
     /// Bytes of their blocks.
     pub object_bytes: u64,
     /// Blocks on loan.
@@ -197,7 +199,7 @@ fn check_index(blocks: &mut Blocks<'_>, found: &mut Checked) -> Result<(), State
                     continue;
                 }
                 let block = blocks.name(block_of(entry), Kind::Object, at)?;
-                let object = Placed::read(space, block.place)?;
+                let object = Placed::read_any(space, block.place)?;
                 check_entry(space, buckets, number, entry, &object, seed)?;
                 let same =
                     |(other, placed): &(u64, Placed)| *other == entry >> 40 && is_same_key(space, placed, &object);
@@ -210,6 +212,7 @@ fn check_index(blocks: &mut Blocks<'_>, found: &mut Checked) -> Result<(), State
                     call_granules += u64::from(block.granules);
                 }
                 found.keys += 1;
+                found.stubs += u64::from(object.is_stub());
                 found.object_bytes += block.bytes();
             }
         }

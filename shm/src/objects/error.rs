@@ -60,6 +60,17 @@ pub enum StateError {
         /// The object's version, or `None` without an object.
         current: Option<u64>,
     },
+    /// What is asked for did not come back yet since the process has slept: whoever restores it is to be asked for it.
+    #[error(
+        "{} is still in storage: it has to be fetched before this can be done",
+        version.map_or_else(|| format!("page {page} of the state"), |version| format!("the value of version {version}"))
+    )]
+    Away {
+        /// The page that is missing, if it is.
+        page: u32,
+        /// Its version, if it is known and its value alone is missing.
+        version: Option<u64>,
+    },
     /// The value is longer than any object may be.
     #[error("a value of {value_bytes} bytes is longer than the {limit_bytes} that an object may have")]
     TooLarge {

@@ -7,7 +7,7 @@ use super::granule::Granule;
 use super::object::Placed;
 use super::words::Space;
 
-/// Shows each object once. Bounded: chains are, and buckets are counted.
+/// Shows each object once, stubs too. Bounded: chains are, and buckets are counted.
 pub(crate) fn objects(
     space: Space<'_>,
     mut each: impl FnMut(&Placed) -> Result<(), StateError>,
@@ -18,7 +18,7 @@ pub(crate) fn objects(
                 let entry = space.words.load(at);
                 if entry != 0 {
                     let place = Granule::checked(block_of(entry), space.layout, "entry of the index", at)?;
-                    each(&Placed::read(space, place)?)?;
+                    each(&Placed::read_any(space, place)?)?;
                 }
             }
         }

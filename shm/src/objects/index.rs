@@ -48,7 +48,7 @@ pub(crate) fn find(space: Space<'_>, key: &Key<'_>, hash: u64) -> Result<Spot, S
                 vacant = vacant.or(Some(at));
             } else if may_be(entry, print) {
                 let place = Granule::checked(block_of(entry), space.layout, "entry of the index", at)?;
-                let object = Placed::read(space, place)?;
+                let object = Placed::read_any(space, place)?;
                 if object.has_key(space, key) {
                     return Ok(Spot::Held { at, object });
                 }
@@ -71,7 +71,7 @@ pub(crate) fn find_hashed(
             let entry = space.words.load(at);
             if may_be(entry, print) {
                 let place = Granule::checked(block_of(entry), space.layout, "entry of the index", at)?;
-                let object = Placed::read(space, place)?;
+                let object = Placed::read_any(space, place)?;
                 if object.namespace() == namespace && object.hash(space) == hash {
                     return Ok(Some((at, object)));
                 }

@@ -33,11 +33,12 @@ use super::limits::{
 use super::loan::Loan;
 use super::lock::Locked;
 use super::object::Placed;
+use super::restoring::Restoring;
 use super::store::{Store, checked_value_bytes, unix_ms};
 use super::transaction::Transaction;
 use super::words::Space;
 use super::write::{self, Hashed, PinnedScratch, Publication};
-use super::{Condition, row_owner};
+use super::{Condition, restoring, row_owner};
 use crate::copy;
 
 /// What became of the wish to run a call.
@@ -352,6 +353,52 @@ fn count_granules(transaction: &mut Transaction<'_>, added: u64, removed: u64) -
     transaction.store(CALLS_GRANULES, granules.ok_or_else(|| StateError::corrupt("size of records", CALLS_GRANULES))?)
 }
 
+/// Counts a record that comes back from elsewhere. Its slot comes with the others, by [`restore_order`].
+pub(crate) fn count_incoming(transaction: &mut Transaction<'_>, place: Granule) -> Result<(), StateError> {
+    let added = u64::from(Block::of_kind(transaction.space(), place, Kind::Object)?.granules);
+    count_granules(transaction, added, 0)
+}
+
+/// The same of one that takes the place of its stub.
+pub(crate) fn count_replaced(
+    transaction: &mut Transaction<'_>,
+    place: Granule,
+    stub: &Placed,
+) -> Result<(), StateError> {
+    let space = transaction.space();
+    let added = u64::from(Block::at(space, place)?.granules);
+    let removed = u64::from(Block::of_kind(space, stub.place, Kind::Object)?.granules);
+    count_granules(transaction, added, removed)
+}
+
+/// The hashes of all records, in the order in which their calls began.
+pub(crate) fn order(space: Space<'_>) -> Result<Vec<u64>, StateError> {
+    let (oldest, next) = ends(space)?;
+    Ok((oldest..next).map(|number| space.words.load(slot_at(space, number))).collect())
+}
+
+/// How many of the records that the order names are there, and how many it names.
+pub(crate) fn known(space: Space<'_>) -> Result<(u64, u64), StateError> {
+    let (mut known, order) = (0, order(space)?);
+    for &hash in &order {
+        known += u64::from(index::find_hashed(space, hash, Namespace::CALLS)?.is_some());
+    }
+    Ok((known, order.len() as u64))
+}
+
+/// Gives records that come back their slots. There were none.
+pub(crate) fn restore_order(locked: &Locked<'_>, hashes: &[u64]) -> Result<(), StateError> {
+    let space = locked.space();
+    if ends(space)? != (0, 0) || hashes.len() > space.layout.call_slots {
+        return Err(StateError::corrupt("ring of records that come back", CALLS_NEXT));
+    }
+    for (number, &hash) in (0..).zip(hashes) {
+        space.words.store(slot_at(space, number), hash);
+    }
+    space.words.store(CALLS_NEXT, hashes.len() as u64);
+    Ok(())
+}
+
 /// The numbers of the oldest slot and of the next one, checked.
 fn ends(space: Space<'_>) -> Result<(u64, u64), StateError> {
     let (oldest, next) = (space.words.load(CALLS_OLDEST), space.words.load(CALLS_NEXT));
@@ -386,8 +433,10 @@ fn make_room(
     looks: usize,
 ) -> Result<(), StateError> {
     for _ in 0..looks {
-        if !look_at_oldest(locked, pinned, clock)? {
-            break;
+        match look_at_oldest(locked, pinned, clock) {
+            Ok(true) => {}
+            Ok(false) | Err(StateError::Away { .. }) => break,
+            Err(error) => return Err(error),
         }
     }
     Ok(())
@@ -402,8 +451,13 @@ fn look_at_oldest(locked: &Locked<'_>, pinned: &mut PinnedScratch, clock: CallCl
     }
     let hash = space.words.load(slot_at(space, oldest));
     let Some((at, object)) = index::find_hashed(space, hash, Namespace::CALLS)? else {
+        // What did not come back yet stays for now.
+        restoring::ensure_in(space, hash)?;
         return Err(StateError::corrupt("slot of a record", slot_at(space, oldest)));
     };
+    if object.is_stub() {
+        return Ok(false);
+    }
     let record = read_placed(space, &object)?;
     if record.is_over(clock.now_unix_ms) {
         write::delete_with(locked, pinned, at, &object, |transaction| {
@@ -458,11 +512,17 @@ fn mark_lost_in_passing(
 /// Checker: whether ring and counts agree with the records that the index has.
 pub(crate) fn check(space: Space<'_>, records: u64, granules: u64) -> Result<(), StateError> {
     let (oldest, next) = ends(space)?;
+    let is_restoring = Restoring::load(space)?.is_some();
     for number in oldest..next {
         let at = slot_at(space, number);
-        if index::find_hashed(space, space.words.load(at), Namespace::CALLS)?.is_none() {
+        let hash = space.words.load(at);
+        if index::find_hashed(space, hash, Namespace::CALLS)?.is_none() && restoring::ensure_in(space, hash).is_ok() {
             return Err(StateError::corrupt("slot of a record", at));
         }
+    }
+    if is_restoring {
+        let is_right = next - oldest >= records && space.words.load(CALLS_GRANULES) == granules;
+        return if is_right { Ok(()) } else { Err(StateError::corrupt("count of records", CALLS_OLDEST)) };
     }
     if next - oldest == records && space.words.load(CALLS_GRANULES) == granules {
         Ok(())

@@ -1,7 +1,7 @@
 //! Where everything lies in an objects segment: one chained table, in words of 8 bytes.
 //!
 //! ```text
-//! header 4 KiB │ rows │ undo log │ heads of the heap's free lists │ ring of calls │ index buckets (an eighth) │ heap
+//! header 4 KiB │ rows │ undo log │ heads of the heap's free lists │ ring of calls │ bits of pages │ index buckets (an eighth) │ heap
 //! ```
 //!
 //! The layout follows from the limit in the server's message alone; nobody takes it from the segment. Pages that were
@@ -10,8 +10,8 @@
 use super::error::LimitError;
 use super::granule::{GRANULE_BYTES, WORDS_PER_GRANULE};
 use super::limits::{
-    CALL_RECORD_SHARE_BYTES, CALL_RECORDS_MAX, LOANS_PER_WORKER, LOG_ENTRIES_MAX, PINS_PER_WORKER, ROWS,
-    SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
+    CALL_RECORD_SHARE_BYTES, CALL_RECORDS_MAX, LOANS_PER_WORKER, LOG_ENTRIES_MAX, PAGE_SHARE_BYTES, PINS_PER_WORKER,
+    ROWS, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN,
 };
 use super::size_class::HEAD_WORDS;
 
@@ -55,6 +55,8 @@ pub(crate) mod header {
     /// Bytes of all records that were written to the log ring, see `crate::log_ring`; 0 without one.
     #[cfg(not(loom))]
     pub(crate) const LOG_TAIL: usize = 57;
+    /// Pages of objects that are not in yet, see `restoring`; 0 if all are.
+    pub(crate) const RESTORING: usize = 58;
     /// The mailbox's table, 0 before the first message; what follows is the mailbox's too, see `crate::mailbox`.
     pub(crate) const MAIL_TABLE: usize = 64;
     /// Messages that are queued or held.
@@ -131,6 +133,9 @@ pub struct ObjectsLayout {
     /// The ring of records of calls, a word each.
     pub(crate) calls: usize,
     pub(crate) call_slots: usize,
+    /// A bit for each page that is in, see `restoring`.
+    pub(crate) pages: usize,
+    pub(crate) page_words: usize,
     pub(crate) buckets: usize,
     pub(crate) bucket_count_max: usize,
     /// The first bucket count is two to this power.
@@ -173,7 +178,9 @@ impl ObjectsLayout {
         let heads = (log + log::WORDS).next_multiple_of(align);
         let calls = (heads + HEAD_WORDS).next_multiple_of(align);
         let call_slots = (words * WORD_BYTES / CALL_RECORD_SHARE_BYTES).min(CALL_RECORDS_MAX);
-        let buckets = (calls + call_slots).next_multiple_of(align);
+        let pages = (calls + call_slots).next_multiple_of(align);
+        let page_words = (words * WORD_BYTES / PAGE_SHARE_BYTES / 64).max(1);
+        let buckets = (pages + page_words).next_multiple_of(align);
         let heap = (buckets + bucket_count_max * BUCKET_WORDS).next_multiple_of(align);
         // The last granules hold the end marker and keep the words that any block header has inside the segment.
         let heap_words = words.checked_sub(heap + END_WORDS).expect("the least segment has room for a heap");
@@ -187,6 +194,8 @@ impl ObjectsLayout {
             heads,
             calls,
             call_slots,
+            pages,
+            page_words,
             buckets,
             bucket_count_max,
             first_power,
@@ -200,6 +209,13 @@ impl ObjectsLayout {
     #[must_use]
     pub fn segment_bytes(&self) -> usize {
         self.words * WORD_BYTES
+    }
+
+    /// Bits of hashes by which the objects of a segment can be divided into pages at most; see [`crate::swap`].
+    #[must_use]
+    pub fn page_bits_max(&self) -> u32 {
+        let pages = (self.page_words * 64).min(self.words * WORD_BYTES / PAGE_SHARE_BYTES).max(1);
+        pages.ilog2()
     }
 
     /// Words of the segment.

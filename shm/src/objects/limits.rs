@@ -2,7 +2,7 @@
 
 use praas_protocol::limits::{KEY_BYTES_MAX, PAYLOAD_BYTES_MAX, WORKERS_MAX};
 
-/// Bytes of the smallest objects segment: rows, log, heads and first buckets take 77 KiB of it.
+/// Bytes of the smallest objects segment: rows, log, heads and first buckets take 81 KiB of it.
 pub const SEGMENT_BYTES_MIN: u64 = 256 << 10;
 /// Bytes of the largest objects segment: sizes of blocks are 32 bits of 16 bytes each.
 pub const SEGMENT_BYTES_MAX: u64 = 64 << 30;
@@ -76,6 +76,9 @@ pub(crate) const RECALLED_SLOTS: usize = 8;
 #[cfg(not(loom))]
 pub(crate) const RECALLED_KEY_BYTES_MAX: usize = 32;
 
+/// Bytes of the segment for each page of objects that come back while it is used: a page is meant to have some hundred objects,
+/// the smallest of which take about a hundred bytes.
+pub(crate) const PAGE_SHARE_BYTES: usize = 16 << 10;
 /// Bytes of the segment for each record of a call with an idempotency key that there can be at most.
 pub(crate) const CALL_RECORD_SHARE_BYTES: usize = 1 << 10;
 /// Records of calls in one process, however large its segment: the ring that forgets them takes 8 MiB then.

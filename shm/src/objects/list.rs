@@ -18,6 +18,7 @@ use super::key::Namespace;
 use super::limits::LIST_ENTRIES_MAX;
 use super::object::{ObjectHeader, Placed};
 use super::reader;
+use super::restoring::Restoring;
 use super::store::Store;
 use super::words::Space;
 
@@ -47,10 +48,13 @@ impl Store {
     /// One page of the objects, sorted by key. A page that is shorter than its limit is the last.
     ///
     /// # Errors
-    /// As for [`Store::get`].
+    /// As for [`Store::get`]; [`StateError::Away`] while any page is absent.
     pub fn list(&self, page: &Page<'_>) -> Result<Vec<Listed>, StateError> {
         let mut found = Smallest { limit: page.limit.min(LIST_ENTRIES_MAX), keys: BTreeMap::new() };
         let space = self.space();
+        if let Some(restoring) = Restoring::load(space)? {
+            return Err(StateError::Away { page: restoring.first_absent(space), version: None });
+        }
         let mut number = 0;
         while number < Buckets::load(space)?.count() {
             for bucket in chain(space, Bucket::new(space, number)) {

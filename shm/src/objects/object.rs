@@ -29,8 +29,12 @@ const VALUE_AND_SCHEMA: usize = 5;
 const MODIFIED: usize = 6;
 const SHAPE: usize = 7;
 const KEY: usize = 8;
+/// In the length of the key: a stub, see `stub`.
+const STUB: u64 = 1 << 15;
 /// Cache lines that a lookup asks for: header, key and the value of an object of 64 bytes.
 const LINES_AHEAD: usize = 2;
+/// Bytes of what a stub has in the place of a value.
+const STORED_BYTES: u64 = 40;
 /// Bytes before the key.
 const KEY_OFFSET: u64 = 64;
 /// Alignment of values, and of those from [`LARGE_VALUE_BYTES`] on.
@@ -51,7 +55,9 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    pub(crate) const fn code(self) -> u8 {
+    /// The byte by which it is kept.
+    #[must_use]
+    pub const fn code(self) -> u8 {
         match self {
             Self::Raw => 0,
             Self::Archived => 1,
@@ -59,7 +65,9 @@ impl Encoding {
         }
     }
 
-    pub(crate) const fn of_code(code: u8) -> Self {
+    /// What such a byte says; of one that this release does not know it is said that it does not.
+    #[must_use]
+    pub const fn of_code(code: u8) -> Self {
         match code {
             0 => Self::Raw,
             1 => Self::Archived,
@@ -179,6 +187,23 @@ pub(crate) fn prefetch(space: Space<'_>, place: Granule) {
     }
 }
 
+/// Bytes from a stub's block's start to the place of its value.
+#[cfg(not(loom))]
+pub(crate) fn place_offset(key: &Key<'_>) -> u64 {
+    (KEY_OFFSET + key.bytes() as u64).next_multiple_of(VALUE_ALIGN)
+}
+
+/// Writes everything of a stub but version, time and the place of its value, and says the word where that goes.
+#[cfg(not(loom))]
+#[allow(clippy::cast_possible_truncation, reason = "less than a block's header and key")]
+pub(crate) fn prepare_stub(space: Space<'_>, place: Granule, key: &Key<'_>, hash: u64, header: &ObjectHeader) -> usize {
+    prepare(space, place, key, hash, header.meta, header.value_bytes);
+    let (at, offset) = (place.at() + SHAPE, place_offset(key));
+    let shape = space.words.load(at) & !(0xffff << 16) | offset << 16 | STUB;
+    space.words.store_private(at, shape);
+    place.at() + offset as usize / 8
+}
+
 #[inline]
 fn key_bytes_of(shape: u64) -> u64 {
     shape & 0xffff
@@ -226,6 +251,37 @@ impl Placed {
         Ok(Self { place, version: words.load(at + VERSION), sizes, shape })
     }
 
+    /// The same of an object or a stub.
+    #[inline]
+    pub(crate) fn read_any(space: Space<'_>, place: Granule) -> Result<Self, StateError> {
+        Self::read(space, place).or_else(|error| Self::read_stub(space, place).ok_or(error))
+    }
+
+    /// The same of a stub alone; `None` if it is none.
+    #[cold]
+    pub(crate) fn read_stub(space: Space<'_>, place: Granule) -> Option<Self> {
+        let (words, at) = (space.words, place.at());
+        let block_bytes = u64::from(Sizes::of_word(words.load(at)).granules) * GRANULE_BYTES;
+        let room = (space.layout.heap_end - place.number()) * GRANULE_BYTES;
+        let (shape, sizes) = (words.load(at + SHAPE), words.load(at + VALUE_AND_SCHEMA));
+        let (key_bytes, offset) = (key_bytes_of(shape) & !STUB, offset_of(shape));
+        let fits = shape & STUB != 0
+            && block_bytes <= room
+            && key_bytes <= KEY_BYTES_MAX as u64
+            && key_bytes >= 1
+            && offset >= KEY_OFFSET + key_bytes
+            && offset.is_multiple_of(VALUE_ALIGN)
+            && value_bytes_of(sizes) <= u64::from(VALUE_BYTES_MAX)
+            && offset + STORED_BYTES <= block_bytes;
+        fits.then(|| Self { place, version: words.load(at + VERSION), sizes, shape })
+    }
+
+    /// Whether its value is not in the segment.
+    #[inline]
+    pub(crate) fn is_stub(&self) -> bool {
+        self.shape & STUB != 0
+    }
+
     /// What is known of it without its value, read anew but for what was checked.
     #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "fields of the words")]
@@ -261,7 +317,7 @@ impl Placed {
     #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "a field of the word")]
     pub(crate) fn key_bytes(&self) -> usize {
-        key_bytes_of(self.shape) as usize
+        usize::from(self.shape as u8)
     }
 
     /// Whether the block, pinned anew, has this very object.

@@ -16,6 +16,7 @@ use super::limits::READ_TRIES_MAX;
 use super::lock;
 use super::object::{self, Placed};
 use super::pin::PinSlot;
+use super::restoring::Restoring;
 use super::words::Space;
 
 /// An object that was found, pinned, and the entry that names it.
@@ -30,16 +31,23 @@ pub(crate) struct Found {
 enum Look {
     /// The object, pinned.
     Found(Found),
+    /// The object without its value, pinned.
+    Stub(Found),
     /// No entry of the key.
     Missed,
     /// An entry changed in the look.
     Changed,
 }
 
-/// The object of a key, pinned by `slot`; without one the slot is clear.
+/// The object of a key, pinned by `slot`; without one the slot is clear. A stub is one only where `STUBS` are looked for.
 #[inline]
-pub(crate) fn find(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64) -> Result<Option<Found>, StateError> {
-    let found = find_pinned(space, slot, key, hash);
+pub(crate) fn find<const STUBS: bool>(
+    space: Space<'_>,
+    slot: PinSlot,
+    key: &Key<'_>,
+    hash: u64,
+) -> Result<Option<Found>, StateError> {
+    let found = find_pinned::<STUBS>(space, slot, key, hash);
     if !matches!(found, Ok(Some(_))) {
         slot.clear(space);
     }
@@ -47,16 +55,39 @@ pub(crate) fn find(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64) ->
 }
 
 #[inline]
-fn find_pinned(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64) -> Result<Option<Found>, StateError> {
+fn find_pinned<const STUBS: bool>(
+    space: Space<'_>,
+    slot: PinSlot,
+    key: &Key<'_>,
+    hash: u64,
+) -> Result<Option<Found>, StateError> {
     for _ in 0..READ_TRIES_MAX {
         let number = Buckets::load(space)?.bucket_of(hash);
         match look(space, slot, key, hash, Bucket::new(space, number))? {
             Look::Found(found) => return Ok(Some(found)),
+            Look::Stub(found) => return away(space, &found, hash, STUBS),
             Look::Missed if Buckets::load(space)?.bucket_of(hash) == number => return Ok(None),
             Look::Missed | Look::Changed => {}
         }
     }
     Err(StateError::Busy { owner: lock::owner(space), waited: Duration::ZERO })
+}
+
+/// What is pinned is no object: the stub of this key, `None` for that of another, or what is wrong with it.
+#[cold]
+fn stub_of(space: Space<'_>, place: Granule, key: &Key<'_>, error: StateError) -> Result<Option<Placed>, StateError> {
+    let stub = Placed::read_stub(space, place).ok_or(error)?;
+    Ok(stub.has_key(space, key).then_some(stub))
+}
+
+/// The stub itself, if it is looked for.
+#[cold]
+fn away(space: Space<'_>, found: &Found, hash: u64, is_wanted: bool) -> Result<Option<Found>, StateError> {
+    if is_wanted {
+        return Ok(Some(*found));
+    }
+    let page = Restoring::load(space)?.map_or(0, |restoring| restoring.page_of(hash));
+    Err(StateError::Away { page, version: Some(found.object.version) })
 }
 
 #[inline]
@@ -75,7 +106,13 @@ fn look(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64, first: Bucket
             if !slot.pin(space, place, at, entry) {
                 return Ok(Look::Changed);
             }
-            let object = Placed::read(space, place)?;
+            let object = match Placed::read(space, place) {
+                Ok(object) => object,
+                Err(error) => match stub_of(space, place, key, error)? {
+                    Some(object) => return Ok(Look::Stub(Found { object, entry_at: at, entry })),
+                    None => continue,
+                },
+            };
             if object.has_key(space, key) {
                 return Ok(Look::Found(Found { object, entry_at: at, entry }));
             }
@@ -87,7 +124,7 @@ fn look(space: Space<'_>, slot: PinSlot, key: &Key<'_>, hash: u64, first: Bucket
     }
 }
 
-/// The object that the entry at `at` names now, pinned; `None` for an empty entry.
+/// The object or stub that the entry at `at` names now, pinned; `None` for an empty entry.
 pub(crate) fn pin_entry(space: Space<'_>, slot: PinSlot, at: usize) -> Result<Option<(u64, Placed)>, StateError> {
     for _ in 0..READ_TRIES_MAX {
         let entry = space.words.load_acquire(at);
@@ -96,7 +133,7 @@ pub(crate) fn pin_entry(space: Space<'_>, slot: PinSlot, at: usize) -> Result<Op
         }
         let place = Granule::checked(block_of(entry), space.layout, "entry of the index", at)?;
         if slot.pin(space, place, at, entry) {
-            return Placed::read(space, place).map(|object| Some((entry, object)));
+            return Placed::read_any(space, place).map(|object| Some((entry, object)));
         }
     }
     Err(StateError::Busy { owner: lock::owner(space), waited: Duration::ZERO })

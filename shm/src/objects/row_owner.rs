@@ -5,6 +5,7 @@
 //! gone for good.
 
 use super::layout::row::OWNER;
+use super::lock::LockOwner;
 use super::words::Space;
 use crate::tag::WorkerTag;
 
@@ -19,6 +20,13 @@ pub(crate) fn clear(space: Space<'_>, row: usize) {
     if space.words.load(at) != 0 {
         space.words.store(at, 0);
     }
+}
+
+/// Some worker that has a row still, if there is one. A word that is no tag is nobody's.
+pub(crate) fn first(space: Space<'_>) -> Option<LockOwner> {
+    let words = (0..space.layout.row_count).map(|row| space.words.load_acquire(owner_at(space, row)));
+    let mut tags = words.filter_map(|word| u32::try_from(word).ok().and_then(WorkerTag::from_word));
+    tags.next().map(LockOwner::Worker)
 }
 
 /// Whether the worker with this tag has its row still. A word that is no tag is nobody's.

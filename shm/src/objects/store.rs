@@ -20,7 +20,7 @@ use super::error::StateError;
 use super::guard::Guard;
 use super::hash;
 use super::key::{Key, Namespace};
-use super::layout::header::HASH_SEED;
+use super::layout::header::{HASH_SEED, RESTORING};
 use super::limits::{LOANS_PER_WORKER, PINS_PER_WORKER, PUT_WITHIN_LOCK_BYTES_MAX, VALUE_BYTES_MAX};
 use super::loan::{Loan, Unpublished};
 use super::lock::{self, LockOwner, Locked};
@@ -30,6 +30,7 @@ use super::object::{Meta, ObjectHeader, Placed};
 use super::pin::{PinSlot, Row};
 use super::reader;
 use super::recall::Recall;
+use super::restoring::{self, Restoring};
 use super::row_owner;
 use super::usage::Usage;
 use super::validated::Validated;
@@ -59,6 +60,8 @@ pub struct Store {
     pinned: RefCell<PinnedScratch>,
     validated: Validated,
     recall: Recall,
+    /// Whether objects were coming back when this end looked last. Never again once they were not.
+    was_restoring: Cell<bool>,
 }
 
 impl Store {
@@ -68,6 +71,7 @@ impl Store {
         // Loans that an earlier end of this row has left behind without its death.
         let is_left = |slot: &usize| space.words.load(row.loan_at(*slot)) != 0;
         let loans_left = (0..LOANS_PER_WORKER).filter(is_left).fold(0, |bits, slot| bits | 1 << slot);
+        let was_restoring = space.words.load_acquire(RESTORING) != 0;
         let patience = if owner == LockOwner::Server { SERVER_PATIENCE } else { WORKER_PATIENCE };
         Self {
             objects,
@@ -82,6 +86,7 @@ impl Store {
             pinned: RefCell::default(),
             validated: Validated::new(),
             recall: Recall::default(),
+            was_restoring: Cell::new(was_restoring),
         }
     }
 
@@ -132,9 +137,37 @@ impl Store {
         let slot = self.free_pin()?;
         let pin = self.row.pin_slot(self.space(), slot);
         let hash = hash::of(self.seed, key);
-        let Some(found) = reader::find(self.space(), pin, key, hash)? else { return Ok(None) };
-        self.recall.see(key, hash, &found);
-        Ok(Some(self.guard(slot, pin, found.object)))
+        match reader::find::<false>(self.space(), pin, key, hash)? {
+            Some(found) => {
+                self.recall.see(key, hash, &found);
+                Ok(Some(self.guard(slot, pin, found.object)))
+            }
+            None if self.was_restoring.get() => self.find_restoring(slot, pin, key, hash),
+            None => Ok(None),
+        }
+    }
+
+    /// The same after a miss, in a process whose objects were coming back when it was looked at last.
+    #[cold]
+    fn find_restoring(
+        &self,
+        slot: usize,
+        pin: PinSlot,
+        key: &Key<'_>,
+        hash: u64,
+    ) -> Result<Option<Guard<'_>>, StateError> {
+        match Restoring::load(self.space())? {
+            None => self.was_restoring.set(false),
+            Some(restoring) => {
+                let page = restoring.page_of(hash);
+                if !restoring.is_in(self.space(), page) {
+                    return Err(StateError::Away { page, version: None });
+                }
+            }
+        }
+        // It may have come in between the look and the question.
+        let found = reader::find::<false>(self.space(), pin, key, hash)?;
+        Ok(found.map(|found| self.guard(slot, pin, found.object)))
     }
 
     #[inline]
@@ -200,12 +233,37 @@ impl Store {
         self.with_lock(|locked, pinned| write::delete(locked, pinned, &hashed, condition))
     }
 
+    /// Whether it is known what the key has, so that its object can be put or deleted: it is, but in a process that has slept and
+    /// part of whose objects did not come back yet. Costs a look at private memory otherwise.
+    ///
+    /// # Errors
+    /// [`StateError::Away`] names the page that is to come back.
+    #[inline]
+    pub fn ensure_known(&self, key: &Key<'_>) -> Result<(), StateError> {
+        if self.was_restoring.get() { self.ensure_page_in(key) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn ensure_page_in(&self, key: &Key<'_>) -> Result<(), StateError> {
+        let restoring = Restoring::load(self.space())?;
+        self.was_restoring.set(restoring.is_some());
+        restoring::ensure_in(self.space(), hash::of(self.seed, key))
+    }
+
     /// What is known of a key's object without its value.
     ///
     /// # Errors
     /// As for [`Store::get`].
     pub fn header(&self, key: &Key<'_>) -> Result<Option<ObjectHeader>, StateError> {
-        Ok(self.get(key)?.map(|guard| guard.header()))
+        match self.get(key) {
+            Err(StateError::Away { version: Some(_), .. }) => {}
+            found => return Ok(found?.map(|guard| guard.header())),
+        }
+        let pin = self.row.pin_slot(self.space(), self.free_pin()?);
+        let found = reader::find::<true>(self.space(), pin, key, hash::of(self.seed, key))?;
+        let header = found.map(|found| found.object.header(self.space()));
+        pin.clear(self.space());
+        Ok(header)
     }
 
     /// Figures of what is used and free.

@@ -6,6 +6,7 @@
 //! 2. A block's content is written before the block is published and never after.
 //! 3. A version is taken inside the transaction that publishes it: it is the mutation's position, and never repeats. The
 //!    record of the mutation is written there too, if there is a log.
+//! 4. Nothing is put or deleted under a hash whose page is absent (`restoring`). A stub is replaced and deleted as any object.
 
 use praas_protocol::state::Condition;
 
@@ -23,6 +24,7 @@ use super::lock::Locked;
 use super::logging;
 use super::object::{self, Meta, ValuePlace};
 use super::pin::Row;
+use super::restoring;
 use super::retire::{self, Retired};
 use super::transaction::Transaction;
 
@@ -85,6 +87,7 @@ pub(crate) fn put_with(
     mut also: impl FnMut(&mut Transaction<'_>, &Spot, Granule) -> Result<(), StateError>,
 ) -> Result<u64, StateError> {
     let granules = object::granules_for(&key.key, publication.value_bytes);
+    restoring::ensure_in(locked.space(), key.hash)?;
     let (version, is_new) = with_room(locked, pinned, || {
         let mut transaction = Transaction::begin(locked)?;
         let spot = index::find(locked.space(), &key.key, key.hash)?;
@@ -136,6 +139,7 @@ pub(crate) fn publish(
     publication: &Publication,
     mut also: impl FnMut(&mut Transaction<'_>, &Spot, Granule) -> Result<(), StateError>,
 ) -> Result<u64, StateError> {
+    restoring::ensure_in(locked.space(), key.hash)?;
     let (version, is_new) = with_room(locked, pinned, || {
         let space = locked.space();
         let mut transaction = Transaction::begin(locked)?;
@@ -183,6 +187,7 @@ pub(crate) fn delete(
     condition: Condition,
 ) -> Result<Option<u64>, StateError> {
     let space = locked.space();
+    restoring::ensure_in(space, key.hash)?;
     let spot = index::find(space, &key.key, key.hash)?;
     check(condition, version_of(&spot))?;
     let Spot::Held { at, object } = spot else { return Ok(None) };
@@ -232,12 +237,17 @@ fn replace(
         retire_object(&mut transaction, object)?;
         false
     } else {
-        let keys = transaction.load(KEYS).saturating_add(1);
-        transaction.store(KEYS, keys)?;
+        count_key(&mut transaction)?;
         true
     };
     index::publish_at(transaction, spot, entry::entry(key.hash, place, space.layout))?;
     Ok((version, is_new))
+}
+
+/// One more key has an object.
+pub(crate) fn count_key(transaction: &mut Transaction<'_>) -> Result<(), StateError> {
+    let keys = transaction.load(KEYS).saturating_add(1);
+    transaction.store(KEYS, keys)
 }
 
 fn retire_object(transaction: &mut Transaction<'_>, object: &object::Placed) -> Result<(), StateError> {
@@ -253,7 +263,7 @@ fn next_position(transaction: &mut Transaction<'_>) -> Result<u64, StateError> {
 }
 
 /// Does `attempt`, again after each time that reclaiming made room.
-fn with_room<T>(
+pub(crate) fn with_room<T>(
     locked: &Locked<'_>,
     pinned: &mut PinnedScratch,
     mut attempt: impl FnMut() -> Result<T, StateError>,
@@ -305,7 +315,7 @@ fn give_up_spare_room(_locked: &Locked<'_>) -> Result<bool, StateError> {
 }
 
 /// After a mutation: a split if a key came, a batch of what is retired if that is much.
-fn tidy(locked: &Locked<'_>, pinned: &mut PinnedScratch, is_new: bool) -> Result<(), StateError> {
+pub(crate) fn tidy(locked: &Locked<'_>, pinned: &mut PinnedScratch, is_new: bool) -> Result<(), StateError> {
     let space = locked.space();
     if is_new && space.words.load(KEYS) > (Buckets::load(space)?.count() * KEYS_PER_BUCKET) as u64 {
         index::split(locked)?;

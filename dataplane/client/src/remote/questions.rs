@@ -5,7 +5,7 @@
 use praas_protocol::control::{ClientRequest, ProcessStats, ServerMessage};
 use praas_protocol::wire::{
     Action, Frame, List, ListApplications, Open, OpenSession, Opened, Order, Output, Ping, Pong, Refusal,
-    SessionOpened, Stats, WireError,
+    SessionOpened, Stats, StorageUsage, WatchTransitions, WireError,
 };
 use praas_protocol::{Name, ProcessId};
 
@@ -48,7 +48,9 @@ pub(crate) enum QuestionAnswer {
 impl Question {
     /// Appends the frame with this id. False if a network connection has no such question.
     pub(super) fn encode(&self, request_id: u64, out: &mut Vec<u8>) -> bool {
-        let order = |action, process, out: &mut Vec<u8>| Order { request_id, action, process }.encode(out);
+        let order = |action, process, out: &mut Vec<u8>| {
+            Order { request_id, action, process, idle_swap_ms: None }.encode(out);
+        };
         match *self {
             Self::Open(open) => Open { request_id, ..open }.encode(out),
             Self::Session(session) => OpenSession { request_id, ..session }.encode(out),
@@ -58,13 +60,21 @@ impl Question {
             }
             Self::Ping => Ping { opaque: request_id }.encode(out),
             Self::Control(ref request) => match *request {
-                ClientRequest::ProcessCreate { process } => order(Action::Create, process, out),
+                ClientRequest::ProcessCreate { process, idle_swap_ms } => {
+                    Order { request_id, action: Action::Create, process, idle_swap_ms }.encode(out);
+                }
                 ClientRequest::ProcessStop { process } => order(Action::Stop, process, out),
                 ClientRequest::ProcessRestart { process } => order(Action::Restart, process, out),
                 ClientRequest::ProcessList { after } => List { request_id, after }.encode(out),
                 ClientRequest::ProcessOutput { process, from, follow } => {
                     Output { request_id, process, from, follow }.encode(out);
                 }
+                ClientRequest::ProcessSwap { process } => order(Action::Swap, process, out),
+                ClientRequest::ProcessRestore { process } => order(Action::Restore, process, out),
+                ClientRequest::TransitionWatch { process, after } => {
+                    WatchTransitions { request_id, process, after }.encode(out);
+                }
+                ClientRequest::StorageUsage { after } => StorageUsage { request_id, after }.encode(out),
                 // Handles and pages take their place here.
                 _ => return false,
             },
@@ -97,6 +107,15 @@ impl QuestionAnswer {
                     ended: chunk.ended,
                 };
                 (chunk.request_id, Self::Message(message))
+            }
+            Frame::Transitions(page) => {
+                let transitions = page.transitions().collect();
+                let (request, upto, lost) = (page.request_id, page.upto, page.lost);
+                (request, Self::Message(ServerMessage::Transitions { request, upto, lost, transitions }))
+            }
+            Frame::Stored(page) => {
+                let (request, place, folders) = (page.request_id, page.place.to_owned(), page.folders().collect());
+                (request, Self::Message(ServerMessage::Stored { request, place, folders, more: page.more }))
             }
             Frame::Pong(pong) => (pong.opaque, Self::Pong(*pong)),
             Frame::Refused(refused) => (refused.request_id, Self::Refused(refused.refusal()?)),

@@ -74,6 +74,8 @@ impl InvokeRoom {
             | ControlError::WrongState { .. }
             | ControlError::WorkersFailed { .. }
             | ControlError::Host { .. }
+            | ControlError::SwapFailed { .. }
+            | ControlError::NoStorage
             | ControlError::Elsewhere { .. }
             | ControlError::UnknownSession { .. }
             | ControlError::ProcessExists { .. } => unavailable(),

@@ -3,7 +3,9 @@
 //! 1. A lane takes messages up to the size that it was opened for. A larger message opens a larger lane, and the one before is
 //!    closed then: the receiver takes what is left in it first, in order of the messages' numbers.
 //! 2. A request for a lane outlives the call that made it: an answer that comes later is kept for the next message.
-//! 3. When a worker has as many lanes as it may, the one that was used least recently is closed.
+//! 3. A lane that the server has closed, because its receiver leaves memory, took all that was accepted. The next message asks for
+//!    another one, for which the server wakes the receiver.
+//! 4. When a worker has as many lanes as it may, the one that was used least recently is closed.
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::OwnedFd;
@@ -105,6 +107,13 @@ impl OutboundLanes {
     /// The receiver of a lane has ended.
     pub(super) fn forget(&self, serial: u64) {
         self.lanes.borrow_mut().retain(|lane| lane.serial != serial);
+    }
+
+    /// The server has closed a lane, as its receiver leaves memory: another one leads to it.
+    #[cold]
+    pub(super) fn give_up(&self, serial: u64, mail: &Mail) -> Result<(), WorkerError> {
+        self.forget(serial);
+        mail.send(&WorkerMessage::MessageLaneClose { serial })
     }
 
     /// An answer that no call awaits any more.

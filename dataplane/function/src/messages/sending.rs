@@ -19,7 +19,7 @@ use super::gateway::{Outgoing, OutgoingBytes};
 use super::message::Place;
 use super::outbound::{Leads, OutboundLane};
 use super::room::MessageRoom;
-use crate::limits::SERVER_ANSWER_MAX;
+use crate::limits::{LANES_FOUND_CLOSED_MAX, SERVER_ANSWER_MAX};
 
 /// What is sent.
 enum Payload<'bytes> {
@@ -219,6 +219,7 @@ impl MessageRoom {
     ) -> Result<MessageId, SendError> {
         let bytes = payload.bytes().len();
         let mut wait = within.map(|within| Wait::begin(around, within));
+        let mut found_closed = 0;
         loop {
             let left = wait.as_ref().map_or(SERVER_ANSWER_MAX, Wait::left);
             if self.open_lane(around, to, bytes, left)? == Leads::Elsewhere {
@@ -228,10 +229,18 @@ impl MessageRoom {
                     .send_elsewhere(around, to, Outgoing { id, key, bytes, is_doubtful: false }, within)
                     .map(|_| id);
             }
-            let sent = self.outbound.with(to, bytes, |lane| payload.try_send(lane, id, key));
+            let sent = self.outbound.with(to, bytes, |lane| (lane.serial, payload.try_send(lane, id, key)));
             let reason = match sent {
-                Some(Ok(())) => return Ok(id),
-                Some(Err(reason)) => reason,
+                Some((_, Ok(()))) => return Ok(id),
+                Some((serial, Err(message_lane::SendError::Closed { .. })))
+                    if found_closed < LANES_FOUND_CLOSED_MAX =>
+                {
+                    found_closed += 1;
+                    let given_up = self.outbound.give_up(serial, &self.mail);
+                    given_up.map_err(|error| SendError::Unavailable { to: *to, reason: error.to_string() })?;
+                    continue;
+                }
+                Some((_, Err(reason))) => reason,
                 None => continue,
             };
             let Some(wait) = wait.as_mut().filter(|_| reason.is_full()) else {

@@ -61,6 +61,22 @@ pub enum StateError {
         /// What is wrong.
         reason: String,
     },
+    /// The object is in storage since the process has slept, and did not come back.
+    #[error("{object:?} is still in storage: {reason}; try again")]
+    Away {
+        /// Its key.
+        object: String,
+        /// Why it did not come back.
+        reason: String,
+    },
+    /// What is stored of the object is not what was stored when the process went to sleep. Other objects are not affected.
+    #[error("{object:?} is damaged in storage: {reason}")]
+    Damaged {
+        /// Its key.
+        object: String,
+        /// What is wrong, and where.
+        reason: String,
+    },
     /// Others changed the object each time that it was read to be changed.
     #[error("object {key:?} was changed by others {UPDATE_TRIES_MAX} times during one update; try again")]
     Contended {
@@ -79,11 +95,16 @@ impl StateError {
         }
     }
 
+    /// Whether something is to come back before the operation can be done.
+    pub(crate) fn is_away(&self) -> bool {
+        matches!(self, Self::Memory(objects::StateError::Away { .. }))
+    }
+
     /// The code by which a caller from outside knows it.
     pub(crate) fn code(&self) -> u32 {
         match self {
-            Self::Memory(objects::StateError::Busy { .. }) | Self::Contended { .. } => codes::BUSY,
-            Self::Memory(objects::StateError::Corrupt { .. }) => codes::CORRUPT,
+            Self::Memory(objects::StateError::Busy { .. }) | Self::Contended { .. } | Self::Away { .. } => codes::BUSY,
+            Self::Memory(objects::StateError::Corrupt { .. }) | Self::Damaged { .. } => codes::CORRUPT,
             Self::Memory(objects::StateError::Full { .. } | objects::StateError::IndexFull { .. }) => codes::FULL,
             _ => codes::BAD_REQUEST,
         }

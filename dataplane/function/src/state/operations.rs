@@ -1,9 +1,12 @@
 //! What a running function does with the state of its process.
 
 use praas_protocol::Key;
+use praas_protocol::control::StateWanted;
 use praas_protocol::state::{Condition, ListPage, ListQuestion};
 
 use super::error::StateError;
+use super::fetching::of_object;
+use super::room::StateRoom;
 use super::view::{State, StateBytes, StateLoan};
 use super::{StateObject, StateValue};
 use crate::context::Context;
@@ -49,7 +52,24 @@ impl<'call> Context<'call> {
     /// [`StateError::Undecodable`], [`StateError::Key`], [`StateError::Memory`] with `TooManyGuards`.
     #[inline]
     pub fn state<T: StateObject>(&self, key: &str) -> Result<Option<State<'call, T>>, StateError> {
-        self.state_room().get(key)
+        match self.state_room().get(key) {
+            Err(error) => self.get_away(error, key, |room| room.get(key)),
+            found => found,
+        }
+    }
+
+    /// A read that was refused, again if its object is in storage.
+    #[cold]
+    fn get_away<R>(
+        &self,
+        error: StateError,
+        key: &str,
+        read: impl Fn(&'call StateRoom) -> Result<R, StateError>,
+    ) -> Result<R, StateError> {
+        if !error.is_away() {
+            return Err(error);
+        }
+        self.insist_on_state(error, &of_object(Key::new(key)?, true), || read(self.state_room()))
     }
 
     /// The bytes of the object called `key`, whatever its type, in view until they are dropped; `None` if there is no such
@@ -59,7 +79,10 @@ impl<'call> Context<'call> {
     /// [`StateError::Key`], [`StateError::Memory`] with `TooManyGuards`.
     #[inline]
     pub fn state_bytes(&self, key: &str) -> Result<Option<StateBytes<'call>>, StateError> {
-        self.state_room().get_bytes(key)
+        match self.state_room().get_bytes(key) {
+            Err(error) => self.get_away(error, key, |room| room.get_bytes(key)),
+            found => found,
+        }
     }
 
     /// Makes `value` the object called `key`, whatever was there. Returns its version; once it does, the object survives this
@@ -76,7 +99,9 @@ impl<'call> Context<'call> {
     /// # Errors
     /// As there, and [`StateError::Memory`] with `Conflict` when it does not hold: see [`StateError::as_conflict`].
     pub fn put_if<T: StateValue>(&self, key: &str, value: &T, condition: Condition) -> Result<u64, StateError> {
-        self.state_room().put(Key::new(key)?, value, condition)
+        let key = Key::new(key)?;
+        self.ensure_state_known(key)?;
+        self.state_room().put(key, value, condition)
     }
 
     /// Makes `bytes` the object called `key`, whatever was there. Returns its version.
@@ -92,7 +117,9 @@ impl<'call> Context<'call> {
     /// # Errors
     /// As [`Context::put_if`].
     pub fn put_bytes_if(&self, key: &str, bytes: &[u8], condition: Condition) -> Result<u64, StateError> {
-        self.state_room().put_bytes(Key::new(key)?, bytes, condition)
+        let key = Key::new(key)?;
+        self.ensure_state_known(key)?;
+        self.state_room().put_bytes(key, bytes, condition)
     }
 
     /// A place of `bytes` bytes for the value of `key`, to be filled where it will lie and then
@@ -102,7 +129,9 @@ impl<'call> Context<'call> {
     /// # Errors
     /// As [`Context::put`], and [`StateError::Memory`] with `TooManyLoans` or `TooLarge`.
     pub fn loan_state<'key>(&self, key: &'key str, bytes: usize) -> Result<StateLoan<'call, 'key>, StateError> {
-        self.state_room().loan(Key::new(key)?, bytes)
+        let key = Key::new(key)?;
+        self.ensure_state_known(key)?;
+        self.state_room().loan(key, bytes)
     }
 
     /// Changes the object called `key`: `change` is given its value, or `None` if there is no such object, and returns the new
@@ -114,9 +143,15 @@ impl<'call> Context<'call> {
     pub fn update<T: StateObject + StateValue>(
         &self,
         key: &str,
-        change: impl FnMut(Option<T>) -> T,
+        mut change: impl FnMut(Option<T>) -> T,
     ) -> Result<u64, StateError> {
-        self.state_room().update(Key::new(key)?, change)
+        match self.state_room().update(Key::new(key)?, &mut change) {
+            Err(error) if error.is_away() => {
+                let key = Key::new(key)?;
+                self.insist_on_state(error, &of_object(key, true), || self.state_room().update(key, &mut change))
+            }
+            updated => updated,
+        }
     }
 
     /// Removes the object called `key`. Whether there was one.
@@ -132,7 +167,9 @@ impl<'call> Context<'call> {
     /// # Errors
     /// As there, and [`StateError::Memory`] with `Conflict` when it does not hold.
     pub fn delete_if(&self, key: &str, condition: Condition) -> Result<bool, StateError> {
-        Ok(self.state_room().delete(Key::new(key)?, condition)?.is_some())
+        let key = Key::new(key)?;
+        self.ensure_state_known(key)?;
+        Ok(self.state_room().delete(key, condition)?.is_some())
     }
 
     /// The first objects whose keys begin with `prefix` and come after `after`, in order of the keys' bytes: at most
@@ -146,6 +183,12 @@ impl<'call> Context<'call> {
         if !prefix.is_empty() {
             Key::new(prefix)?;
         }
-        self.state_room().list(&ListQuestion { prefix, after: after.map(Key::new).transpose()? })
+        self.list_state(&ListQuestion { prefix, after: after.map(Key::new).transpose()? })
+    }
+
+    /// The same of a question that was checked.
+    pub(crate) fn list_state(&self, question: &ListQuestion<'_>) -> Result<ListPage, StateError> {
+        let list = || self.state_room().list(question);
+        list().or_else(|error| self.insist_on_state(error, &StateWanted::AllPages, list))
     }
 }

@@ -71,7 +71,7 @@ impl Correspondent {
             counter.fetch_add(1, Ordering::Release);
         };
         let sender = SenderId { source: address, incarnation, worker: 0, host };
-        let line = Line::open(socket, count, realm, sender)?;
+        let line = Line::open(socket, count, realm, sender, None)?;
         mailboxes.add_worker(&line)?;
         let mail = Rc::new(Mail::new(other_end));
         let room = MessageRoom::new(MessageStart {

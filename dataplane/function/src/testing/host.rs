@@ -24,6 +24,7 @@ use praas_shm::worker_page::ServerWorkerPage;
 use praas_sys::doorbell::Doorbell;
 use praas_sys::message_socket::{MessageSocket, SocketError};
 
+use super::asleep::{Asleep, Woken};
 use super::call_lanes::Callable;
 use super::listener::Line;
 use super::realm::{HostNumber, Mailboxes, Realm, SenderId, process_id};
@@ -80,6 +81,9 @@ pub enum HarnessError {
     /// The control socket failed.
     #[error("the control socket failed: {0}")]
     Socket(#[from] SocketError),
+    /// The process could not sleep, or not wake.
+    #[error("the process could not sleep and wake: {0}")]
+    Asleep(String),
     /// The caller could not map its lane.
     #[error("the caller could not attach its lane: {0}")]
     Attach(#[from] AttachError),
@@ -114,6 +118,8 @@ pub(super) struct Host {
     workers: Vec<HostedWorker>,
     lanes: Vec<HostedLane>,
     callable: Arc<Callable>,
+    /// What is still to come back, of a process that has slept.
+    asleep: Option<Arc<Asleep>>,
 }
 
 struct HostedLane {
@@ -128,6 +134,7 @@ impl Host {
         name: Name,
         options: HarnessOptions,
         application: Maker,
+        woken: Option<Woken>,
     ) -> Result<Self, HarnessError> {
         if options.workers == 0 || usize::from(options.workers) > WORKERS_MAX {
             return Err(HarnessError::Workers { workers: options.workers });
@@ -135,7 +142,10 @@ impl Host {
         let incarnation = realm.next_incarnation();
         let page = Arc::new(ControlPage::create(1, 1)?);
         let layout = ObjectsLayout::for_limit(STATE_BYTES).expect("the default lies within the limits");
-        let objects = Objects::create(layout)?;
+        let (objects, asleep) = match woken {
+            Some(Woken { objects, asleep }) => (objects, Some(asleep)),
+            None => (Objects::create(layout)?, None),
+        };
         let mailboxes = realm.enter(name, options.payload_bytes_max, number)?;
         let (workers, lanes) = (Vec::new(), Vec::new());
         let callable = Arc::new(Callable::new(Arc::clone(&page), options));
@@ -153,6 +163,7 @@ impl Host {
             workers,
             lanes,
             callable,
+            asleep,
         };
         for index in 0..options.workers {
             host.start_worker(index)?;
@@ -171,7 +182,7 @@ impl Host {
             .spawn(move || Worker::start(other_end, application())?.serve())?;
         let (source, incarnation, host) = (self.name.into(), self.incarnation, self.number);
         let sender = SenderId { source, incarnation, worker: index, host };
-        let line = Line::open(socket, move || page.notify(), &self.realm, sender)?;
+        let line = Line::open(socket, move || page.notify(), &self.realm, sender, self.asleep.clone())?;
         let mut worker = HostedWorker { line, thread: Some(thread) };
         let start = WorkerCommand::Start {
             process: process_id(self.name),
@@ -192,6 +203,21 @@ impl Host {
         self.callable.add_worker(&worker.line);
         self.workers.push(worker);
         Ok(())
+    }
+
+    /// Another mapping of the state, to be used when the workers are gone.
+    pub(super) fn state_again(&self) -> Result<Objects, HarnessError> {
+        let layout = ObjectsLayout::for_limit(STATE_BYTES).expect("the default lies within the limits");
+        Ok(Objects::attach(self.objects.fd().try_clone_to_owned()?, layout)?)
+    }
+
+    /// Whatever is still to come back does.
+    pub(super) fn bring_all_back(&self) -> Result<(), HarnessError> {
+        self.asleep.as_ref().map_or(Ok(()), |asleep| asleep.bring_all_back())
+    }
+
+    pub(super) fn name(&self) -> Name {
+        self.name
     }
 
     /// Shows a phase, and wakes whoever waits.
@@ -336,7 +362,7 @@ mod tests {
         let application = || Application::new().function("echo", |call: &mut Call| call.reply(call.input()));
         let name = "tested".parse().unwrap();
         let realm = Arc::new(Realm::new().unwrap());
-        Host::start(realm, HostNumber(0), name, HarnessOptions::default(), Arc::new(application)).unwrap()
+        Host::start(realm, HostNumber(0), name, HarnessOptions::default(), Arc::new(application), None).unwrap()
     }
 
     #[test]

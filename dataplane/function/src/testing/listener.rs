@@ -13,6 +13,7 @@ use praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX;
 use praas_sys::message_socket::{MessageSocket, Sending};
 use std::os::fd::BorrowedFd;
 
+use super::asleep::Asleep;
 use super::host::HarnessError;
 use super::realm::{Realm, SenderId};
 use crate::limits::SERVER_ANSWER_MAX;
@@ -27,6 +28,8 @@ pub(super) struct Line {
     /// Tells a worker that polls of what was sent.
     notify: Box<dyn Fn() + Send + Sync>,
     answers: Mutex<Receiver<WorkerMessage>>,
+    /// What may be asked to come back, in a process that has slept.
+    asleep: Option<Arc<Asleep>>,
 }
 
 impl Line {
@@ -36,9 +39,10 @@ impl Line {
         notify: impl Fn() + Send + Sync + 'static,
         realm: &Arc<Realm>,
         sender: SenderId,
+        asleep: Option<Arc<Asleep>>,
     ) -> Result<Arc<Self>, HarnessError> {
         let (heard, answers) = channel();
-        let line = Arc::new(Self { socket, notify: Box::new(notify), answers: Mutex::new(answers) });
+        let line = Arc::new(Self { socket, notify: Box::new(notify), answers: Mutex::new(answers), asleep });
         let (listening, realm) = (Arc::clone(&line), Arc::clone(realm));
         std::thread::Builder::new()
             .name("listener".to_owned())
@@ -83,6 +87,12 @@ impl Line {
             WorkerMessage::CallLaneOpen { request, to } => realm.open_call_lane(self, sender, request, &to),
             WorkerMessage::CallLaneRing { lane, to } => realm.ring_call_lane(sender, lane, &to),
             WorkerMessage::CallLaneClose { lane, to } => realm.close_call_lane(sender, lane, &to),
+            WorkerMessage::StateFetch { request, wanted } => {
+                let error = self.asleep.as_ref().and_then(|asleep| asleep.fetch(&wanted));
+                if let Err(error) = self.tell(&WorkerCommand::StateFetched { request, error }, &[]) {
+                    eprintln!("a worker of {} was not told that its state is back: {error}", sender.source);
+                }
+            }
             // A harness has as many workers as it was told to have.
             WorkerMessage::Ring => {}
             // The host may have gone already.

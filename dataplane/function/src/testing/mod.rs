@@ -26,6 +26,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod asleep;
 mod call_lanes;
 mod caller;
 mod correspondent;
@@ -51,6 +52,7 @@ pub use host::HarnessError;
 pub use link::{Fate, Link};
 
 use crate::application::Application;
+use asleep::Woken;
 use host::{Host, Maker};
 use realm::{HostNumber, Realm};
 
@@ -106,7 +108,7 @@ impl Harness {
         application: impl Fn() -> Application + Send + Sync + 'static,
     ) -> Result<Self, HarnessError> {
         let realm = Arc::new(Realm::new()?);
-        Self::start(realm, HostNumber(0), PROCESS, options, Arc::new(application))
+        Self::start(realm, HostNumber(0), PROCESS, options, Arc::new(application), None)
     }
 
     fn start(
@@ -115,12 +117,57 @@ impl Harness {
         name: &str,
         options: HarnessOptions,
         application: Maker,
+        woken: Option<Woken>,
     ) -> Result<Self, HarnessError> {
         let name = name.parse().map_err(HarnessError::Process)?;
-        let mut host = Host::start(realm, number, name, options, application)?;
+        let mut host = Host::start(realm, number, name, options, application, woken)?;
         let trusted = host.open_lane("insider", true)?;
         let untrusted = host.open_lane("outsider", false)?;
         Ok(Self { trusted, untrusted, host })
+    }
+
+    /// The process after it has slept: its workers end, its memory goes, and others begin in a memory that has nothing of its state.
+    /// Each object comes back when a function asks for it, as in a process that a server has woken just now. The values of those
+    /// `damaged` do not: what was stored of them is not what is read.
+    ///
+    /// ```
+    /// use praas_function::testing::Harness;
+    /// use praas_function::{Application, Call, StateError};
+    ///
+    /// let harness = Harness::new(|| {
+    ///     Application::new()
+    ///         .function("keep", |call: &mut Call| {
+    ///             let context = call.context();
+    ///             context.put_bytes("word", call.input())?;
+    ///             context.put_bytes("other", b"x")?;
+    ///             Ok(())
+    ///         })
+    ///         .function("tell", |call: &mut Call| {
+    ///             let context = call.context();
+    ///             let lost = context.state_bytes("other").unwrap_err();
+    ///             assert!(matches!(lost, StateError::Damaged { .. }), "{lost}");
+    ///             let word = context.state_bytes("word")?.expect("it was kept");
+    ///             call.reply(&word)
+    ///         })
+    /// })?;
+    /// harness.invoke("keep", b"hello")?;
+    /// let harness = harness.asleep_and_back(&["other"])?;
+    /// assert_eq!(harness.invoke("tell", b"")?, b"hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`HarnessError::Asleep`] when a worker does not end, or something is damaged since it has slept before; as [`Self::new`].
+    pub fn asleep_and_back(self, damaged: &[&str]) -> Result<Self, HarnessError> {
+        self.host.bring_all_back()?;
+        let objects = self.host.state_again()?;
+        let Host { realm, number, options, application, .. } = &self.host;
+        let (realm, number, options) = (Arc::clone(realm), *number, *options);
+        let (application, name) = (Arc::clone(application), self.host.name());
+        // Callers and workers end here.
+        drop(self);
+        let woken = Woken::of(objects, damaged)?;
+        Self::start(realm, number, name.as_str(), options, application, Some(woken))
     }
 
     /// A further process of the same application, under a name of its own. The processes find each other by their names; the
@@ -157,7 +204,7 @@ impl Harness {
     /// As [`Self::new`]; [`HarnessError::ProcessExists`].
     pub fn another(&self, name: &str) -> Result<Self, HarnessError> {
         let Host { realm, number, options, application, .. } = &self.host;
-        Self::start(Arc::clone(realm), *number, name, *options, Arc::clone(application))
+        Self::start(Arc::clone(realm), *number, name, *options, Arc::clone(application), None)
     }
 
     /// A further process of the same application, as if it were on another host: messages and calls between it and the others
@@ -194,7 +241,7 @@ impl Harness {
     /// As [`Self::another`].
     pub fn on_another_host(&self, name: &str) -> Result<Self, HarnessError> {
         let Host { realm, options, application, .. } = &self.host;
-        Self::start(Arc::clone(realm), realm.next_host(), name, *options, Arc::clone(application))
+        Self::start(Arc::clone(realm), realm.next_host(), name, *options, Arc::clone(application), None)
     }
 
     /// What joins the hosts of this test.

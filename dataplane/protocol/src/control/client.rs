@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::{
-    ControlError, LaneGeometry, LaneId, MessageLaneGeometry, ProcessState, ProcessStats, ProcessStatus, WaitMode,
+    ControlError, LaneGeometry, LaneId, MessageLaneGeometry, ProcessState, ProcessStats, ProcessStatus, StoredFolder,
+    StoredPlace, Transition, WaitMode,
 };
 use crate::message::{Address, SessionId};
 use crate::{Name, ProcessId};
@@ -63,6 +64,9 @@ pub enum ClientRequest {
     ProcessCreate {
         /// Its id; the application must be known to the server.
         process: ProcessId,
+        /// Milliseconds without a call after which it is swapped out, 0 for never; `None` takes the
+        /// application's setting.
+        idle_swap_ms: Option<u64>,
     },
     /// A page of the processes in the token's scope, in order of their ids. Answered by `Processes`.
     ProcessList {
@@ -78,6 +82,30 @@ pub enum ClientRequest {
     ProcessRestart {
         /// Its id.
         process: ProcessId,
+    },
+    /// Store what a process knows and give its memory up. Answered by `Done` when it sleeps; at once if it does.
+    ProcessSwap {
+        /// Its id.
+        process: ProcessId,
+    },
+    /// Wake a process that sleeps. Answered by `Done` when its first workers are ready; at once if it is awake.
+    ProcessRestore {
+        /// Its id.
+        process: ProcessId,
+    },
+    /// What happened in the lives of processes. Answered by `Transitions`, at once if there is anything, otherwise at the next
+    /// transition.
+    TransitionWatch {
+        /// Of one process; `None` for all in the token's scope.
+        process: Option<ProcessId>,
+        /// Transitions after this number. `None` is answered at once, with none and the number of the last one: what is asked
+        /// for next.
+        after: Option<u64>,
+    },
+    /// A page of what storage holds, in order of processes. Answered by `Stored`.
+    StorageUsage {
+        /// What follows this; `None` starts at the beginning.
+        after: Option<StoredPlace>,
     },
     /// Captured output of a process from byte `from` of its stream on. Answered by `Output`.
     ProcessOutput {
@@ -189,6 +217,28 @@ pub enum ServerMessage {
         request: u64,
         /// At most [`crate::limits::LIST_PAGE_PROCESSES`].
         processes: Vec<ProcessStatus>,
+        /// Whether further ones follow.
+        more: bool,
+    },
+    /// What happened in the lives of processes.
+    Transitions {
+        /// Number of the request.
+        request: u64,
+        /// The number of the last transition that was looked at: what to ask for next.
+        upto: u64,
+        /// Transitions of all processes before it that the server has forgotten: more happened than it keeps.
+        lost: u64,
+        /// At most [`crate::limits::LIST_PAGE_PROCESSES`], oldest first.
+        transitions: Vec<Transition>,
+    },
+    /// One page of what storage holds.
+    Stored {
+        /// Number of the request.
+        request: u64,
+        /// Where that is, at most [`crate::limits::STORAGE_PLACE_BYTES_MAX`].
+        place: String,
+        /// At most [`crate::limits::LIST_PAGE_PROCESSES`].
+        folders: Vec<StoredFolder>,
         /// Whether further ones follow.
         more: bool,
     },

@@ -83,6 +83,19 @@ pub enum ControlError {
         /// Its state.
         state: ProcessState,
     },
+    /// The process could not be stored, or not be brought back.
+    #[error("{what} {process} failed: {reason}")]
+    SwapFailed {
+        /// Its id.
+        process: ProcessId,
+        /// What was being done: "swapping out", "restoring".
+        what: String,
+        /// What happened, and what to do.
+        reason: String,
+    },
+    /// The server stores nothing.
+    #[error("this server has no storage, so nothing can sleep: start it without --no-storage")]
+    NoStorage,
     /// It is not in this server's memory: messages to it go over a call lane to the server's gateway.
     #[error("{to} is reached through the server's gateway only")]
     Elsewhere {

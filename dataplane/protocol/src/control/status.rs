@@ -61,6 +61,10 @@ pub struct ProcessStatus {
     pub last_exit: Option<String>,
     /// Calls its workers say they answered (reported by tenant code, for information).
     pub calls_reported: u64,
+    /// Bytes that are stored of it: its last snapshot with all that belongs to it, and nothing before its first one.
+    pub stored_bytes: u64,
+    /// When it was last swapped out, in milliseconds since 1970; `None` if it never was.
+    pub last_swap_unix_ms: Option<u64>,
 }
 
 /// The lifecycle of a process.
@@ -78,13 +82,19 @@ pub enum ProcessState {
     Failed,
     /// It takes calls, and nobody has called it for a while.
     Idle,
+    /// What it knows is being stored; then its workers and memory are given up.
+    Swapping,
+    /// It is stored and has neither workers nor memory; whatever needs it wakes it.
+    Swapped,
+    /// It is being woken: memory is made of what is stored, and workers start.
+    Restoring,
     /// It is on another server to which there is no connection now.
     Unreachable,
 }
 
 impl ProcessState {
     /// The state as one byte: on the network and in an application's directory of its processes. Never 0; 6 to 15 are
-    /// kept for states in which a process has no workers in memory; from 16 on, they are about the way to it.
+    /// for states of a process that sleeps, or that is on its way there or back; from 16 on, they are about the way to it.
     #[must_use]
     pub fn code(self) -> u8 {
         match self {
@@ -93,6 +103,9 @@ impl ProcessState {
             Self::Draining => 3,
             Self::Failed => 4,
             Self::Idle => 5,
+            Self::Swapping => 6,
+            Self::Swapped => 7,
+            Self::Restoring => 8,
             Self::Unreachable => 16,
         }
     }
@@ -106,6 +119,9 @@ impl ProcessState {
             3 => Some(Self::Draining),
             4 => Some(Self::Failed),
             5 => Some(Self::Idle),
+            6 => Some(Self::Swapping),
+            7 => Some(Self::Swapped),
+            8 => Some(Self::Restoring),
             16 => Some(Self::Unreachable),
             _ => None,
         }
@@ -120,7 +136,22 @@ impl std::fmt::Display for ProcessState {
             Self::Draining => "draining",
             Self::Failed => "failed",
             Self::Idle => "idle",
+            Self::Swapping => "swapping",
+            Self::Swapped => "swapped",
+            Self::Restoring => "restoring",
             Self::Unreachable => "unreachable",
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ProcessState;
+
+    #[test]
+    fn a_code_means_one_state_and_other_bytes_mean_none() {
+        let known: Vec<_> = (0..=u8::MAX).filter_map(|code| Some((code, ProcessState::from_code(code)?))).collect();
+        assert_eq!(known.iter().map(|(code, _)| *code).collect::<Vec<_>>(), [1, 2, 3, 4, 5, 6, 7, 8, 16]);
+        assert!(known.iter().all(|(code, state)| state.code() == *code), "{known:?}");
     }
 }

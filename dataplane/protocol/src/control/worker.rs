@@ -9,6 +9,32 @@ use crate::message::Address;
 use crate::token::Rights;
 use crate::{Name, ProcessId};
 
+/// What of the state of a process that has slept is to come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StateWanted {
+    /// All that is known of the keys of one page, so that this object can be put or deleted, or is known not to be.
+    Object {
+        /// Namespace of its key.
+        namespace: u8,
+        /// Its key.
+        key: String,
+        /// Its value, too.
+        with_value: bool,
+    },
+    /// What is known of all keys, for a list.
+    AllPages,
+}
+
+/// Why something of the state did not come back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StateNotFetched {
+    /// What is stored is not what was stored: trying again changes nothing.
+    pub is_damaged: bool,
+    /// What happened, which object, page or blob, and what to do; at most
+    /// [`NOT_FETCHED_REASON_BYTES_MAX`](crate::limits::NOT_FETCHED_REASON_BYTES_MAX) bytes.
+    pub reason: String,
+}
+
 /// Worker → server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum WorkerMessage {
@@ -87,6 +113,13 @@ pub enum WorkerMessage {
     InboundLaneDetached {
         /// The lane.
         slot: MessageLaneSlot,
+    },
+    /// Something of the state is away since the process has slept. Answered by `StateFetched`, once it is there or why not.
+    StateFetch {
+        /// Chosen by the worker, repeated in the answer; not 0.
+        request: u32,
+        /// What is away.
+        wanted: StateWanted,
     },
 }
 
@@ -218,4 +251,11 @@ pub enum WorkerCommand {
     },
     /// End: nothing is claimed any more.
     Exit,
+    /// What a worker asked for has come back, or has not.
+    StateFetched {
+        /// Number of the request.
+        request: u32,
+        /// Why not, if not.
+        error: Option<StateNotFetched>,
+    },
 }

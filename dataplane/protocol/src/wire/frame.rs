@@ -3,7 +3,8 @@
 use crate::wire::{
     Action, Applications, Cancel, Changes, Close, Counts, Dedicate, Done, Goaway, HandedOver, Header, Hello, Kind,
     List, ListApplications, Open, OpenAs, OpenSession, Opened, Order, Output, OutputChunk, Ping, Pong, Processes,
-    Refused, Request, Response, SessionOpened, Stats, Watch, Welcome, WireError,
+    Refused, Request, Response, SessionOpened, Stats, StorageUsage, Stored, Transitions, Watch, WatchTransitions,
+    Welcome, WireError,
 };
 
 /// A whole frame. Texts, rows and payloads lie where they were received.
@@ -39,6 +40,10 @@ pub enum Frame<'a> {
     Counts(Counts<'a>),
     Watch(Watch),
     Changes(Changes<'a>),
+    WatchTransitions(WatchTransitions),
+    Transitions(Transitions<'a>),
+    StorageUsage(StorageUsage),
+    Stored(Stored<'a>),
     /// A frame of a later version that may be skipped.
     Skipped(&'a [u8]),
 }
@@ -82,6 +87,12 @@ impl<'a> Frame<'a> {
             Kind::Counts => Self::Counts(Counts::parse(header, body)?),
             Kind::Watch => Self::Watch(Watch::parse(header, body)?),
             Kind::Changes => Self::Changes(Changes::parse(header, body)?),
+            Kind::Swap => Self::Order(Order::parse(Action::Swap, header, body)?),
+            Kind::Restore => Self::Order(Order::parse(Action::Restore, header, body)?),
+            Kind::WatchTransitions => Self::WatchTransitions(WatchTransitions::parse(header, body)?),
+            Kind::Transitions => Self::Transitions(Transitions::parse(header, body)?),
+            Kind::StorageUsage => Self::StorageUsage(StorageUsage::parse(header, body)?),
+            Kind::Stored => Self::Stored(Stored::parse(header, body)?),
         })
     }
 }

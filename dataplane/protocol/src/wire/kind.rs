@@ -139,7 +139,7 @@ kinds! {
     /// The caller no longer waits for this call. Not answered; the call still is.
     Cancel = 0x22, "CANCEL", Client, Earlier, 0, 0, 0;
     /// Create a process.
-    Create = 0x30, "CREATE", Client, New, 0, PROCESS_MIN, PROCESS;
+    Create = 0x30, "CREATE", Client, New, 1, PROCESS_MIN, PROCESS + 8;
     /// Drain and end a process.
     Stop = 0x31, "STOP", Client, New, 0, PROCESS_MIN, PROCESS;
     /// Drain a process and replace its workers.
@@ -166,6 +166,18 @@ kinds! {
     Watch = 0x3c, "WATCH", Client, New, 0, 8, 8;
     /// What changed.
     Changes = 0x3d, "CHANGES", Server, Earlier, 3, 10, CHANGES;
+    /// Store what a process knows and give its memory up.
+    Swap = 0x3e, "SWAP", Client, New, 0, PROCESS_MIN, PROCESS;
+    /// Wake a process that sleeps.
+    Restore = 0x3f, "RESTORE", Client, New, 0, PROCESS_MIN, PROCESS;
+    /// Asks what happens in the lives of processes.
+    WatchTransitions = 0x40, "WATCH_TRANSITIONS", Client, New, 1, 8 + TEXT, 8 + PROCESS;
+    /// What happened.
+    Transitions = 0x41, "TRANSITIONS", Server, Earlier, 0, 18, WIRE_CONTROL_BODY_BYTES_MAX;
+    /// Asks for a page of what storage holds.
+    StorageUsage = 0x42, "STORAGE_USAGE", Client, New, 0, 8 + TEXT, 8 + PROCESS;
+    /// A page of what storage holds.
+    Stored = 0x43, "STORED", Server, Earlier, 1, 2 + TEXT, WIRE_CONTROL_BODY_BYTES_MAX;
 }
 
 /// First kind that a receiver skips when it does not know it.
@@ -198,8 +210,8 @@ impl Kind {
 }
 
 /// Position in [`KINDS`] for each number; `u8::MAX` where there is none.
-const INDEX: [u8; 0x40] = {
-    let mut index = [u8::MAX; 0x40];
+const INDEX: [u8; 0x44] = {
+    let mut index = [u8::MAX; 0x44];
     let mut at: u8 = 0;
     while (at as usize) < KINDS.len() {
         index[KINDS[at as usize].kind as usize] = at;

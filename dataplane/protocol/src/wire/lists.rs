@@ -67,6 +67,10 @@ pub struct ProcessRow<'a> {
     pub worker_restarts: u64,
     /// Calls its workers say they answered.
     pub calls_reported: u64,
+    /// Bytes that are stored of it.
+    pub stored_bytes: u64,
+    /// When it was last swapped out, in milliseconds since 1970; 0 if it never was.
+    pub last_swap_unix_ms: u64,
     /// Why the last worker ended; empty if none did.
     pub last_exit: &'a str,
     pids: &'a [u8],
@@ -112,6 +116,8 @@ impl<'a> ProcessRow<'a> {
             lanes: fields.u32()?,
             worker_restarts: fields.u64()?,
             calls_reported: fields.u64()?,
+            stored_bytes: fields.u64()?,
+            last_swap_unix_ms: fields.u64()?,
             pids: fields.slice(4 * usize::from(pid_count))?,
             last_exit: fields.text("the last exit", WIRE_LAST_EXIT_BYTES_MAX)?,
         })
@@ -134,6 +140,8 @@ impl<'a> ProcessRow<'a> {
             worker_restarts: self.worker_restarts,
             last_exit: (!self.last_exit.is_empty()).then(|| self.last_exit.to_owned()),
             calls_reported: self.calls_reported,
+            stored_bytes: self.stored_bytes,
+            last_swap_unix_ms: (self.last_swap_unix_ms != 0).then_some(self.last_swap_unix_ms),
         }
     }
 }
@@ -163,7 +171,9 @@ impl<'o> ProcessPage<'o> {
             out.extend_from_slice(&status.workers.to_le_bytes());
             out.extend_from_slice(&status.lanes.to_le_bytes());
             out.extend_from_slice(&status.worker_restarts.to_le_bytes());
-            out.extend_from_slice(&status.calls_reported.to_le_bytes());
+            for number in [status.calls_reported, status.stored_bytes, status.last_swap_unix_ms.unwrap_or_default()] {
+                out.extend_from_slice(&number.to_le_bytes());
+            }
             for pid in pids {
                 out.extend_from_slice(&pid.to_le_bytes());
             }
@@ -314,6 +324,6 @@ impl<'o> Page<'o> {
 
 const _: () = {
     // A row of every field at its longest: a page that is full of bytes before it is full of rows is the rule's exception.
-    let row = 2 + PROCESS_ID_BYTES_MAX + 2 + 8 + 16 + 4 * WORKERS_MAX + 2 + WIRE_LAST_EXIT_BYTES_MAX;
+    let row = 2 + PROCESS_ID_BYTES_MAX + 2 + 8 + 32 + 4 * WORKERS_MAX + 2 + WIRE_LAST_EXIT_BYTES_MAX;
     assert!(row * 64 < WIRE_CONTROL_BODY_BYTES_MAX as usize, "a page always takes many rows");
 };

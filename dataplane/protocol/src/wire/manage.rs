@@ -1,4 +1,4 @@
-//! CREATE, STOP, RESTART, DONE, OUTPUT, OUTPUT_CHUNK: orders about one process, and what it printed.
+//! CREATE, STOP, RESTART, SWAP, RESTORE, DONE, OUTPUT, OUTPUT_CHUNK: orders about one process, and what it printed.
 
 use crate::ProcessId;
 use crate::limits::OUTPUT_CHUNK_BYTES;
@@ -14,6 +14,10 @@ pub enum Action {
     Stop,
     /// Drain it and replace its workers; done when the new ones are ready.
     Restart,
+    /// Store what it knows and give its memory up; done when it sleeps, also if it slept before.
+    Swap,
+    /// Wake it; done when its first workers are ready, also if it was awake.
+    Restore,
 }
 
 impl Action {
@@ -22,11 +26,16 @@ impl Action {
             Self::Create => Kind::Create,
             Self::Stop => Kind::Stop,
             Self::Restart => Kind::Restart,
+            Self::Swap => Kind::Swap,
+            Self::Restore => Kind::Restore,
         }
     }
 }
 
-/// CREATE, STOP or RESTART. Answered by [`Done`] or a refusal.
+/// Of CREATE: the time of idleness follows the process.
+const FLAG_IDLE_SWAP: u8 = 1;
+
+/// CREATE, STOP, RESTART, SWAP or RESTORE. Answered by [`Done`] or a refusal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Order {
     /// Of this question.
@@ -35,6 +44,9 @@ pub struct Order {
     pub action: Action,
     /// To whom.
     pub process: ProcessId,
+    /// Of CREATE: milliseconds without a call after which it is swapped out, 0 for never; `None` takes the
+    /// application's setting.
+    pub idle_swap_ms: Option<u64>,
 }
 
 impl Order {
@@ -45,12 +57,21 @@ impl Order {
     pub fn parse(action: Action, header: &Header, body: &[u8]) -> Result<Self, WireError> {
         let mut fields = Fields::of(action.kind(), body);
         let process = fields.process()?;
-        fields.end(Self { request_id: header.request_id, action, process })
+        // No other order has this flag.
+        let idle_swap_ms = if header.flags & FLAG_IDLE_SWAP != 0 { Some(fields.u64()?) } else { None };
+        fields.end(Self { request_id: header.request_id, action, process, idle_swap_ms })
     }
 
     /// Appends the frame.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        frame(out, self.action.kind(), 0, self.request_id, |out| put_process(out, &self.process));
+        let idle_swap_ms = self.idle_swap_ms.filter(|_| self.action == Action::Create);
+        let flags = if idle_swap_ms.is_some() { FLAG_IDLE_SWAP } else { 0 };
+        frame(out, self.action.kind(), flags, self.request_id, |out| {
+            put_process(out, &self.process);
+            if let Some(idle_swap_ms) = idle_swap_ms {
+                out.extend_from_slice(&idle_swap_ms.to_le_bytes());
+            }
+        });
     }
 }
 

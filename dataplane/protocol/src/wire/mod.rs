@@ -10,6 +10,7 @@
 //! | [`header`] | the 16 bytes before every frame |
 //! | [`hello`], [`open`], [`request`], [`response`], [`liveness`], [`manage`], [`lists`], [`counts`], [`refusal`] | the frames |
 //! | [`client_session`], [`peers`] | the frames of clients that exchange messages, and of other servers |
+//! | [`transitions`], [`stored`] | the frames about processes that sleep and wake |
 //! | [`frame`] | any frame, whole |
 //! | [`decoder`] | from a stream of bytes to frames |
 //! | [`rules`], [`window`] | which frame may come when, and how much may be in flight |
@@ -36,6 +37,8 @@ pub mod refusal;
 pub mod request;
 pub mod response;
 pub mod rules;
+pub mod stored;
+pub mod transitions;
 pub mod window;
 
 pub use client_session::{OpenSession, SessionOpened};
@@ -56,4 +59,6 @@ pub use refusal::{Refusal, Refused, encode_control_error};
 pub use request::{Cancel, Durability, REQUEST_HEAD_BYTES_MAX, Request};
 pub use response::{RESPONSE_HEAD_BYTES, Response};
 pub use rules::{RuleError, Session, State, Verdict};
+pub use stored::{StorageUsage, Stored, StoredPage};
+pub use transitions::{TransitionPage, Transitions, WatchTransitions};
 pub use window::{Window, WindowLimits};

@@ -9,6 +9,7 @@ use crate::limits::{LIST_PAGE_PROCESSES, PAYLOAD_BYTES_MAX, WIRE_CONTROL_BODY_BY
 use crate::message::{ADDRESS_BYTES, Address};
 use crate::wire::fields::{Fields, frame, put_text};
 use crate::wire::lists::Page;
+use crate::wire::refusal::optional_state;
 use crate::wire::{Header, Kind, WireError};
 
 /// Asks for a handle to a process or session, in the name of a process or session of the asking server. Answered by
@@ -183,11 +184,7 @@ impl<'o> ChangesPage<'o> {
 }
 
 fn parse_row(fields: &mut Fields<'_>) -> Result<DirectoryEntry, WireError> {
-    let code = fields.u8()?;
-    let state = match code {
-        0 => None,
-        code => Some(crate::wire::refusal::state(code)?),
-    };
+    let state = optional_state(fields.u8()?)?;
     let address = address(fields, "an address")?;
     Ok(DirectoryEntry { application: fields.name("the application")?, address, state })
 }

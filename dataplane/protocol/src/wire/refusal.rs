@@ -66,6 +66,8 @@ const PROTOCOL: u16 = 11;
 const HOST: u16 = 12;
 const MOVED: u16 = 13;
 const UNKNOWN_SESSION: u16 = 14;
+const SWAP_FAILED: u16 = 15;
+const NO_STORAGE: u16 = 16;
 
 impl<'a> Refused<'a> {
     /// The refusal in `body`.
@@ -129,6 +131,8 @@ impl<'a> Refused<'a> {
             PROTOCOL => ControlError::Protocol { reason },
             HOST => ControlError::Host { what: subject, reason },
             UNKNOWN_SESSION => ControlError::UnknownSession { session: self.session()? },
+            SWAP_FAILED => ControlError::SwapFailed { process: self.process()?, what: self.advice.to_owned(), reason },
+            NO_STORAGE => ControlError::NoStorage,
             MOVED => return Ok(Refusal::Moved { to: subject }),
             code => {
                 let text = format!("{subject} {reason} {}", self.advice).trim().to_owned();
@@ -188,6 +192,11 @@ pub fn encode_control_error(error: &ControlError, request_id: u64, out: &mut Vec
             let subject = process.to_string();
             Refused { state: state.code(), ..plain(request_id, WRONG_STATE, &subject, "") }.encode(out);
         }
+        ControlError::SwapFailed { process, what, reason } => {
+            let subject = process.to_string();
+            Refused { advice: what, ..plain(request_id, SWAP_FAILED, &subject, reason) }.encode(out);
+        }
+        ControlError::NoStorage => plain(request_id, NO_STORAGE, "", "").encode(out),
         ControlError::ShuttingDown => plain(request_id, SHUTTING_DOWN, "", "").encode(out),
         ControlError::Protocol { reason } => plain(request_id, PROTOCOL, "", reason).encode(out),
         ControlError::Host { what, reason } => plain(request_id, HOST, what, reason).encode(out),
@@ -205,6 +214,11 @@ fn plain<'a>(request_id: u64, code: u16, subject: &'a str, reason: &'a str) -> R
 
 pub(crate) fn state(code: u8) -> Result<ProcessState, WireError> {
     ProcessState::from_code(code).ok_or(WireError::Value { field: "the state of a process", value: u64::from(code) })
+}
+
+/// A state, or 0 for none.
+pub(crate) fn optional_state(code: u8) -> Result<Option<ProcessState>, WireError> {
+    if code == 0 { Ok(None) } else { state(code).map(Some) }
 }
 
 fn version(number: u64) -> Result<u32, WireError> {

@@ -353,8 +353,12 @@ impl Session {
 }
 
 fn answers_question(kind: Kind) -> bool {
-    use Kind::{Applications, Changes, Counts, Done, Opened, OutputChunk, Processes, Refused, SessionOpened};
-    matches!(kind, Refused | Opened | SessionOpened | Done | Processes | Applications | OutputChunk | Counts | Changes)
+    use Kind::{
+        Applications, Changes, Counts, Done, Opened, OutputChunk, Processes, Refused, SessionOpened, Stored,
+        Transitions,
+    };
+    let is_page = matches!(kind, Processes | Applications | OutputChunk | Counts | Changes | Transitions | Stored);
+    is_page || matches!(kind, Refused | Opened | SessionOpened | Done)
 }
 
 fn one_more(count: u32, limit: u32) -> Option<u32> {

@@ -1,14 +1,14 @@
 //! Golden frames: the bytes, beside what they mean. The same frames stand in `WIRE.md`, and a test compares the two.
 
 use praas_protocol::control::{
-    DirectoryEntry, FunctionStats, ProcessState, ProcessStats, ProcessStatus, SessionTicket,
+    DirectoryEntry, FunctionStats, ProcessState, ProcessStats, ProcessStatus, SessionTicket, StoredFolder, Transition,
 };
 use praas_protocol::message::{Address, SessionId};
 use praas_protocol::wire::kind::{IdRule, KINDS};
 use praas_protocol::wire::{
     Action, Cancel, Close, CountsPage, Dedicate, Done, Durability, Frame, Goaway, GoawayReason, HandedOver, Header,
     Hello, Kind, List, ListApplications, Open, OpenAs, OpenSession, Opened, Order, Output, OutputChunk, Ping, Pong,
-    Refusal, Refused, Request, Response, SessionOpened, Side, Stats, Watch, Welcome,
+    Refusal, Refused, Request, Response, SessionOpened, Side, Stats, StorageUsage, Watch, WatchTransitions, Welcome,
 };
 use praas_protocol::{FunctionId, Outcome, Phase};
 
@@ -210,17 +210,47 @@ fn golden() -> Vec<(&'static str, &'static str, Frame<'static>)> {
         (
             "create",
             "0b000000300000000a00000000000000090068656c6c6f2f626f62",
-            Frame::Order(Order { request_id: 10, action: Action::Create, process: bob() }),
+            Frame::Order(Order { request_id: 10, action: Action::Create, process: bob(), idle_swap_ms: None }),
         ),
         (
             "stop",
             "0b000000310000000b00000000000000090068656c6c6f2f626f62",
-            Frame::Order(Order { request_id: 11, action: Action::Stop, process: bob() }),
+            Frame::Order(Order { request_id: 11, action: Action::Stop, process: bob(), idle_swap_ms: None }),
         ),
         (
             "restart",
             "0b000000320000000c00000000000000090068656c6c6f2f626f62",
-            Frame::Order(Order { request_id: 12, action: Action::Restart, process: bob() }),
+            Frame::Order(Order { request_id: 12, action: Action::Restart, process: bob(), idle_swap_ms: None }),
+        ),
+        (
+            "create-idle",
+            "13000000300100001700000000000000090068656c6c6f2f626f623075000000000000",
+            Frame::Order(Order { request_id: 23, action: Action::Create, process: bob(), idle_swap_ms: Some(30_000) }),
+        ),
+        (
+            "swap",
+            "0b0000003e0000001800000000000000090068656c6c6f2f626f62",
+            Frame::Order(Order { request_id: 24, action: Action::Swap, process: bob(), idle_swap_ms: None }),
+        ),
+        (
+            "restore",
+            "0b0000003f0000001900000000000000090068656c6c6f2f626f62",
+            Frame::Order(Order { request_id: 25, action: Action::Restore, process: bob(), idle_swap_ms: None }),
+        ),
+        (
+            "watch-transitions",
+            "0a000000400100001a0000000000000006000000000000000000",
+            Frame::WatchTransitions(WatchTransitions { request_id: 26, process: None, after: Some(6) }),
+        ),
+        (
+            "watch-transitions-of",
+            "13000000400000001b000000000000000000000000000000090068656c6c6f2f626f62",
+            Frame::WatchTransitions(WatchTransitions { request_id: 27, process: Some(bob()), after: None }),
+        ),
+        (
+            "storage-usage",
+            "15000000420000001c0000000000000011000000000000000b0068656c6c6f2f616c696365",
+            Frame::StorageUsage(StorageUsage { request_id: 28, after: Some((alice(), 17)) }),
         ),
         ("done", "00000000330000000a00000000000000", Frame::Done(Done { request_id: 10 })),
         ("list", "02000000340000000d000000000000000000", Frame::List(List { request_id: 13, after: None })),
@@ -332,9 +362,17 @@ const CHANGES: &str = "\
     6c6f";
 
 const PROCESSES: &str = "\
-    62000000350100000d0000000000000002000b0068656c6c6f2f616c6963650202020000000300000001000000000000\
-    00f401000000000000a10f0000a20f000008007369676e616c2039\
-    090068656c6c6f2f626f6205000000000000000000000000000000000007000000000000000000";
+    82000000350100000d0000000000000002000b0068656c6c6f2f616c6963650202020000000300000001000000000000\
+    00f40100000000000000000000000000000000000000000000a10f0000a20f000008007369676e616c2039090068656c\
+    6c6f2f626f62070000000000000000000000000000000000070000000000000000001000000000000026acaa9a010000\
+    0000";
+const TRANSITIONS: &str = "\
+    76000000410000001a00000000000000020008000000000000000000000000000000090068656c6c6f2f626f62060707\
+    000000000000000026acaa9a01000028a00000000000000000100000000000040069646c650b0068656c6c6f2f616c69\
+    6365030008000000000000000526acaa9a010000dc0500000000000000000000000000000000";
+const STORED: &str = "\
+    32000000430100001c0000000000000001000a002f7661722f7072616173090068656c6c6f2f626f6207120000000000\
+    000003000000000000000000100000000000";
 const COUNTS: &str = "\
     680000003b010000110000000000000001000200000000000000010000000000000003000000000000000100000000000000\
     04006563686fe80300000000000003000000000000000f0000000000000084030000000000002003000000000000d0070000\
@@ -367,22 +405,26 @@ fn a_page_of_processes_reads_and_writes_as_documented() {
         worker_restarts: 1,
         last_exit: Some("signal 9".to_owned()),
         calls_reported: 500,
+        stored_bytes: 0,
+        last_swap_unix_ms: None,
     };
-    let idle = ProcessStatus {
+    let asleep = ProcessStatus {
         process: "hello/bob".parse().unwrap(),
-        state: ProcessState::Idle,
+        state: ProcessState::Swapped,
         workers: 0,
         worker_pids: Vec::new(),
         lanes: 0,
         worker_restarts: 0,
         last_exit: None,
         calls_reported: 7,
+        stored_bytes: 1 << 20,
+        last_swap_unix_ms: Some(1_763_800_000_000),
     };
     let bytes = from_hex(PROCESSES);
     let Frame::Processes(page) = parse(&bytes) else { panic!("another kind") };
     assert!(page.more && page.request_id == 13);
     let rows: Vec<ProcessStatus> = page.rows().map(|row| row.to_status()).collect();
-    assert_eq!(rows, [status, idle]);
+    assert_eq!(rows, [status, asleep]);
     assert_eq!(bytes_of(&Frame::Processes(page)), bytes);
 }
 
@@ -434,6 +476,46 @@ fn what_changed_on_a_server_reads_and_writes_as_documented() {
 }
 
 #[test]
+fn what_happened_to_processes_reads_and_writes_as_documented() {
+    let bytes = from_hex(TRANSITIONS);
+    let Frame::Transitions(page) = parse(&bytes) else { panic!("another kind") };
+    assert_eq!((page.request_id, page.upto, page.lost), (26, 8, 0));
+    let swapped = Transition {
+        number: 7,
+        process: bob(),
+        from: Some(ProcessState::Swapping),
+        to: Some(ProcessState::Swapped),
+        at_unix_ms: 1_763_800_000_000,
+        took_us: 41_000,
+        bytes: 1 << 20,
+        reason: "idle".to_owned(),
+    };
+    let ended = Transition {
+        number: 8,
+        process: alice(),
+        from: Some(ProcessState::Draining),
+        to: None,
+        at_unix_ms: 1_763_800_000_005,
+        took_us: 1500,
+        bytes: 0,
+        reason: String::new(),
+    };
+    assert_eq!(page.transitions().collect::<Vec<_>>(), [swapped, ended]);
+    assert_eq!(bytes_of(&Frame::Transitions(page)), bytes);
+}
+
+#[test]
+fn what_storage_holds_reads_and_writes_as_documented() {
+    let bytes = from_hex(STORED);
+    let Frame::Stored(page) = parse(&bytes) else { panic!("another kind") };
+    assert_eq!((page.request_id, page.more, page.place), (28, true, "/var/praas"));
+    let state = Some(ProcessState::Swapped);
+    let folder = StoredFolder { process: bob(), incarnation: 18, state, blobs: 3, bytes: 1 << 20 };
+    assert_eq!(page.folders().collect::<Vec<_>>(), [folder]);
+    assert_eq!(bytes_of(&Frame::Stored(page)), bytes);
+}
+
+#[test]
 fn a_page_of_functions_takes_as_many_as_fit_the_frame() {
     let row = FunctionStats {
         function: name(&"f".repeat(63)),
@@ -475,6 +557,8 @@ fn the_document_shows_exactly_the_golden_frames() {
         golden().iter().map(|(name, hex, _)| (name.to_string(), hex.to_string())).collect();
     expected.push(("processes".to_owned(), PROCESSES.to_owned()));
     expected.push(("applications".to_owned(), APPLICATIONS.to_owned()));
+    expected.push(("transitions".to_owned(), TRANSITIONS.to_owned()));
+    expected.push(("stored".to_owned(), STORED.to_owned()));
     expected.push(("counts".to_owned(), COUNTS.to_owned()));
     expected.push(("changes".to_owned(), CHANGES.to_owned()));
     let mut found = documented();

@@ -25,6 +25,8 @@ fn every_error() -> Vec<ControlError> {
         ControlError::ProcessExists { process: alice() },
         ControlError::LimitReached { what: text(), used: 1, limit: u64::MAX, asked: 3, advice: "wait".to_owned() },
         ControlError::WorkersFailed { process: alice(), reason: text() },
+        ControlError::SwapFailed { process: alice(), what: "restoring".to_owned(), reason: text() },
+        ControlError::NoStorage,
         ControlError::ShuttingDown,
         ControlError::Protocol { reason: text() },
         ControlError::Host { what: "opening".to_owned(), reason: text() },

@@ -276,6 +276,8 @@ impl Talk {
             Kind::ListApplications => (Kind::Applications, asked.request_id),
             Kind::Output => (Kind::OutputChunk, asked.request_id),
             Kind::Stats => (Kind::Counts, asked.request_id),
+            Kind::WatchTransitions => (Kind::Transitions, asked.request_id),
+            Kind::StorageUsage => (Kind::Stored, asked.request_id),
             _ => (Kind::Done, asked.request_id),
         };
         let answer = header(kind, id);

@@ -1,13 +1,14 @@
 //! Random frames and streams, and the bytes of any frame.
 
 use praas_protocol::control::{
-    DirectoryEntry, FunctionStats, ProcessState, ProcessStats, ProcessStatus, SessionTicket,
+    DirectoryEntry, FunctionStats, ProcessState, ProcessStats, ProcessStatus, SessionTicket, StoredFolder, Transition,
 };
 use praas_protocol::message::{Address, SessionId};
 use praas_protocol::wire::{
     Action, ApplicationPage, Cancel, ChangesPage, Close, CountsPage, Dedicate, Done, Durability, Frame, Goaway,
     GoawayReason, HandedOver, Hello, List, ListApplications, Open, OpenAs, OpenSession, Opened, Order, Output,
-    OutputChunk, Ping, Pong, ProcessPage, Refused, Request, Response, SessionOpened, Side, Stats, Watch, Welcome,
+    OutputChunk, Ping, Pong, ProcessPage, Refused, Request, Response, SessionOpened, Side, Stats, StorageUsage,
+    StoredPage, TransitionPage, Watch, WatchTransitions, Welcome,
 };
 use praas_protocol::{FunctionId, Name, Phase, ProcessId};
 use proptest::prelude::*;
@@ -88,6 +89,18 @@ pub(crate) fn bytes_of(frame: &Frame<'_>) -> Vec<u8> {
             assert!(frame.entries().all(|entry| page.push(&entry)));
             page.end(frame.more);
         }
+        Frame::WatchTransitions(frame) => frame.encode(&mut out),
+        Frame::Transitions(frame) => {
+            let mut page = TransitionPage::begin(frame.request_id, frame.upto, frame.lost, &mut out);
+            assert!(frame.transitions().all(|transition| page.push(&transition)));
+            page.end();
+        }
+        Frame::StorageUsage(frame) => frame.encode(&mut out),
+        Frame::Stored(frame) => {
+            let mut page = StoredPage::begin(frame.request_id, frame.place, &mut out);
+            assert!(frame.folders().all(|folder| page.push(&folder)));
+            page.end(frame.more);
+        }
         Frame::Skipped(_) => unreachable!("nobody writes frames of later versions"),
     }
     out
@@ -145,27 +158,52 @@ pub(crate) fn requests() -> impl Strategy<Value = Request> {
     )
 }
 
+fn states() -> impl Strategy<Value = ProcessState> {
+    let known: Vec<_> = (0..=u8::MAX).filter_map(ProcessState::from_code).collect();
+    prop::sample::select(known)
+}
+
 fn statuses() -> impl Strategy<Value = ProcessStatus> {
-    let states = prop_oneof![
-        Just(ProcessState::Creating),
-        Just(ProcessState::Active),
-        Just(ProcessState::Draining),
-        Just(ProcessState::Failed),
-        Just(ProcessState::Idle)
-    ];
     let pids = prop::collection::vec(any::<u32>(), 0..=64);
     let exits = prop::option::of("[a-zäß ]{1,80}");
-    (processes(), states, pids, any::<[u32; 2]>(), any::<[u64; 2]>(), exits).prop_map(
-        |(process, state, worker_pids, [workers, lanes], [worker_restarts, calls_reported], last_exit)| ProcessStatus {
-            process,
-            state,
-            workers,
-            worker_pids,
-            lanes,
-            worker_restarts,
-            last_exit,
-            calls_reported,
+    (processes(), states(), pids, any::<[u32; 2]>(), any::<[u64; 4]>(), exits).prop_map(
+        |(process, state, worker_pids, [workers, lanes], numbers, last_exit)| {
+            let [worker_restarts, calls_reported, stored_bytes, last_swap] = numbers;
+            ProcessStatus {
+                process,
+                state,
+                workers,
+                worker_pids,
+                lanes,
+                worker_restarts,
+                last_exit,
+                calls_reported,
+                stored_bytes,
+                last_swap_unix_ms: (last_swap != 0).then_some(last_swap),
+            }
         },
+    )
+}
+
+fn transitions() -> impl Strategy<Value = Transition> {
+    let states = (prop::option::of(states()), prop::option::of(states()));
+    (processes(), states, any::<[u64; 4]>(), "[a-zäß ]{0,80}").prop_map(
+        |(process, (from, to), [number, at_unix_ms, took_us, bytes], reason)| Transition {
+            number,
+            process,
+            from,
+            to,
+            at_unix_ms,
+            took_us,
+            bytes,
+            reason,
+        },
+    )
+}
+
+fn stored_folders() -> impl Strategy<Value = StoredFolder> {
+    (processes(), prop::option::of(states()), any::<[u64; 3]>()).prop_map(
+        |(process, state, [incarnation, blobs, bytes])| StoredFolder { process, incarnation, state, blobs, bytes },
     )
 }
 
@@ -197,7 +235,11 @@ fn counts() -> impl Strategy<Value = ProcessStats> {
 /// Bytes of a random frame that the client sends.
 pub(crate) fn client_frames() -> impl Strategy<Value = Vec<u8>> {
     let id = 1_u64..;
-    let actions = prop_oneof![Just(Action::Create), Just(Action::Stop), Just(Action::Restart)];
+    let orders = prop_oneof![
+        prop::option::of(any::<u64>()).prop_map(|idle_swap_ms| (Action::Create, idle_swap_ms)),
+        prop::sample::select(vec![Action::Stop, Action::Restart, Action::Swap, Action::Restore])
+            .prop_map(|action| (action, None)),
+    ];
     prop_oneof![
         4 => (requests(), payloads()).prop_map(|(request, payload)| bytes_of(&Frame::Request(request, &payload))),
         1 => id.clone().prop_map(|request_id| bytes_of(&Frame::Cancel(Cancel { request_id }))),
@@ -217,8 +259,14 @@ pub(crate) fn client_frames() -> impl Strategy<Value = Vec<u8>> {
             }
         ),
         1 => any::<u32>().prop_map(|handle| bytes_of(&Frame::Close(Close { handle }))),
-        1 => (id.clone(), actions, processes())
-            .prop_map(|(request_id, action, process)| bytes_of(&Frame::Order(Order { request_id, action, process }))),
+        1 => (id.clone(), orders, processes()).prop_map(|(request_id, (action, idle_swap_ms), process)| {
+            bytes_of(&Frame::Order(Order { request_id, action, process, idle_swap_ms }))
+        }),
+        1 => (id.clone(), prop::option::of(processes()), any::<Option<u64>>()).prop_map(|(request_id, process, after)| {
+            bytes_of(&Frame::WatchTransitions(WatchTransitions { request_id, process, after }))
+        }),
+        1 => (id.clone(), prop::option::of((processes(), any::<u64>())))
+            .prop_map(|(request_id, after)| bytes_of(&Frame::StorageUsage(StorageUsage { request_id, after }))),
         1 => (id.clone(), prop::option::of(processes()))
             .prop_map(|(request_id, after)| bytes_of(&Frame::List(List { request_id, after }))),
         1 => (id.clone(), prop::option::of(names()))
@@ -355,6 +403,24 @@ pub(crate) fn server_frames() -> impl Strategy<Value = Vec<u8>> {
             page.end(more);
             out
         }),
+        1 => (id.clone(), any::<[u64; 2]>(), prop::collection::vec(transitions(), 0..20)).prop_map(
+            |(id, [upto, lost], rows)| {
+                let mut out = Vec::new();
+                let mut page = TransitionPage::begin(id, upto, lost, &mut out);
+                assert!(rows.iter().all(|row| page.push(row)));
+                page.end();
+                out
+            }
+        ),
+        1 => (id.clone(), "[ -~]{0,300}", prop::collection::vec(stored_folders(), 0..20), any::<bool>()).prop_map(
+            |(id, place, rows, more)| {
+                let mut out = Vec::new();
+                let mut page = StoredPage::begin(id, &place, &mut out);
+                assert!(rows.iter().all(|row| page.push(row)));
+                page.end(more);
+                out
+            }
+        ),
         1 => (id, any::<u64>(), payloads(), any::<bool>()).prop_map(|(request_id, position, bytes, ended)| {
             bytes_of(&Frame::OutputChunk(OutputChunk { request_id, position, bytes: &bytes, ended }))
         }),

@@ -638,6 +638,8 @@ fn status(process: ProcessId) -> ProcessStatus {
         worker_restarts: 0,
         last_exit: None,
         calls_reported: 5,
+        stored_bytes: 0,
+        last_swap_unix_ms: None,
     }
 }
 

@@ -1,0 +1,46 @@
+//! A process as bytes: what leaves its memory when it sleeps, and comes back into other memory when it wakes.
+//!
+//! ```text
+//! quiet segment ──cut──▶ objects, one by one  + remainder: mailbox, filter, order of calls ──▶ storage
+//!                                                                                                │
+//! new segment ◀──import── objects, one by one  + remainder ◀───────────────────────────────────────┘
+//! ```
+//!
+//! Nothing here knows of storage, files or workers. Where a value lies outside is an opaque [`StoredAt`]. A process that comes
+//! back has the seed, the position, the versions and the message numbers that it had: whoever has seen it before cannot tell
+//! the difference.
+//!
+//! | room | what |
+//! |---|---|
+//! | `lanes` | what lies in its message lanes into its segment, before the cut |
+//! | `cut` | what a process that stands still has, while nobody can change it |
+//! | `remainder`, `encoding` | what it has beside its objects, as plain data and as bytes |
+//! | `restorer` | objects one by one into a segment that is used already |
+//! | `import` | all of it into a segment that nobody else has yet |
+//!
+//! Invariants:
+//! 1. A cut is taken of a process whose workers have ended and were recovered, and the writers' lock is held for as long as it
+//!    is used: what it shows is one instant.
+//! 2. An import owns its segment until it is finished: nobody ever sees half of it.
+//! 3. What comes from outside is checked before it is believed. What cannot be is an error that names it, never a panic.
+
+mod cut;
+mod encoding;
+mod import;
+mod lanes;
+mod remainder;
+mod restorer;
+
+pub use cut::{CutObject, CutValue, QuietCut};
+pub use encoding::BadRemainder;
+pub use import::{Import, ImportError, ImportFacts, ImportedObject, ValueRoom};
+pub use lanes::close_lanes;
+pub use remainder::{KeptMail, Remainder};
+pub use restorer::{Missing, Restorer, StoredObject};
+
+/// Bytes of a [`StoredAt`].
+pub const STORED_AT_BYTES: usize = 40;
+
+/// Where a value lies outside of the process's memory: opaque to all but who has put it there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StoredAt(pub [u8; STORED_AT_BYTES]);

@@ -1,0 +1,174 @@
+//! What a process has while it stands still.
+//!
+//! Invariants:
+//! 1. The writers' lock is the server's from the beginning of the cut to its end, so objects and messages stay as they are.
+//!    It is taken once, and given back by whoever drops the cut.
+//! 2. A token is believed only as far as the object's header fits its block: it names the same object for as long as the cut
+//!    lasts, and values are copied.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::copy;
+use crate::objects::granule::Granule;
+use crate::objects::layout::header::{HASH_SEED, LOCK, POSITION};
+use crate::objects::lock::{self, Locked};
+use crate::objects::object::Placed;
+use crate::objects::restoring::Restoring;
+use crate::objects::{Key, LockOwner, ObjectHeader, Objects, RecoverError, StateError, everything, row_owner, stub};
+
+use super::{Remainder, StoredAt};
+
+/// An object of the cut.
+#[derive(Debug, Clone, Copy)]
+pub struct CutObject<'c> {
+    /// Its hash in this segment.
+    pub hash: u64,
+    /// Its key.
+    pub key: Key<'c>,
+    /// What is known of it without its value.
+    pub header: ObjectHeader,
+    /// Its value.
+    pub value: CutValue,
+}
+
+/// Where a value of the cut is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CutValue {
+    /// In the segment: [`QuietCut::read`] copies it.
+    Here {
+        /// What names it there.
+        token: u64,
+    },
+    /// Where it was left when the process woke: it was not fetched since.
+    Stored(StoredAt),
+}
+
+/// Everything of a process that stands still; see the module's text.
+#[derive(Debug)]
+pub struct QuietCut {
+    objects: Arc<Objects>,
+}
+
+impl QuietCut {
+    /// Server: begins the cut of a process whose workers have all ended, and were recovered.
+    ///
+    /// # Errors
+    /// [`RecoverError::Busy`] while somebody writes or a worker was not recovered, [`RecoverError::Corrupt`].
+    pub fn begin(objects: Arc<Objects>) -> Result<Self, RecoverError> {
+        let space = objects.space();
+        let locked = lock::acquire(space, LockOwner::Server, Duration::ZERO)?;
+        // What it says is believed from here on.
+        Restoring::load(space)?;
+        if let Some(owner) = row_owner::first(space) {
+            return Err(RecoverError::Busy { owner });
+        }
+        // From here on `drop` gives it back.
+        locked.keep_for_good();
+        Ok(Self { objects })
+    }
+
+    /// The segment.
+    #[must_use]
+    pub fn segment(&self) -> &Arc<Objects> {
+        &self.objects
+    }
+
+    /// The position of the last mutation.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.objects.space().words.load(POSITION)
+    }
+
+    /// The seed of the hash of its keys.
+    #[must_use]
+    pub fn hash_seed(&self) -> u64 {
+        self.objects.space().words.load(HASH_SEED)
+    }
+
+    /// Bytes of the segment: the limit of the state.
+    #[must_use]
+    pub fn state_bytes(&self) -> u64 {
+        self.objects.layout().segment_bytes() as u64
+    }
+
+    /// Bits of hashes by which its objects are divided into pages, if some did not come back since it was made; the others are
+    /// where they were.
+    #[must_use]
+    pub fn page_bits(&self) -> Option<u32> {
+        Restoring::load(self.objects.space()).ok().flatten().map(|restoring| restoring.page_bits)
+    }
+
+    /// Whether nothing is known of a page, as it did not come back.
+    #[must_use]
+    pub fn is_absent(&self, page: u32) -> bool {
+        let restoring = Restoring::load(self.objects.space()).ok().flatten();
+        restoring.is_some_and(|restoring| !restoring.is_in(self.objects.space(), page))
+    }
+
+    /// Shows each object once that came back or is new, in no order that means anything.
+    ///
+    /// # Errors
+    /// Those of `each`; [`StateError::Corrupt`].
+    pub fn objects<E: From<StateError>>(&self, mut each: impl FnMut(&CutObject<'_>) -> Result<(), E>) -> Result<(), E> {
+        let space = self.objects.space();
+        let mut refused = None;
+        let walked = everything::objects(space, |object| {
+            let wrong = || StateError::corrupt("key of an object", object.place.at());
+            let text = object.key_text(space).ok_or_else(wrong)?;
+            let key = Key::new(object.namespace(), &text).map_err(|_| wrong())?;
+            let value = if object.is_stub() {
+                CutValue::Stored(stub::stored_at(space, object))
+            } else {
+                CutValue::Here { token: object.place.number() }
+            };
+            let shown = CutObject { hash: object.hash(space), key, header: object.header(space), value };
+            each(&shown).map_err(|error| {
+                refused = Some(error);
+                // It ends the walk, and gives way to the other below.
+                StateError::corrupt("walk that was ended", LOCK)
+            })
+        });
+        match refused {
+            Some(error) => Err(error),
+            None => walked.map_err(E::from),
+        }
+    }
+
+    /// How many objects there are.
+    #[must_use]
+    pub fn object_count(&self) -> u64 {
+        self.objects.usage().keys
+    }
+
+    /// Copies bytes of the value that a token names, from `offset` on.
+    ///
+    /// # Errors
+    /// [`StateError::Corrupt`], also when the value does not have so many.
+    pub fn read(&self, token: u64, offset: u64, into: &mut [u8]) -> Result<(), StateError> {
+        let space = self.objects.space();
+        let place = Granule::checked(token, space.layout, "token of a value", LOCK)?;
+        let value = Placed::read(space, place)?.value();
+        let from = usize::try_from(offset)
+            .ok()
+            .filter(|from| from.checked_add(into.len()).is_some_and(|end| end <= value.bytes));
+        let from = from.ok_or_else(|| StateError::corrupt("length of a value", place.at()))?;
+        // SAFETY: `bytes` of the objects checks that the range is inside the segment.
+        unsafe { copy::from_shared(self.objects.bytes(value.offset + from, into.len()), into) };
+        Ok(())
+    }
+
+    /// What it has beside its objects. No payload of a message may lie in a lane any more.
+    ///
+    /// # Errors
+    /// [`StateError::Corrupt`].
+    pub fn remainder(&self) -> Result<Remainder, StateError> {
+        Remainder::of(&self.objects)
+    }
+}
+
+impl Drop for QuietCut {
+    fn drop(&mut self) {
+        drop(Locked::inherit(self.objects.space()));
+    }
+}
