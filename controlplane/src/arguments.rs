@@ -15,6 +15,7 @@ use crate::command::process::ProcessCommand;
 use crate::command::serve::ServeArguments;
 use crate::command::state::StateCommand;
 use crate::command::stats::StatsArguments;
+use crate::command::storage::StorageCommand;
 use crate::command::token::TokenCommand;
 use crate::command::{demo, invoke, message, ping, serve, state, stats};
 
@@ -107,7 +108,7 @@ pub enum Command {
     /// Run the server of this host
     #[command(long_about = serve::LONG_ABOUT)]
     Serve(ServeArguments),
-    /// Create, list, stop and restart processes, and read their output
+    /// Create, list, stop and restart processes, put them to sleep, and read their output
     #[command(subcommand)]
     Process(ProcessCommand),
     /// Call a function of a process
@@ -125,6 +126,9 @@ pub enum Command {
     /// Show how often functions were called and how long they took
     #[command(long_about = stats::LONG_ABOUT)]
     Stats(StatsArguments),
+    /// Show what is stored of processes that sleep
+    #[command(subcommand)]
+    Storage(StorageCommand),
     /// Make tokens: who may do what to which processes until when
     #[command(subcommand)]
     Token(TokenCommand),

@@ -15,6 +15,7 @@ use praas_client::{
     CallError, ConnectError, ControlError, ProcessId, RecvError, RequestError, SendError, SessionError, StateError,
 };
 use praas_server::{ManifestError, SecretError};
+use praas_storage::StorageError;
 use serde_json::{Value, json};
 
 use crate::demo::corpus::CorpusError;
@@ -219,6 +220,9 @@ pub enum ServerFailure {
         /// Its address.
         address: String,
     },
+    /// The place where processes are to sleep cannot be used.
+    #[error("{0}; name another one with --storage, or let nothing sleep with --no-storage")]
+    Storage(#[from] StorageError),
     /// Its loop ended badly.
     #[error("the server ended: {0}; its workers are gone, start it again")]
     Ended(io::Error),
@@ -396,6 +400,8 @@ fn control_kind(refusal: &ControlError) -> &'static str {
         ControlError::LimitReached { .. } => "limit_reached",
         ControlError::WorkersFailed { .. } => "workers_failed",
         ControlError::WrongState { .. } => "wrong_state",
+        ControlError::SwapFailed { .. } => "swap_failed",
+        ControlError::NoStorage => "no_storage",
         ControlError::ShuttingDown => "shutting_down",
         ControlError::Protocol { .. } => "protocol",
         ControlError::Host { .. } => "host",
@@ -446,6 +452,7 @@ fn server_kind(failure: &ServerFailure) -> &'static str {
     use praas_server::StartError;
     match failure {
         ServerFailure::Exposed { .. } | ServerFailure::PeerExposed { .. } => "insecure_network",
+        ServerFailure::Storage(_) => "storage",
         ServerFailure::Start(StartError::InUse { .. }) => "in_use",
         ServerFailure::Start(StartError::PathTooLong { .. }) => "path_too_long",
         ServerFailure::Start(StartError::BadSecret { .. }) => "bad_secret",

@@ -14,6 +14,7 @@ pub mod latency;
 pub mod limits;
 pub mod metrics;
 pub mod output;
+pub mod size;
 pub mod table;
 
 use std::ffi::OsString;

@@ -18,6 +18,9 @@ pub const DEADLINE_MAX: Duration = Duration::from_secs(24 * 3600);
 /// Time that one read of followed output waits before it looks again; it bounds nothing that a person notices.
 pub const FOLLOW_WAIT: Duration = Duration::from_secs(1);
 
+/// Time to look for what has happened to a process that is known to sleep or to be awake: nothing has if it was so before.
+pub const TRANSITION_LOOK_MAX: Duration = Duration::from_millis(200);
+
 /// Output printed by one `praas process logs` that does not follow: the most that a server keeps of a process.
 pub const OUTPUT_BYTES_SHOWN_MAX: u64 = 64 << 20;
 

@@ -63,6 +63,9 @@ fn it_indexes_searches_measures_and_leaves_nothing() {
     let expected = searches.iter().map(|search| serde_json::json!([search["query"], search["documents"]]));
     assert_eq!(*sent, expected.collect::<Vec<_>>(), "{report}");
     assert!(report["sent"]["killed_pid"].is_u64(), "{report}");
+    let slept = &report["slept"];
+    assert_eq!(slept["documents_before"], slept["documents_after"], "{report}");
+    assert!(slept["stored_bytes"].as_u64().unwrap() > 0 && slept["workers_asleep"] == 0, "{report}");
     let rows = report["latency"].as_array().unwrap();
     let ids: Vec<&str> = rows.iter().filter_map(|row| row["id"].as_str()).collect();
     assert_eq!(
@@ -93,6 +96,8 @@ fn people_are_told_a_story() {
         "demo/reader",
         "no-op",
         "POSIX message queue",
+        "8. Nobody needs demo/library",
+        "which wakes it",
         "nothing is left",
     ] {
         assert!(text.contains(word), "{word:?} is missing:\n{text}");

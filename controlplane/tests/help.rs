@@ -19,6 +19,7 @@ fn help_names_every_command_and_the_exit_codes() {
         "ping",
         "state",
         "stats",
+        "storage",
         "token",
         "doctor",
         "completions",
@@ -33,9 +34,20 @@ fn help_names_every_command_and_the_exit_codes() {
 #[test]
 fn every_command_shows_examples() {
     let scratch = scratch();
-    for command in
-        ["demo", "new", "check", "serve", "process", "invoke", "message", "ping", "state", "stats", "completions"]
-    {
+    for command in [
+        "demo",
+        "new",
+        "check",
+        "serve",
+        "process",
+        "invoke",
+        "message",
+        "ping",
+        "state",
+        "stats",
+        "storage",
+        "completions",
+    ] {
         let help = run_praas(scratch.path(), &[command, "--help"]).succeeded().out();
         assert!(help.contains("Examples:"), "{command}:\n{help}");
     }

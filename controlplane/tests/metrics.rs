@@ -52,6 +52,7 @@ fn a_collector_reads_what_was_counted() {
     assert!(body.ends_with("# EOF\n"), "{body}");
     let value = |name: &str| value(body, name);
     assert!(value("praas_workers_started_total") >= 1.0);
+    assert!(value("praas_transitions_total") >= 2.0, "created, active");
     assert!(value("praas_function_calls_total{process=\"demo/alice\",function=\"noop\"}") >= 130.0);
     assert!(value("praas_function_duration_seconds_count{process=\"demo/alice\",function=\"noop\"}") >= 2.0);
     assert!(value("praas_function_duration_seconds_sum{process=\"demo/alice\",function=\"noop\"}") > 0.0);

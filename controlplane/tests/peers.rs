@@ -129,6 +129,8 @@ fn a_server_says_why_it_has_no_link_to_a_peer() {
         let alices = serve(five.path(), "hello/alice", &["--peer", &peer]);
         let ended = alices.praas(&["--json", "invoke", "hello/alice", "have-greeted", "bob alice"]);
         assert_eq!(ended.failure()["kind"], "function_failed", "{ended:?}");
+        // The next server would have her again.
+        alices.praas(&["process", "stop", "hello/alice"]).succeeded();
         let ended = alices.end();
         assert!(ended.status.success(), "{ended:?}");
         let said = ended.err();

@@ -14,6 +14,7 @@ pub mod process;
 pub mod serve;
 pub mod state;
 pub mod stats;
+pub mod storage;
 pub mod token;
 
 use std::io::{ErrorKind, Read};
@@ -124,6 +125,7 @@ pub fn carry_out(command: Command, context: &Context) -> Result<(), Failure> {
         Command::Ping(arguments) => ping::ping(context, &arguments),
         Command::State(command) => state::state(context, &command),
         Command::Stats(arguments) => stats::stats(context, &arguments),
+        Command::Storage(command) => storage::storage(context, &command),
         Command::Token(command) => token::token(context, command),
         Command::Doctor => doctor::doctor(context),
         Command::Completions(arguments) => completions::completions(&arguments),

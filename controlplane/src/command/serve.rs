@@ -3,7 +3,8 @@
 use std::ffi::OsString;
 use std::io::{self, Read};
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -11,11 +12,13 @@ use praas_protocol::Name;
 use praas_server::{
     Application, DriverChoice, DriverKind, Level, NetworkFacts, Peer, Server, ServerHandle, ServerOptions,
 };
+use praas_storage::Backend;
 use praas_sys::{Pidfd, Signal, SignalQueue};
 use serde_json::{Value, json};
 
 use crate::command::calling::WaitModeArgument;
 use crate::command::check::warning;
+use crate::command::storage::place::StoragePlace;
 use crate::command::{Context, manifest_path, read_token};
 use crate::duration;
 use crate::failure::{Failure, ServerFailure};
@@ -28,8 +31,9 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 /// What its help begins with.
 pub(crate) const LONG_ABOUT: &str = "\
 Runs the server of this host: it starts processes of the applications it is given, watches over them, and joins clients to \
-them. It stays in the foreground. SIGTERM or Ctrl-C lets running calls finish and ends everything; a second one does not \
-wait for calls.";
+them. Processes that nobody needs may sleep: what they know is stored, and whatever needs them wakes them (--storage, and \
+idle_swap_ms in praas.toml). It stays in the foreground. SIGTERM or Ctrl-C lets running calls finish, puts all processes to sleep \
+and ends everything; the next server on the same storage has them. A second one does not wait for calls.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -82,6 +86,13 @@ pub struct ServeArguments {
     /// Least important lines to log on standard error
     #[arg(long, value_name = "LEVEL", default_value = "info")]
     pub log: LogLevel,
+    /// Store processes that sleep in this directory, in s3://BUCKET/PREFIX (with the AWS_… variables), or in redis://HOST:PORT;
+    /// in `swapped` of the data directory unless given
+    #[arg(long, value_name = "PLACE", env = "PRAAS_STORAGE", hide_env_values = true)]
+    pub storage: Option<StoragePlace>,
+    /// Store nothing: no process sleeps, and what processes know ends with the server
+    #[arg(long, conflicts_with = "storage")]
+    pub no_storage: bool,
     /// Keep a client's session, with the messages sent to it, so long after its client has left; a minute unless given
     #[arg(long, value_name = "TIME", value_parser = linger)]
     pub session_linger: Option<Duration>,
@@ -175,6 +186,7 @@ pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failur
     let signals = SignalQueue::termination().map_err(Failure::host("taking signals over"))?;
     let mut options = options(arguments, data_directory, applications.clone());
     options.peers = peers(&arguments.peer)?;
+    options.storage = storage(arguments, &options.data_directory)?;
     let server = Server::start(options).map_err(ServerFailure::from)?;
     // Only now is it known that the directory is this server's own.
     let removal = arguments.temporary.then(|| RemovedAtEnd(server.data_directory().to_owned()));
@@ -217,6 +229,15 @@ fn peers(arguments: &[PeerArgument]) -> Result<Vec<Peer>, Failure> {
         Ok(Peer { address, token })
     };
     arguments.iter().map(read).collect()
+}
+
+/// Where processes sleep, if they may.
+fn storage(arguments: &ServeArguments, data_directory: &Path) -> Result<Option<Arc<dyn Backend>>, Failure> {
+    if arguments.no_storage {
+        return Ok(None);
+    }
+    let place = arguments.storage.clone().unwrap_or_else(|| StoragePlace::within(data_directory));
+    place.open().map(Some).map_err(|error| ServerFailure::Storage(error).into())
 }
 
 fn options(arguments: &ServeArguments, data_directory: PathBuf, applications: Vec<Application>) -> ServerOptions {

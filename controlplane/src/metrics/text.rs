@@ -46,6 +46,21 @@ const SERVER_COUNTERS: &[Figure] = &[
     ("processes_recovered", "Processes of a killed server that were brought back", |metrics| {
         metrics.processes_recovered
     }),
+    ("transitions", "Changes of the states of processes", |metrics| metrics.transitions),
+    ("swaps_out", "Processes that were swapped out", |metrics| metrics.swaps_out),
+    ("swaps_out_bytes", "Bytes that were written to swap processes out", |metrics| metrics.swapped_out_bytes),
+    ("swaps_failed", "Swaps that failed: the process went on, or ended with the server", |metrics| {
+        metrics.swaps_failed
+    }),
+    ("swaps_in", "Processes that were brought back from storage", |metrics| metrics.swaps_in),
+    ("swaps_in_bytes", "Bytes that were read to bring processes back", |metrics| metrics.swapped_in_bytes),
+    ("restores_failed", "Processes that could not be brought back", |metrics| metrics.restores_failed),
+    ("requests_waited", "Requests that waited for a process that slept or was on its way", |metrics| {
+        metrics.requests_waited
+    }),
+    ("orphans_removed", "What earlier servers left in storage and belonged to nobody", |metrics| {
+        metrics.orphans_removed
+    }),
 ];
 
 /// The same of its network side.

@@ -20,6 +20,12 @@ pub const CALL_MS_MAX_DEFAULT: u64 = 60_000;
 /// Largest value of a limit in milliseconds: a day. Whoever needs more means `none`.
 pub(crate) const LIMIT_MS_MAX: u64 = 24 * 3_600_000;
 
+/// Smallest `idle_swap_ms`: a process that sleeps sooner than this is woken more often than it is called.
+pub(crate) const IDLE_SWAP_MS_MIN: u64 = 10;
+
+/// Largest `idle_swap_ms`: a year. Whoever needs more means `none`.
+pub(crate) const IDLE_SWAP_MS_MAX: u64 = 365 * LIMIT_MS_MAX;
+
 /// Smallest `call_ms_max`: below it the sampling of claims is coarser than the limit.
 pub(crate) const CALL_MS_MAX_MIN: u64 = 20;
 
@@ -43,6 +49,16 @@ pub enum Network {
     None,
     /// Whatever the host reaches.
     Host,
+}
+
+/// What becomes of a call or message that needs a process which is on its way to sleep, asleep, or on its way back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum SwapWait {
+    /// It wakes the process and waits for it, to its own deadline.
+    #[default]
+    Wait,
+    /// It is refused, and wakes the process all the same: who asks again finds it awake.
+    Refuse,
 }
 
 /// Limits of each process of an application.
@@ -107,6 +123,11 @@ pub struct Application {
     pub workers_max: u32,
     /// How safe what a process has changed is, once somebody is told of it. [`Durability::Logged`] needs a server with a log.
     pub durability: Durability,
+    /// Milliseconds without a call after which a process is swapped out; `None` never. A process may be created
+    /// with another time.
+    pub idle_swap_ms: Option<u64>,
+    /// What becomes of calls and messages that need a process while it sleeps.
+    pub swap_wait: SwapWait,
     /// Limits of each process.
     pub limits: ApplicationLimits,
 }
@@ -127,6 +148,8 @@ impl Application {
             workers_min: 1,
             workers_max: 1,
             durability: Durability::default(),
+            idle_swap_ms: None,
+            swap_wait: SwapWait::default(),
             limits: ApplicationLimits::default(),
         }
     }
@@ -162,6 +185,8 @@ impl Application {
         range("limits.open_files", limits.open_files, OPEN_FILES_MIN, 1 << 20);
         range("limits.processes", limits.processes.unwrap_or(1), 1, 1 << 22);
         range("limits.output_bytes", limits.output_bytes as u64, 1024, OUTPUT_BYTES_MAX);
+        let idle_swap_ms = self.idle_swap_ms.unwrap_or(IDLE_SWAP_MS_MIN);
+        range("state.idle_swap_ms", idle_swap_ms, IDLE_SWAP_MS_MIN, IDLE_SWAP_MS_MAX);
         errors.extend(self.text_errors());
         errors
     }

@@ -313,6 +313,7 @@ impl Shard {
         self.end_gateways_of(LaneOwner::Client(key));
         self.orphan_message_lanes(client.outbound.into_values());
         self.directory_watch.forget(key);
+        self.transitions.forget_client(key);
         for process in self.processes.entries.values_mut() {
             process.followers.retain(|follower| follower.asker.client != key);
         }

@@ -13,8 +13,8 @@ use std::io;
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use praas_protocol::Name;
 use praas_protocol::control::ProcessState;
+use praas_protocol::{Name, ProcessId};
 use praas_shm::directory::{Directory, DirectorySlot, ListedProcess};
 
 use crate::limits::{ACTIVITY_LOOKS_TURN, ACTIVITY_PAUSE_MIN, ACTIVITY_PERIOD_MAX, ACTIVITY_PERIOD_MIN};
@@ -28,6 +28,8 @@ pub(crate) struct Directories {
     of: BTreeMap<Name, Directory>,
     /// How long a process must have done nothing to be idle.
     process_idle: Duration,
+    /// The shortest time without a call that anything is decided by.
+    idle_shortest: Duration,
     /// The last process that was looked at in this round.
     looked: Option<ProcessKey>,
     is_looking: bool,
@@ -37,7 +39,7 @@ impl Directories {
     /// One for each application.
     pub(crate) fn create(applications: impl Iterator<Item = Name>, process_idle: Duration) -> io::Result<Self> {
         let of = applications.map(|name| Ok((name, Directory::create()?))).collect::<io::Result<_>>()?;
-        Ok(Self { of, process_idle, looked: None, is_looking: false })
+        Ok(Self { of, process_idle, idle_shortest: process_idle, looked: None, is_looking: false })
     }
 
     pub(crate) fn get(&self, application: &Name) -> Option<&Directory> {
@@ -48,9 +50,14 @@ impl Directories {
         self.of.get_mut(application)
     }
 
+    /// Something is to be decided when a process was idle for so long.
+    pub(crate) fn note_idle_time(&mut self, idle: Duration) {
+        self.idle_shortest = self.idle_shortest.min(idle);
+    }
+
     /// Time between two looks at the same process, so that one is idle, or active again, at most a quarter of the time late.
     fn period(&self) -> Duration {
-        (self.process_idle / 4).clamp(ACTIVITY_PERIOD_MIN, ACTIVITY_PERIOD_MAX)
+        (self.idle_shortest / 4).clamp(ACTIVITY_PERIOD_MIN, ACTIVITY_PERIOD_MAX)
     }
 }
 
@@ -75,6 +82,11 @@ impl Activity {
     /// Of a process that begins.
     pub(crate) fn new() -> Self {
         Self { calls: 0, active_at: Instant::now(), is_idle: false }
+    }
+
+    /// When a look found it doing something last.
+    pub(crate) fn active_at(&self) -> Instant {
+        self.active_at
     }
 
     fn look(&mut self, calls: u64, works: bool, process_idle: Duration) {
@@ -126,7 +138,46 @@ impl Shard {
         }
         // Other servers are told what workers are shown.
         self.announce(id.application, id.process.into(), (!has_ended).then_some(state));
+        self.state_shown(id, (!has_ended).then_some(state));
         Some(id.application)
+    }
+
+    /// Shows a process that has no entry in the table, because it sleeps; gives back what the directory has of it then.
+    pub(crate) fn list(
+        &mut self,
+        id: ProcessId,
+        listed: Option<Listed>,
+        state: Option<ProcessState>,
+    ) -> Option<Listed> {
+        if listed.is_none() && state.is_some() {
+            self.name_is_taken(&id);
+        }
+        let directory = self.directories.of.get_mut(&id.application)?;
+        let listed = match (listed, state) {
+            (Some(listed), None) => {
+                directory.leave(listed.slot);
+                None
+            }
+            (Some(listed), Some(state)) => {
+                directory.set(&listed.slot, state);
+                Some(Listed { shown: state, ..listed })
+            }
+            (None, Some(state)) => match directory.enter(ListedProcess { name: id.process, state }) {
+                Ok(slot) => Some(Listed { slot, shown: state }),
+                Err(error) => {
+                    self.log.error(format_args!("{id} is not shown to other processes: {error}"));
+                    None
+                }
+            },
+            (None, None) => None,
+        };
+        directory.wake();
+        if state.is_none() {
+            self.name_is_free(&id);
+        }
+        self.announce(id.application, id.process.into(), state);
+        self.state_shown(id, state);
+        listed
     }
 
     /// Sets the look at activity going, once there are processes.
@@ -143,6 +194,7 @@ impl Shard {
         let some = self.processes.entries.range((from, Bound::Unbounded)).take(ACTIVITY_LOOKS_TURN);
         let keys: Vec<_> = some.map(|(key, _)| *key).collect();
         let changed: BTreeSet<_> = keys.iter().filter_map(|key| self.look_at_activity_of(*key)).collect();
+        keys.iter().for_each(|key| self.swap_if_idle(*key));
         for directory in changed.iter().filter_map(|application| self.directories.get(application)) {
             directory.wake();
         }

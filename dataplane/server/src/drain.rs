@@ -18,6 +18,7 @@ use praas_protocol::{Outcome, Phase};
 use crate::limits::{DRAIN_LOOK_PERIOD, WORKER_EXIT_MAX};
 use crate::processes::{Asker, Process, ProcessKey, Stage};
 use crate::shard::Shard;
+use crate::swap::SwapReason;
 use crate::timers::Timer;
 
 /// What a process drains for.
@@ -27,6 +28,8 @@ pub(crate) enum Purpose {
     Stop,
     /// New workers.
     Restart,
+    /// To sleep ([`crate::swap`]).
+    Swap(SwapReason),
 }
 
 /// How far a drain has come.
@@ -52,6 +55,15 @@ impl Drain {
     pub(crate) fn is_restart(&self) -> bool {
         self.purpose == Purpose::Restart
     }
+
+    pub(crate) fn is_swap(&self) -> bool {
+        matches!(self.purpose, Purpose::Swap(_))
+    }
+
+    /// Whether it is swapped because nobody needed it, and no worker was let go yet.
+    pub(crate) fn may_stay(&self) -> bool {
+        self.purpose == Purpose::Swap(SwapReason::Idle) && self.step != Step::Ending
+    }
 }
 
 impl Process {
@@ -61,7 +73,7 @@ impl Process {
             Stage::Active(_) if self.broken.is_some() => Phase::Closed,
             Stage::Creating(_) | Stage::Active(_) => Phase::Active,
             Stage::Draining(Drain { step: Step::Finishing { .. }, .. }) => Phase::Draining,
-            Stage::Draining(_) | Stage::Removing(_) | Stage::Ended => Phase::Closed,
+            Stage::Draining(_) | Stage::Swapping(_) | Stage::Removing(_) | Stage::Ended => Phase::Closed,
         }
     }
 }
@@ -94,14 +106,16 @@ impl Shard {
         self.look_at_drain(key);
     }
 
-    /// Turns a restart under way into a stop; who asked for the restart is told.
+    /// Turns a restart or swap under way into a stop; who asked for it is told.
     pub(crate) fn stop_instead(&mut self, key: ProcessKey, stopper: Option<Asker>) {
         let Some(process) = self.processes.get_mut(key) else { return };
         let id = process.id;
         let Stage::Draining(drain) = &mut process.stage else { return };
-        let disappointed = if drain.is_restart() { std::mem::take(&mut drain.askers) } else { Vec::new() };
+        let is_stop = drain.purpose == Purpose::Stop;
+        let disappointed = if is_stop { Vec::new() } else { std::mem::take(&mut drain.askers) };
         drain.purpose = Purpose::Stop;
         drain.askers.extend(stopper);
+        self.show_state(key);
         for asker in disappointed {
             self.answer_failed(asker, ControlError::WrongState { process: id, state: ProcessState::Draining });
         }
@@ -139,6 +153,9 @@ impl Shard {
         let now = Instant::now();
         if let Some(Step::Finishing { until }) = self.drain_step(key) {
             let overdue = now >= until;
+            if overdue && self.spares_calls(key) {
+                return self.stay_instead(key, "its calls did not end within drain_ms");
+            }
             if overdue {
                 self.kill_callers(key);
                 self.cut_connections_to(key);
@@ -154,6 +171,9 @@ impl Shard {
             }
         }
         if let Some(Step::Closing { word, until }) = self.drain_step(key) {
+            if now >= until && self.spares_calls(key) && self.has_claims(key) {
+                return self.stay_instead(key, "its calls did not end within drain_ms");
+            }
             if now >= until {
                 self.kill_callers(key);
                 self.kill_workers(key, "it did not take note of the end of its process");
@@ -170,6 +190,12 @@ impl Shard {
             Some(Step::Ending) | None => {}
             Some(_) => self.timers.after(DRAIN_LOOK_PERIOD, Timer::Drain(key)),
         }
+    }
+
+    /// Whether calls are worth more than the drain: nobody loses one so that a process can sleep, unless the server ends.
+    fn spares_calls(&self, key: ProcessKey) -> bool {
+        let of = self.processes.get(key).map(|process| &process.stage);
+        matches!(of, Some(Stage::Draining(drain)) if drain.is_swap() && drain.purpose != Purpose::Swap(SwapReason::Shutdown))
     }
 
     fn drain_step(&self, key: ProcessKey) -> Option<Step> {
@@ -218,8 +244,10 @@ impl Shard {
         self.refuse_others(key);
         let Some(process) = self.processes.get_mut(key) else { return };
         let Stage::Draining(drain) = std::mem::replace(&mut process.stage, Stage::Ended) else { return };
-        if drain.purpose == Purpose::Stop {
-            return self.remove_process(key, drain.askers);
+        match drain.purpose {
+            Purpose::Stop => return self.remove_process(key, drain.askers),
+            Purpose::Swap(reason) => return self.begin_writing(key, reason, drain.askers),
+            Purpose::Restart => {}
         }
         if process.broken.is_some() {
             process.stage = Stage::Active(Vec::new());

@@ -16,9 +16,10 @@
 //! 4. A server that dies loses no change: the objects are with the keeper, and the next server begins a new log at the
 //!    position that it finds.
 //!
-//! [`Log`] is what storage comes under; [`MemoryLog`] is the one there is: it keeps records in memory, and lets tests delay
-//! and fail syncs.
+//! [`Log`] is what storage comes under: [`DiskLog`] keeps records on a disk; [`MemoryLog`] keeps them in memory, and lets tests
+//! delay and fail syncs.
 
+mod disk_log;
 mod memory_log;
 mod thread;
 
@@ -34,6 +35,7 @@ use praas_protocol::{Durability, ProcessId};
 use praas_shm::control_page::ControlPage;
 use praas_shm::log_ring::LogReader;
 
+pub use self::disk_log::DiskLog;
 pub use self::memory_log::MemoryLog;
 use self::thread::LogThread;
 use crate::hosting::JobResult;

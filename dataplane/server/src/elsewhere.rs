@@ -321,7 +321,7 @@ impl Shard {
     fn show_elsewhere(&mut self, whose: Whose) -> bool {
         let (application, address) = whose;
         let is_here = match address {
-            Address::Process(process) => self.processes.by_id.contains_key(&ProcessId { application, process }),
+            Address::Process(process) => self.processes.has(&ProcessId { application, process }),
             Address::Client(_) => false,
         };
         let now = self.elsewhere.shown(&whose).filter(|_| !is_here);

@@ -95,6 +95,8 @@ pub(crate) enum JobResult {
         key: ProcessKey,
     },
     Keeper(Result<KeeperLink, KeeperError>),
+    /// Of the threads that move processes to storage and back.
+    Transfer(crate::swap::TransferResult),
     /// Not a job's: the log of a process cannot go on.
     LogBroken {
         key: ProcessKey,

@@ -33,6 +33,7 @@ use crate::limits::{NETWORK_REPLY_BUDGET_PARTS, NETWORK_REPLY_BYTES_MIN, NETWORK
 use crate::peer::{Peer, PeerError};
 use crate::processes::{Asker, Process, ProcessKey, Stage};
 use crate::shard::Shard;
+use crate::swap::Waiter;
 use crate::timers::Timer;
 use crate::workers::{Attachment, Worker, WorkerKey, WorkerStage};
 
@@ -219,6 +220,9 @@ impl Shard {
         on_behalf: Option<Name>,
         asker: Asker,
     ) -> Result<(), ControlError> {
+        if self.is_away(&wish.process) {
+            return self.wait_for(wish.process, Waiter::Lane { wish, on_behalf, asker });
+        }
         let key = self.processes.key_of(&wish.process)?;
         let client = self.clients.get(asker.client).ok_or(ControlError::ShuttingDown)?;
         limit(

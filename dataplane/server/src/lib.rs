@@ -11,8 +11,11 @@
 //! | `message_lanes` | brokering of lanes for messages from process to process |
 //! | `processes`, `lanes`, `drain` | the table of processes, brokering, graceful ends |
 //! | `process_memory`, `process_ledger`, `recovery` | what outlives the server, and how the next one brings it back |
+//! | `swap` | processes that sleep in storage, on their way there and back |
 //! | `durability` | what takes the changes of logged processes to their logs |
 //! | `directory` | what workers see of the processes of their application |
+//! | `idle_swap` | processes that nobody has called for long enough sleep |
+//! | `transitions` | what happened in the lives of processes, for whoever watches |
 //! | `directory_watch` | what other servers are told of all processes |
 //! | `elsewhere` | what other servers have |
 //! | `workers`, `supervision`, `hosting` | starting and watching OS processes |
@@ -34,6 +37,7 @@ mod elsewhere;
 mod gateways;
 mod growth;
 mod hosting;
+mod idle_swap;
 pub mod keeper;
 mod keeping;
 mod lanes;
@@ -59,12 +63,14 @@ mod shard;
 mod sources;
 mod stats;
 mod supervision;
+mod swap;
 mod timers;
+mod transitions;
 mod watch;
 mod workers;
 
-pub use application::{Application, ApplicationLimits, CALL_MS_MAX_DEFAULT, FieldError, Network};
-pub use durability::{Log, LogStore, MemoryLog};
+pub use application::{Application, ApplicationLimits, CALL_MS_MAX_DEFAULT, FieldError, Network, SwapWait};
+pub use durability::{DiskLog, Log, LogStore, MemoryLog};
 pub use elsewhere::{Peer, PeerFacts};
 pub use log::Level;
 pub use manifest::{ManifestError, Problem, parse_bytes};

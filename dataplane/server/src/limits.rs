@@ -307,6 +307,15 @@ pub(crate) const ACTIVITY_PERIOD_MAX: Duration = Duration::from_secs(1);
 /// Shortest time between two looks at the same process, however soon it is to be shown as idle.
 pub(crate) const ACTIVITY_PERIOD_MIN: Duration = Duration::from_millis(10);
 
+/// Transitions that are kept for who watches: with the longest reasons some 600 KiB, and minutes of a busy server.
+pub(crate) const TRANSITIONS_KEPT: usize = 1024;
+
+/// Questions about what is stored that are looked up at a time: half of the threads that also transfer processes.
+pub(crate) const USAGE_QUESTIONS_MAX: usize = 2;
+
+/// Longest time after which a process that could not be swapped out for idleness is tried again, unless its own is longer.
+pub(crate) const IDLE_SWAP_RETRY_MAX: Duration = Duration::from_secs(600);
+
 /// Processes looked at in one turn: about 0.1 ms.
 pub(crate) const ACTIVITY_LOOKS_TURN: usize = 256;
 

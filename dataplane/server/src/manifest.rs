@@ -14,7 +14,7 @@ use praas_protocol::{Durability, Name};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use crate::application::{Application, Network};
+use crate::application::{Application, Network, SwapWait};
 use crate::limits::MANIFEST_BYTES_MAX;
 use fields::Section;
 pub use sizes::parse_bytes;
@@ -185,8 +185,12 @@ fn read_workers(mut section: Section<'_, '_>, application: &mut Application) {
 
 fn read_state(mut section: Section<'_, '_>, application: &mut Application) {
     let durability = section.optional("durability", "\"memory\" or \"logged\"", as_durability);
+    let idle = section.optional("idle_swap_ms", "a number of milliseconds, 0 or \"none\"", as_ms_or_none);
+    let swap_wait = section.optional("swap_wait", "\"wait\" or \"refuse\"", as_swap_wait);
     section.close();
     application.durability = durability.unwrap_or_default();
+    application.idle_swap_ms = idle.flatten().filter(|idle_swap_ms| *idle_swap_ms != 0);
+    application.swap_wait = swap_wait.unwrap_or_default();
 }
 
 fn read_limits(mut section: Section<'_, '_>, application: &mut Application) {
@@ -249,6 +253,14 @@ fn as_durability(value: &DeValue<'_>) -> Read<Durability> {
     match value.as_str() {
         Some("memory") => Ok(Durability::Memory),
         Some("logged") => Ok(Durability::Logged),
+        _ => Err(None),
+    }
+}
+
+fn as_swap_wait(value: &DeValue<'_>) -> Read<SwapWait> {
+    match value.as_str() {
+        Some("wait") => Ok(SwapWait::Wait),
+        Some("refuse") => Ok(SwapWait::Refuse),
         _ => Err(None),
     }
 }

@@ -31,6 +31,7 @@ use std::time::{Duration, Instant, SystemTime};
 use praas_protocol::Address;
 use praas_protocol::control::{ControlError, MessageLaneGeometry, MessageLaneSlot, ServerMessage, WorkerCommand};
 use praas_shm::mail_bell::MailBell;
+use praas_shm::mailbox::InboundLane;
 
 pub(crate) use self::name::LaneName;
 pub(crate) use self::opening::MessageLaneWish;
@@ -41,6 +42,7 @@ use crate::limits::{MESSAGE_LANE_BUSY_MAX, MESSAGE_LANE_IDLE_MAX, MESSAGE_LANE_L
 use crate::peer::{Peer, PeerError};
 use crate::processes::ProcessKey;
 use crate::shard::Shard;
+use crate::swap::Waiter;
 use crate::workers::{Attachment, Worker, WorkerKey};
 
 /// How far a message lane has come.
@@ -283,6 +285,42 @@ impl Shard {
                 self.command_worker(worker, &WorkerCommand::MessageLaneGone { serial }, &[]);
             }
             LaneOwner::Client(client) => self.tell_client(client, &ServerMessage::MessageLaneGone { serial }),
+        }
+    }
+
+    /// The lanes that lead to a process, for a thread that takes what lies in them into its segment; the error says why not.
+    pub(crate) fn inbound_lanes(&self, key: ProcessKey) -> Result<Vec<InboundLane>, String> {
+        let lanes = self.processes.get(key).map(|process| process.inbound.iter());
+        let attach = |(slot, lane): (&MessageLaneSlot, &MessageLane)| {
+            let memory = lane.attached().map_err(|error| format!("a message lane of {}: {error}", lane.source))?;
+            let MessageLane { serial, source, repeats, .. } = *lane;
+            Ok(InboundLane { slot: slot.0, serial, source, inbound: memory.inbound(), repeats })
+        };
+        lanes.into_iter().flatten().map(attach).collect()
+    }
+
+    /// The process that some lanes are being opened to sleeps: who asked for them waits until it is back.
+    pub(crate) fn let_openers_wait(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let (id, mut openers) = (process.id, Vec::new());
+        for lane in process.inbound.values_mut() {
+            if let LaneStage::Opening { asker, .. } = lane.stage {
+                let MessageLane { source, incarnation, payload_bytes_max, repeats, .. } = *lane;
+                let payload_bytes = payload_bytes_max;
+                openers.push((
+                    lane.serial,
+                    MessageLaneWish { asker, to: id, source, incarnation, payload_bytes, repeats },
+                ));
+                lane.stage = LaneStage::Orphaned;
+            }
+        }
+        for (serial, wish) in openers {
+            if let Some(outbound) = self.outbound_of(wish.asker.owner()) {
+                outbound.remove(&serial);
+            }
+            if let Err(error) = self.wait_for(id, Waiter::MessageLane(Box::new(wish))) {
+                self.refuse_sender(wish.asker, error);
+            }
         }
     }
 

@@ -33,6 +33,24 @@ pub struct Metrics {
     pub keepers_replaced: u64,
     /// Processes of an earlier server that were brought back.
     pub processes_recovered: u64,
+    /// Processes that were swapped out.
+    pub swaps_out: u64,
+    /// Bytes that were written for that.
+    pub swapped_out_bytes: u64,
+    /// Swaps that failed: the process went on, or ended with the server.
+    pub swaps_failed: u64,
+    /// Processes that were brought back from storage.
+    pub swaps_in: u64,
+    /// Bytes that were read for that.
+    pub swapped_in_bytes: u64,
+    /// Processes that were to be brought back and could not.
+    pub restores_failed: u64,
+    /// Requests that waited for a process that was away.
+    pub requests_waited: u64,
+    /// What earlier servers left in storage and belonged to nobody.
+    pub orphans_removed: u64,
+    /// Changes of the states of processes.
+    pub transitions: u64,
     /// Most ready sources that one turn of the loop left for the next.
     pub turn_backlog_max: u64,
     /// Longest turn of the loop, in microseconds.

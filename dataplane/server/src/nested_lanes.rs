@@ -15,6 +15,7 @@ use praas_protocol::{Address, Name, Phase, ProcessId};
 use crate::lanes::{LaneAsker, LaneOwner, LaneSizes, LaneStanding, LaneWish, limit};
 use crate::processes::ProcessKey;
 use crate::shard::Shard;
+use crate::swap::Waiter;
 use crate::workers::WorkerKey;
 
 /// What a function may do in the processes of its own application.
@@ -47,13 +48,25 @@ impl Shard {
         let opened = worker.call_lanes.len() + worker.outbound.len();
         limit("lanes of this worker", opened, LANES_PER_WORKER_MAX, "call fewer processes from one worker")?;
         let process = ProcessId { process: name, ..home };
+        if self.processes.swapped.contains_key(&process) {
+            return self.wait_for(process, Waiter::CallLane { caller, request, process: name });
+        }
         let key = self.processes.key_of(&process)?;
         let target = self.processes.get(key).ok_or(ControlError::UnknownProcess { process })?;
         let is_awaited = || {
             let roots = worker.page.claims().map(|claim| claim.root).filter(|root| *root != 0);
             target.phase() == Phase::Draining && roots.into_iter().any(|root| self.runs_root(key, root))
         };
-        target.ensure_takes_lanes().or_else(|refusal| if is_awaited() { Ok(()) } else { Err(refusal) })?;
+        if let Err(refusal) =
+            target.ensure_takes_lanes().or_else(|refusal| if is_awaited() { Ok(()) } else { Err(refusal) })
+        {
+            let away = self.is_away(&process);
+            return if away {
+                self.wait_for(process, Waiter::CallLane { caller, request, process: name })
+            } else {
+                Err(refusal)
+            };
+        }
         let wish = LaneWish { process, payload_bytes_max: None, calls_in_flight: None };
         let sizes = LaneSizes::new(&wish, &target.application);
         let owner = LaneOwner::Worker(caller);

@@ -78,6 +78,20 @@ impl ProcessMemory {
         Ok(Self { objects: Arc::new(objects), ledger, charge, log: None })
     }
 
+    /// Memory that has come back from storage, for a ledger that is made anew. Charged like that of a new process, or with what
+    /// it takes where that is more.
+    pub(crate) fn of_returned(record: LedgerRecord, objects: Objects, budget: &Budget) -> Result<Self, ControlError> {
+        let host = |error: &dyn fmt::Display| ControlError::Host {
+            what: "creating a ledger".into(),
+            reason: error.to_string(),
+        };
+        let taken = objects.allocated_bytes().map_err(|error| host(&error))?;
+        let share = (record.state_bytes / ADMITTED_PARTS).max(taken);
+        let charge = budget.charge(share, "let other processes sleep, or stop some")?;
+        let ledger = ProcessLedger::create(record).map_err(|error| host(&error))?;
+        Ok(Self { objects: Arc::new(objects), ledger, charge, log: None })
+    }
+
     /// The same with a log ring, which is new whenever the server is. Nobody else may have the memory yet.
     pub(crate) fn logged(mut self, budget: &Budget) -> Result<Self, ControlError> {
         let what = "creating a log ring";

@@ -17,6 +17,7 @@ use crate::clients::ClientKey;
 use crate::directory::{Activity, Listed};
 use crate::drain::{Drain, Purpose};
 use crate::growth::Growth;
+use crate::idle_swap::IdleSwap;
 use crate::lanes::Lane;
 use crate::limits::{OUTPUT_QUOTED_BYTES, WORKER_UID_FIRST, WORKER_UIDS};
 use crate::message_lanes::{MessageLane, Sending, unix_time_ns};
@@ -25,6 +26,7 @@ use crate::process_memory::ProcessMemory;
 use crate::settling::Unsettled;
 use crate::shard::Shard;
 use crate::stats::FunctionCounts;
+use crate::swap::{StoredCopy, Swapped, Swapping};
 use crate::workers::WorkerKey;
 
 /// Names one incarnation of a process; never reused.
@@ -54,6 +56,8 @@ pub(crate) enum Stage {
     Active(Vec<Asker>),
     /// It finishes its calls.
     Draining(Drain),
+    /// Its workers have ended, what it knows is being written.
+    Swapping(Swapping),
     /// Its workers have ended, its files are being removed; these wait for the end.
     Removing(Vec<Asker>),
     /// Nothing is left but lanes that clients still hold.
@@ -103,6 +107,13 @@ pub(crate) struct Process {
     /// What other processes of its application see of it, once it is listed.
     pub(crate) listed: Option<Listed>,
     pub(crate) activity: Activity,
+    /// Milliseconds without a call after which it is swapped out, 0 for never; `None` takes the application's.
+    pub(crate) idle_swap_ms: Option<u64>,
+    pub(crate) idle_swap: IdleSwap,
+    /// Whether it has come back from storage and no worker was ready since.
+    pub(crate) is_waking: bool,
+    /// What storage has of it.
+    pub(crate) stored: StoredCopy,
 }
 
 impl Process {
@@ -142,6 +153,10 @@ impl Process {
             counts: FunctionCounts::default(),
             listed: None,
             activity: Activity::new(),
+            idle_swap_ms: None,
+            idle_swap: IdleSwap::default(),
+            is_waking: false,
+            stored: StoredCopy::default(),
         }
     }
 
@@ -149,8 +164,11 @@ impl Process {
         match &self.stage {
             Stage::Creating(_) => ProcessState::Creating,
             Stage::Active(_) if self.has_failed() => ProcessState::Failed,
+            Stage::Active(_) if self.is_waking && self.broken.is_none() => ProcessState::Restoring,
             Stage::Active(_) if self.activity.is_idle => ProcessState::Idle,
             Stage::Active(_) => ProcessState::Active,
+            Stage::Draining(drain) if drain.is_swap() => ProcessState::Swapping,
+            Stage::Swapping(_) => ProcessState::Swapping,
             Stage::Draining(_) | Stage::Removing(_) | Stage::Ended => ProcessState::Draining,
         }
     }
@@ -182,6 +200,8 @@ impl Process {
 pub(crate) struct Processes {
     pub(crate) entries: BTreeMap<ProcessKey, Process>,
     pub(crate) by_id: BTreeMap<ProcessId, ProcessKey>,
+    /// Those that sleep, and are not among the others.
+    pub(crate) swapped: BTreeMap<ProcessId, Swapped>,
     /// The last process whose memory was measured, and whether that goes on.
     pub(crate) measured: Option<ProcessKey>,
     pub(crate) is_measured: bool,
@@ -245,20 +265,33 @@ impl Processes {
     }
 
     pub(crate) fn key_of(&self, id: &ProcessId) -> Result<ProcessKey, ControlError> {
-        self.by_id.get(id).copied().ok_or(ControlError::UnknownProcess { process: *id })
+        self.by_id.get(id).copied().ok_or_else(|| match self.swapped.get(id) {
+            Some(swapped) => ControlError::WrongState { process: *id, state: swapped.state() },
+            None => ControlError::UnknownProcess { process: *id },
+        })
+    }
+
+    /// Whether there is a process of this id, awake or not.
+    pub(crate) fn has(&self, id: &ProcessId) -> bool {
+        self.by_id.contains_key(id) || self.swapped.contains_key(id)
     }
 }
 
 impl Shard {
     /// Creates a process and starts its first workers; `asker` is answered when they are ready.
-    pub(crate) fn create_process(&mut self, id: ProcessId, asker: Asker) -> Result<(), ControlError> {
+    pub(crate) fn create_process(
+        &mut self,
+        id: ProcessId,
+        idle_swap_ms: Option<u64>,
+        asker: Asker,
+    ) -> Result<(), ControlError> {
         if self.shutting_down {
             return Err(ControlError::ShuttingDown);
         }
         let application = self.applications.get(&id.application).cloned().ok_or_else(|| {
             ControlError::UnknownApplication { application: id.application, known: self.application_names() }
         })?;
-        if self.processes.by_id.contains_key(&id) {
+        if self.processes.has(&id) {
             return Err(ControlError::ProcessExists { process: id });
         }
         let used = self.processes.entries.len();
@@ -288,6 +321,7 @@ impl Shard {
         };
         let mut process = Process::new(id, application, control, memory.names());
         process.stage = Stage::Creating(vec![asker]);
+        process.idle_swap_ms = idle_swap_ms;
         (process.user, process.memory) = (user, Some(memory));
         let key = self.processes.enter(process);
         if let Err(error) = self.begin_log(key) {
@@ -302,7 +336,7 @@ impl Shard {
         Ok(())
     }
 
-    fn application_names(&self) -> String {
+    pub(crate) fn application_names(&self) -> String {
         let names: Vec<_> = self.applications.keys().map(Name::as_str).collect();
         if names.is_empty() { "none".into() } else { names.join(", ") }
     }
@@ -318,6 +352,7 @@ impl Shard {
         if let Stage::Creating(_) = process.stage {
             self.log.info(format_args!("process {} is active", process.id));
         }
+        let has_woken = std::mem::take(&mut process.is_waking);
         if let Stage::Creating(askers) | Stage::Active(askers) =
             std::mem::replace(&mut process.stage, Stage::Active(Vec::new()))
         {
@@ -327,10 +362,21 @@ impl Shard {
                 self.answer_done(asker);
             }
         }
+        if has_woken {
+            self.first_worker_is_ready(key);
+        }
     }
 
     /// Removes what is left of a process whose last worker has ended.
     pub(crate) fn remove_process(&mut self, key: ProcessKey, askers: Vec<Asker>) {
+        // One that ends because the server does is not deleted: what was stored of it earlier stays.
+        if !(self.shutting_down && askers.is_empty()) && self.begin_deleting(key) {
+            if let Some(process) = self.processes.get_mut(key) {
+                process.stage = Stage::Removing(askers);
+                self.show_state(key);
+            }
+            return;
+        }
         self.end_memory(key);
         let Some(process) = self.processes.get_mut(key) else { return };
         process.stage = Stage::Removing(askers);
@@ -342,18 +388,22 @@ impl Shard {
 
     /// The memory of a process ends with it. Its ledger says so at once, should the server die before the keeper has heard.
     fn end_memory(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get(key) else { return };
+        let usage = process.memory.as_ref().map(|memory| memory.objects.usage()).unwrap_or_default();
+        if self.shutting_down && usage.keys > 0 {
+            self.log.warning(format_args!(
+                "{} objects of {}, {} bytes, end with this server: state is kept in memory only",
+                usage.keys, process.id, usage.used_bytes
+            ));
+        }
+        self.drop_memory(key);
+    }
+
+    /// The same for one of which everything is stored.
+    pub(crate) fn drop_memory(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.get_mut(key) else { return };
-        if let Some(mut memory) = process.memory.take() {
-            let usage = memory.objects.usage();
-            if self.shutting_down && usage.keys > 0 {
-                self.log.warning(format_args!(
-                    "{} objects of {}, {} bytes, end with this server: state is kept in memory only",
-                    usage.keys, process.id, usage.used_bytes
-                ));
-            }
-            if let Err(error) = memory.ledger.end() {
-                self.log.error(format_args!("the end of {} cannot be noted: {error}", process.id));
-            }
+        if let Some(Err(error)) = process.memory.take().map(|mut memory| memory.ledger.end()) {
+            self.log.error(format_args!("the end of {} cannot be noted: {error}", process.id));
         }
         let names = std::mem::take(&mut process.kept_names);
         process.bell = None;
@@ -364,6 +414,9 @@ impl Shard {
     /// The files of an ended process are gone.
     pub(crate) fn process_removed(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.get_mut(key) else { return };
+        if let Stage::Swapping(_) = process.stage {
+            return self.fall_asleep(key);
+        }
         let Stage::Removing(askers) = std::mem::replace(&mut process.stage, Stage::Ended) else { return };
         let (id, user) = (process.id, process.user.take());
         self.metrics.output_bytes_dropped += process.output.dropped();
@@ -403,6 +456,8 @@ impl Shard {
             worker_restarts: process.restarts,
             last_exit: process.last_exit.clone(),
             calls_reported: process.calls_of_ended.saturating_add(calls),
+            stored_bytes: process.stored.bytes,
+            last_swap_unix_ms: process.stored.swapped_unix_ms,
         })
     }
 
@@ -442,6 +497,7 @@ impl Shard {
             (Stage::Draining(drain), _) if drain.purpose == purpose => drain.askers.push(asker),
             (Stage::Draining(_), Purpose::Stop) => self.stop_instead(key, Some(asker)),
             (Stage::Removing(askers), Purpose::Stop) => askers.push(asker),
+            (Stage::Swapping(swapping), Purpose::Stop) => swapping.add_stopper(asker),
             (Stage::Active(_), _) | (Stage::Creating(_), Purpose::Stop) => self.begin_drain(key, purpose, vec![asker]),
             _ => return Err(ControlError::WrongState { process: id, state }),
         }

@@ -16,6 +16,8 @@ use crate::lanes::{LaneAsker, LaneWish};
 use crate::message_lanes::MessageLaneWish;
 use crate::processes::{Asker, Follower, output_answer};
 use crate::shard::Shard;
+use crate::swap::{SwapReason, Waiter};
+use crate::transitions::Wish;
 
 /// Bytes that a page of processes may take, with room for what surrounds it.
 const PAGE_BYTES_MAX: usize = CONTROL_MESSAGE_BYTES_MAX - 1024;
@@ -34,17 +36,52 @@ impl Shard {
         let claims = self.clients.get(asker.client).and_then(|client| client.claims.clone());
         let claims = claims.ok_or(ControlError::Protocol { reason: "no hello was said".into() })?;
         match *body {
-            ClientRequest::ProcessCreate { process } => {
+            ClientRequest::ProcessCreate { process, idle_swap_ms } => {
                 allow(&claims, Rights::MANAGE, "manage", &process)?;
-                self.create_process(process, asker)
+                self.create_process(process, idle_swap_ms, asker)
             }
             ClientRequest::ProcessStop { process } => {
                 allow(&claims, Rights::MANAGE, "manage", &process)?;
+                if self.stop_sleeper(&process, asker)? {
+                    return Ok(());
+                }
                 self.end_process(self.processes.key_of(&process)?, Purpose::Stop, asker)
             }
             ClientRequest::ProcessRestart { process } => {
                 allow(&claims, Rights::MANAGE, "manage", &process)?;
+                if self.processes.swapped.contains_key(&process) {
+                    // It has no workers: those that it is woken with are new.
+                    return self.restore_process(&process, Some(asker));
+                }
+                if self.is_away(&process) {
+                    let body = Box::new(body.clone());
+                    return self.wait_for(process, Waiter::Request { asker, body, socket });
+                }
                 self.end_process(self.processes.key_of(&process)?, Purpose::Restart, asker)
+            }
+            ClientRequest::ProcessSwap { process } => {
+                allow(&claims, Rights::MANAGE, "manage", &process)?;
+                self.begin_swap_of(&process, SwapReason::Asked, Some(asker))
+            }
+            ClientRequest::ProcessRestore { process } => {
+                allow(&claims, Rights::MANAGE, "manage", &process)?;
+                self.restore_process(&process, Some(asker))
+            }
+            ClientRequest::TransitionWatch { process, after } => {
+                if !claims.rights.contains(Rights::MANAGE) {
+                    return Err(unauthorized("manage", "what happens to processes"));
+                }
+                if let Some(process) = process {
+                    allow(&claims, Rights::MANAGE, "manage", &process)?;
+                }
+                self.watch_transitions(asker, Wish { scope: claims.scope, process }, after);
+                Ok(())
+            }
+            ClientRequest::StorageUsage { after } => {
+                if !claims.rights.contains(Rights::MANAGE) {
+                    return Err(unauthorized("manage", "what is stored"));
+                }
+                self.look_up_usage(asker, claims.scope, after)
             }
             ClientRequest::ProcessOutput { process, from, follow } => {
                 allow(&claims, Rights::MANAGE, "manage", &process)?;
@@ -68,6 +105,10 @@ impl Shard {
                 let missing = || ControlError::Protocol { reason: "no connection came with the request".into() };
                 let socket = socket.ok_or_else(missing)?;
                 allow(&claims, Rights::INVOKE, "invoke", &process)?;
+                if self.is_away(&process) || self.is_waking(&process) {
+                    let (body, socket) = (Box::new(body.clone()), Some(socket));
+                    return self.wait_for(process, Waiter::Request { asker, body, socket });
+                }
                 let wish = LaneWish { process, payload_bytes_max, calls_in_flight };
                 self.give_connection(&wish, request_id, socket, &claims)?;
                 self.answer_done(asker);
@@ -130,15 +171,14 @@ impl Shard {
         if !claims.rights.contains(Rights::MANAGE) {
             return Err(unauthorized("manage", "the list of processes"));
         }
-        let from = after.map_or(std::ops::Bound::Unbounded, std::ops::Bound::Excluded);
         let mut processes = Vec::new();
         let (mut bytes, mut looks, mut more) = (0, 0, false);
-        for (id, key) in self.processes.by_id.range((from, std::ops::Bound::Unbounded)) {
+        for id in self.ids_after(after) {
             looks += 1;
-            if !claims.scope.covers(id) {
+            if !claims.scope.covers(&id) {
                 continue;
             }
-            let Some(status) = self.status_of(*key) else { continue };
+            let Some(status) = self.status_of_id(&id) else { continue };
             bytes += codec::encode(&status).map_or(PAGE_BYTES_MAX, |bytes| bytes.len());
             if bytes >= PAGE_BYTES_MAX || processes.len() >= LIST_PAGE_PROCESSES || looks > PAGE_LOOKS_MAX {
                 more = true;

@@ -125,7 +125,7 @@ impl Shard {
                 self.fail_askers(key, askers);
             }
             // It ends, or finds out when it is to begin anew.
-            Stage::Draining(_) | Stage::Removing(_) | Stage::Ended => {}
+            Stage::Draining(_) | Stage::Swapping(_) | Stage::Removing(_) | Stage::Ended => {}
         }
         self.show_state(key);
         self.ring_mail_bell(key);

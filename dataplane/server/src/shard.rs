@@ -44,7 +44,9 @@ use crate::processes::{Processes, Stage};
 use crate::server::Order;
 use crate::sessions::Sessions;
 use crate::sources::{ReadyQueue, Source};
+use crate::swap::{SwapReason, Swaps};
 use crate::timers::{Timer, Timers};
+use crate::transitions::Transitions;
 use crate::watch::Watch;
 use crate::workers::{Worker, WorkerKey};
 
@@ -88,8 +90,11 @@ pub(crate) struct Shard {
     pub(crate) idle_watched: bool,
     pub(crate) directories: Directories,
     pub(crate) directory_watch: DirectoryWatch,
+    pub(crate) transitions: Transitions,
     /// What takes the changes of logged processes to their logs, if there is a log.
     pub(crate) durabilities: Option<Durabilities>,
+    /// Processes on their way to storage and back, and who waits for them.
+    pub(crate) swaps: Swaps,
     /// Lanes to what is in no process's memory here.
     pub(crate) gateways: Gateways,
     pub(crate) sessions: Sessions,
@@ -140,7 +145,8 @@ impl Shard {
 
     fn is_over(&self) -> bool {
         let ended = |process: &crate::processes::Process| matches!(process.stage, Stage::Ended);
-        self.shutting_down && self.workers.is_empty() && self.processes.entries.values().all(ended)
+        let is_empty = self.workers.is_empty() && self.processes.entries.values().all(ended);
+        self.shutting_down && is_empty && self.swaps.is_quiet()
     }
 
     fn serve(&mut self, source: Source) {
@@ -172,6 +178,7 @@ impl Shard {
                 Timer::Drain(key) => self.look_at_drain(key),
                 Timer::Lane(key, lane) => self.opening_due(key, LaneId(lane)),
                 Timer::MessageLane(key, slot) => self.message_lane_due(key, MessageLaneSlot(slot)),
+                Timer::Away => self.away_due(),
                 Timer::OrphanedLanes => self.look_at_orphaned_lanes(),
                 Timer::Connection(connection) => self.connection_due(connection),
                 Timer::Claims => self.look_at_claims(),
@@ -197,6 +204,7 @@ impl Shard {
                     JobResult::Spawned { worker, result } => self.worker_spawned(worker, result),
                     JobResult::Removed { key } => self.process_removed(key),
                     JobResult::Keeper(result) => self.keeper_started(result),
+                    JobResult::Transfer(result) => self.transfer_ended(result),
                     JobResult::LogBroken { key, reason } => self.break_process(key, &reason),
                 }
             } else if let Ok(order) = self.orders.try_recv() {
@@ -251,8 +259,13 @@ impl Shard {
         if let Some(network) = &self.network {
             network.drain();
         }
+        self.refuse_all_waiters();
         let keys: Vec<_> = self.processes.entries.keys().copied().collect();
         for key in keys {
+            // What can sleep is there for the next server.
+            if self.begin_swap(key, SwapReason::Shutdown, None).is_ok() {
+                continue;
+            }
             match self.processes.get(key).map(|process| &process.stage) {
                 Some(Stage::Draining(_)) => self.stop_instead(key, None),
                 Some(Stage::Active(_) | Stage::Creating(_)) => self.begin_drain(key, Purpose::Stop, Vec::new()),

@@ -123,7 +123,15 @@ impl Shard {
         let network = self.network.as_ref().map(NetworkThreads::facts).filter(|network| network.is_used());
         let peers = network.as_ref().map(NetworkFacts::peers).unwrap_or_default();
         let network = network.as_ref().map(NetworkFacts::metrics);
-        let processes = self.processes.by_id.iter().filter_map(of_process).collect();
+        let sleeping = self.processes.swapped.iter().map(|(&process, swapped)| ProcessSnapshot {
+            process,
+            state: swapped.state(),
+            workers: 0,
+            stats: ProcessStats::default(),
+            latencies: Vec::new(),
+        });
+        let mut processes: Vec<_> = self.processes.by_id.iter().filter_map(of_process).chain(sleeping).collect();
+        processes.sort_unstable_by_key(|snapshot| snapshot.process);
         Snapshot { server: self.metrics, network, peers, processes }
     }
 
@@ -150,6 +158,7 @@ impl Shard {
     }
 }
 
-fn queued(process: &Process) -> u64 {
+/// Requests that lie unclaimed in the lanes of a process.
+pub(crate) fn queued(process: &Process) -> u64 {
     process.lanes.values().filter_map(|lane| lane.memory.as_ref()).map(|memory| u64::from(memory.unclaimed())).sum()
 }

@@ -38,6 +38,8 @@ pub(crate) enum Timer {
     Lane(ProcessKey, u32),
     /// Whether a message lane can be handed to its sender.
     MessageLane(ProcessKey, u16),
+    /// Whether somebody has waited too long for a process that is away.
+    Away,
     /// Whether message lanes without a sender are drained.
     OrphanedLanes,
     /// Whether the token of a dedicated connection has expired.

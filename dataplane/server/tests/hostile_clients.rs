@@ -177,7 +177,7 @@ fn tokens_of_others_are_refused_and_rights_are_checked_for_each_request() {
 
     let process = "hello/alice".parse().unwrap();
     let all = [
-        ClientRequest::ProcessCreate { process },
+        ClientRequest::ProcessCreate { process, idle_swap_ms: None },
         ClientRequest::ProcessStop { process },
         ClientRequest::ProcessRestart { process },
         ClientRequest::ProcessOutput { process, from: 0, follow: false },
@@ -212,7 +212,11 @@ fn tokens_of_others_are_refused_and_rights_are_checked_for_each_request() {
     {
         good.send(&encode(&message).unwrap(), &[]).unwrap();
     }
-    good.send(&request(8, ClientRequest::ProcessCreate { process: "nope/x".parse().unwrap() }), &[]).unwrap();
+    good.send(
+        &request(8, ClientRequest::ProcessCreate { process: "nope/x".parse().unwrap(), idle_swap_ms: None }),
+        &[],
+    )
+    .unwrap();
     match answer(&good) {
         Some(ServerMessage::Failed { error: ControlError::UnknownApplication { known, .. }, .. }) => {
             assert_eq!(known, "hello");
@@ -233,7 +237,7 @@ fn a_process_whose_program_is_missing_fails_with_the_reason_and_leaves_nothing()
     let before = open_descriptors();
     for number in 1..4 {
         let process = "hello/alice".parse().unwrap();
-        client.send(&request(number, ClientRequest::ProcessCreate { process }), &[]).unwrap();
+        client.send(&request(number, ClientRequest::ProcessCreate { process, idle_swap_ms: None }), &[]).unwrap();
         match answer(&client) {
             Some(ServerMessage::Failed { error: ControlError::WorkersFailed { reason, .. }, .. }) => {
                 assert!(reason.contains("/nonexistent/hello"), "{reason}");

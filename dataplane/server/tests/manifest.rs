@@ -4,7 +4,7 @@ use std::path::Path;
 
 use praas_protocol::Durability;
 use praas_protocol::control::WaitMode;
-use praas_server::{Application, Network, Problem};
+use praas_server::{Application, Network, Problem, SwapWait};
 
 const GOOD: &str = r#"
 [application]
@@ -23,6 +23,8 @@ max = 4
 
 [state]
 durability = "logged"
+idle_swap_ms = 30000
+swap_wait = "refuse"
 
 [limits]
 payload_bytes_max = "1MiB"
@@ -57,6 +59,7 @@ fn a_full_manifest_reads_as_written() {
     assert_eq!(application.functions.unwrap().len(), 2);
     assert_eq!((application.workers_min, application.workers_max), (2, 4));
     assert_eq!(application.durability, Durability::Logged);
+    assert_eq!((application.idle_swap_ms, application.swap_wait), (Some(30_000), SwapWait::Refuse));
     let limits = application.limits;
     assert_eq!((limits.payload_bytes_max, limits.call_ms_max, limits.drain_ms), (1 << 20, None, 500));
     assert_eq!(limits.state_bytes_max, 16 << 20);
@@ -74,6 +77,16 @@ fn a_durability_is_memory_unless_it_is_named_and_others_are_refused() {
     let named: Vec<_> = wrong.iter().map(|problem| (problem.line, problem.field.as_str())).collect();
     assert_eq!(named, [(5, "state.durability"), (6, "state.extra")]);
     assert!(wrong[0].problem.contains("\"memory\" or \"logged\""), "{}", wrong[0]);
+}
+
+#[test]
+fn a_process_sleeps_only_where_a_time_is_named() {
+    let of = |section: &str| Application::parse(&format!("{TWO_LINES}{section}"), Path::new("/app")).unwrap();
+    for never in ["", "[state]\n", "[state]\nidle_swap_ms = 0\n", "[state]\nidle_swap_ms = \"none\"\n"] {
+        assert_eq!(of(never).idle_swap_ms, None, "{never}");
+    }
+    assert_eq!(of("[state]\nidle_swap_ms = 10\n").idle_swap_ms, Some(10));
+    assert_eq!(of("[state]\nswap_wait = \"wait\"\n").swap_wait, SwapWait::default());
 }
 
 #[test]
@@ -118,6 +131,9 @@ fn each_wrong_field_is_named_with_its_line_and_what_is_allowed() {
         ("open_files = 128", "open_files = 3", "limits.open_files", "64 to"),
         ("processes = 16", "processes = 0", "limits.processes", "1 to"),
         ("output_bytes = 65536", "output_bytes = 1.5", "limits.output_bytes", "64MiB"),
+        ("idle_swap_ms = 30000", "idle_swap_ms = 5", "state.idle_swap_ms", "10 to"),
+        ("idle_swap_ms = 30000", "idle_swap_ms = \"soon\"", "state.idle_swap_ms", "milliseconds, 0 or \"none\""),
+        ("swap_wait = \"refuse\"", "swap_wait = \"maybe\"", "state.swap_wait", "\"wait\" or \"refuse\""),
         ("[workers]", "[worker]", "[worker]", "[workers]"),
     ];
     for (good, bad, field, allowed) in cases {

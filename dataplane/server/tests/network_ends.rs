@@ -63,7 +63,9 @@ fn a_process_that_restarts_refuses_or_answers_each_call_and_serves_on() {
         let alice = remote.open(process("alice"));
         let mut manager = Remote::connect(&stage);
         let request_id = manager.id();
-        manager.send(|out| Order { request_id, action: Action::Restart, process: process("alice") }.encode(out));
+        manager.send(|out| {
+            Order { request_id, action: Action::Restart, process: process("alice"), idle_swap_ms: None }.encode(out)
+        });
         let mut refused = 0;
         eventually("the process has restarted", || {
             let (outcome, payload) = remote.call(alice, "echo", b"again");
@@ -123,7 +125,9 @@ fn remote_clients_manage_what_their_token_allows() {
             remote.answer_to(id)
         };
         let order = |action, name: &'static str| {
-            move |request_id: u64, out: &mut Vec<u8>| Order { request_id, action, process: process(name) }.encode(out)
+            move |request_id: u64, out: &mut Vec<u8>| {
+                Order { request_id, action, process: process(name), idle_swap_ms: None }.encode(out)
+            }
         };
         for name in ["alice", "bob"] {
             assert_eq!(ask(&order(Action::Create, name)).kind(), Kind::Done);

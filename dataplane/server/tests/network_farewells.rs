@@ -110,7 +110,7 @@ fn refusals_say_what_is_unknown_too_much_failing_or_not_now() {
     let code_of = |remote: &mut Remote, action, name: &str| {
         let request_id = remote.id();
         let process = name.parse().unwrap();
-        remote.send(|out| Order { request_id, action, process }.encode(out));
+        remote.send(|out| Order { request_id, action, process, idle_swap_ms: None }.encode(out));
         let came = remote.answer_to(request_id);
         if came.kind() == Kind::Done { 0 } else { came.refused_code() }
     };
@@ -134,7 +134,9 @@ fn refusals_say_what_is_unknown_too_much_failing_or_not_now() {
     let held = remote.start(alice, "sleep", b"2000");
     eventually("the call runs", || client.stats(process("alice")).unwrap().running == 1);
     let stop_id = remote.id();
-    remote.send(|out| Order { request_id: stop_id, action: Action::Stop, process: process("alice") }.encode(out));
+    remote.send(|out| {
+        Order { request_id: stop_id, action: Action::Stop, process: process("alice"), idle_swap_ms: None }.encode(out)
+    });
     eventually(
         "it drains",
         || matches!(client.list().unwrap()[..], [ref alice] if alice.state == praas_client::ProcessState::Draining),
@@ -157,7 +159,9 @@ fn a_process_whose_workers_do_not_start_is_refused_with_the_reason() {
     let stage = Stage::new(failing, listening(DriverChoice::Epoll));
     let mut remote = Remote::connect(&stage);
     let request_id = remote.id();
-    remote.send(|out| Order { request_id, action: Action::Create, process: process("alice") }.encode(out));
+    remote.send(|out| {
+        Order { request_id, action: Action::Create, process: process("alice"), idle_swap_ms: None }.encode(out)
+    });
     assert_eq!(remote.answer_to(request_id).refused_code(), 8);
     drop(remote);
     stage.end();

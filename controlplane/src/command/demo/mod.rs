@@ -13,6 +13,7 @@ mod measuring;
 mod own_server;
 mod searching;
 mod sending;
+mod sleeping;
 mod story;
 
 use std::path::PathBuf;
@@ -36,6 +37,7 @@ use measuring::LatencyTable;
 use own_server::OwnServer;
 use searching::Searched;
 use sending::Sent;
+use sleeping::Slept;
 use story::Story;
 
 /// The process of the demo within its application.
@@ -45,7 +47,8 @@ const PROCESS: &str = "library";
 pub(crate) const LONG_ABOUT: &str = "\
 Shows what praas does on real input, and how fast. It starts a server for itself alone, creates a process, fills it with a \
 full-text index over the text files below PATH with one function, searches it with another, kills the worker to show that \
-nothing is lost, sends results to a second process as messages, and measures calls beside what this machine can do at best. It leaves nothing behind.";
+nothing is lost, sends results to a second process as messages, measures calls beside what this machine can do at best, and puts \
+the process to sleep and searches it again, which wakes it. It leaves nothing behind.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -72,6 +75,7 @@ struct Report {
     sent: Option<Sent>,
     #[serde(flatten)]
     latency: LatencyTable,
+    slept: Option<Slept>,
     left_behind: Vec<String>,
 }
 
@@ -115,10 +119,12 @@ fn tell(story: &Story, interruption: &Interruption, path: PathBuf) -> Result<Rep
     let remote = remote_process(&server, process.id());
     let latency = measuring::measure(&process, &remote, &queries, interruption)?;
     story.latency(&latency)?;
+    let slept = sleeping::swap_and_search(&server, &process, searches.first(), interruption)?;
+    story.slept(process.id(), slept.as_ref())?;
     drop(process);
     server.stop()?;
     story.note_leftovers(server.leftovers());
-    Ok(Report { path, process_created_ms, indexed, searches, killed, sent, latency, left_behind: Vec::new() })
+    Ok(Report { path, process_created_ms, indexed, searches, killed, sent, latency, slept, left_behind: Vec::new() })
 }
 
 fn create_process(server: &OwnServer) -> Result<(Process, f64), Failure> {

@@ -11,6 +11,7 @@ use super::measuring::LatencyTable;
 use super::own_server::OwnServer;
 use super::searching::Searched;
 use super::sending::Sent;
+use super::sleeping::Slept;
 use crate::failure::Failure;
 use crate::latency::{LatencyFigures, grouped, readable_ns};
 use crate::output::Output;
@@ -143,6 +144,23 @@ impl Story {
             )?;
         }
         self.output.line("")
+    }
+
+    pub(super) fn slept(&self, process: ProcessId, slept: Option<&Slept>) -> Result<(), Failure> {
+        let Some(slept) = slept else { return Ok(()) };
+        let programs =
+            if slept.workers_asleep == 0 { "no program and no memory" } else { "a program, which is a defect" };
+        self.output.line(format_args!(
+            "8. Nobody needs {process} now: it is put to sleep. All that it knows, {}, is on disk after {};\n   \
+             it has {programs} any more. “{}” is searched again, which wakes it:\n   \
+             {} {}, as before, answered after {}.\n",
+            readable_bytes(slept.stored_bytes),
+            readable_ns(slept.swapped_ms * 1e6),
+            slept.query,
+            slept.documents_after,
+            if slept.documents_after == 1 { "file" } else { "files" },
+            readable_ns(slept.answered_after_ms * 1e6),
+        ))
     }
 
     /// Notes what should be gone and is not.

@@ -1,10 +1,13 @@
 //! `praas process list`.
 
+use std::time::{Duration, UNIX_EPOCH};
+
 use praas_client::ProcessStatus;
 use serde_json::{Value, json};
 
 use crate::command::Context;
 use crate::failure::Failure;
+use crate::size::readable_bytes;
 use crate::table::Columns;
 
 /// Lists the processes that the token covers.
@@ -39,12 +42,23 @@ fn as_json(status: &ProcessStatus) -> Value {
         "worker_restarts": status.worker_restarts,
         "last_exit": status.last_exit,
         "calls_reported": status.calls_reported,
+        "stored_bytes": status.stored_bytes,
+        "last_swap_unix_ms": status.last_swap_unix_ms,
     })
 }
 
 fn as_text(processes: &[ProcessStatus]) -> String {
-    let mut columns =
-        Columns::new(&["PROCESS", "STATE", ">WORKERS", ">CLIENT LANES", ">CALLS", ">REPLACED", "LAST EXIT"]);
+    let mut columns = Columns::new(&[
+        "PROCESS",
+        "STATE",
+        ">WORKERS",
+        ">CLIENT LANES",
+        ">CALLS",
+        ">REPLACED",
+        ">STORED",
+        "LAST SWAP",
+        "LAST EXIT",
+    ]);
     for status in processes {
         columns.row(vec![
             status.process.to_string(),
@@ -53,10 +67,23 @@ fn as_text(processes: &[ProcessStatus]) -> String {
             status.lanes.to_string(),
             status.calls_reported.to_string(),
             status.worker_restarts.to_string(),
+            stored(status),
+            status.last_swap_unix_ms.map_or_else(|| "-".to_owned(), readable_time),
             status.last_exit.as_deref().unwrap_or("-").lines().next().unwrap_or("-").to_owned(),
         ]);
     }
     columns.render("")
+}
+
+fn stored(status: &ProcessStatus) -> String {
+    match (status.stored_bytes, status.last_swap_unix_ms) {
+        (0, None) => "-".to_owned(),
+        (bytes, _) => readable_bytes(bytes),
+    }
+}
+
+fn readable_time(unix_ms: u64) -> String {
+    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(unix_ms)).to_string()
 }
 
 #[cfg(test)]
@@ -75,6 +102,8 @@ mod tests {
             worker_restarts: 3,
             last_exit: Some("killed by signal 9".into()),
             calls_reported: 4,
+            stored_bytes: 3 << 19,
+            last_swap_unix_ms: Some(1_763_800_000_000),
         }
     }
 
@@ -89,5 +118,8 @@ mod tests {
         let text = as_text(&[status()]);
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(text.contains("hello/alice") && text.contains("killed by signal 9"), "{text}");
+        assert!(text.contains("1.5 MiB") && text.contains("2025-11-22T"), "{text}");
+        let never = ProcessStatus { stored_bytes: 0, last_swap_unix_ms: None, ..status() };
+        assert!(!as_text(&[never]).contains("MiB"));
     }
 }

@@ -25,6 +25,7 @@ use crate::limits::{
 use crate::peer::PeerError;
 use crate::processes::{ProcessKey, Stage};
 use crate::shard::Shard;
+use crate::swap::Waiter;
 use crate::timers::Timer;
 use crate::workers::{Attachment, WorkerKey, WorkerStage};
 
@@ -70,7 +71,7 @@ impl Shard {
         let id = ProcessId { application: sender.id.application, process };
         // Local names win.
         let may_be_elsewhere = || self.elsewhere.find(id.application, &to).is_some() || self.elsewhere.is_learning();
-        if self.processes.key_of(&id).is_err() && may_be_elsewhere() {
+        if !self.processes.has(&id) && may_be_elsewhere() {
             return Err(ControlError::Elsewhere { to });
         }
         Ok(MessageLaneWish {
@@ -84,7 +85,7 @@ impl Shard {
     }
 
     /// Tells who asked for a message lane that it does not get it.
-    pub(super) fn refuse_sender(&mut self, asker: LaneAsker, error: ControlError) {
+    pub(crate) fn refuse_sender(&mut self, asker: LaneAsker, error: ControlError) {
         match asker {
             LaneAsker::Worker(worker, request) => self.refuse_worker(worker, request, error),
             LaneAsker::Client(asker) => self.answer_failed(asker, shortened(error)),
@@ -106,6 +107,9 @@ impl Shard {
     /// Opens a message lane; whoever asked is answered when keeper and receivers have it, or by an error of this.
     pub(crate) fn open_message_lane(&mut self, wish: &MessageLaneWish) -> Result<(), ControlError> {
         let MessageLaneWish { asker, to: id, source, incarnation, repeats, .. } = *wish;
+        if self.is_away(&id) {
+            return self.wait_for(id, Waiter::MessageLane(Box::new(*wish)));
+        }
         let key = self.receiver(&id)?;
         let receiver = self.processes.get(key).ok_or(ControlError::UnknownProcess { process: id })?;
         // What lies in a lane is in no log.
@@ -191,7 +195,7 @@ impl Shard {
         }
         match process.stage {
             Stage::Removing(_) | Stage::Ended => Err(ControlError::UnknownProcess { process: *id }),
-            Stage::Creating(_) | Stage::Active(_) | Stage::Draining(_) => Ok(key),
+            Stage::Creating(_) | Stage::Active(_) | Stage::Draining(_) | Stage::Swapping(_) => Ok(key),
         }
     }
 

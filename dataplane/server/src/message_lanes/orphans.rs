@@ -18,7 +18,7 @@ use crate::timers::Timer;
 use crate::workers::Attachment;
 
 impl MessageLane {
-    fn attached(&self) -> Result<ServerMessageLane, AttachError> {
+    pub(super) fn attached(&self) -> Result<ServerMessageLane, AttachError> {
         ServerMessageLane::attach(self.fd.try_clone()?, &self.geometry)
     }
 

@@ -197,6 +197,8 @@ impl NetworkShard {
             | ServerMessage::Applications { request, .. }
             | ServerMessage::Output { request, .. }
             | ServerMessage::Stats { request, .. }
+            | ServerMessage::Transitions { request, .. }
+            | ServerMessage::Stored { request, .. }
             | ServerMessage::LaneOpened { request, .. }
             | ServerMessage::SessionOpened { request, .. }
             | ServerMessage::MessageLaneOpened { request, .. }

@@ -177,10 +177,26 @@ impl NetworkShard {
     ) -> Result<(), Unpublished> {
         self.before_publishing();
         let open = self.lane_for(key, bytes.len())?;
-        let published = open.outbound.try_send(id, message_key, bytes).map_err(|error| Unpublished::of(&error));
+        let published = open.outbound.try_send(id, message_key, bytes);
         let has_woken = open.outbound.take_woken();
         self.giving_way.note_woken(has_woken);
-        published
+        published.map_err(|error| self.not_in_lane(key, &error, bytes.len()))
+    }
+
+    /// Why a message is not in its lane. One that was closed, because its receiver leaves memory, is given up for another one, for
+    /// which the server wakes the receiver.
+    #[cold]
+    fn not_in_lane(&mut self, key: OutboundKey, error: &SendError, bytes: usize) -> Unpublished {
+        if let SendError::Closed { .. } = error
+            && let Some(room) = self.outbounds.get_mut(key)
+            && let Some(open) = room.lane.take()
+        {
+            let session = room.way.session;
+            self.tell_session(session, &ClientMessage::MessageLaneClose { serial: open.serial });
+            self.ask_for_outbound(key, u32::try_from(bytes).unwrap_or(u32::MAX));
+            return Unpublished::Opening;
+        }
+        Unpublished::of(error)
     }
 
     /// A block to receive a message of so many bytes into, and the number of its lane.
@@ -199,15 +215,17 @@ impl NetworkShard {
         message_key: MessageKey<'_>,
     ) -> Result<(), Unpublished> {
         self.before_publishing();
-        let open = self.lane_for(key, loan.len())?;
+        let bytes = loan.len();
+        let open = self.lane_for(key, bytes)?;
         if open.serial != serial {
             // It is sent again. Nothing reads it where it lies: its receiver could write it meanwhile.
             return Err(Unpublished::Opening);
         }
-        let published = open.outbound.send_loan(loan, id, message_key).map_err(|(_, error)| Unpublished::of(&error));
+        // A loan that comes back is given back: what it had is sent again.
+        let published = open.outbound.send_loan(loan, id, message_key).map_err(|(_, error)| error);
         let has_woken = open.outbound.take_woken();
         self.giving_way.note_woken(has_woken);
-        published
+        published.map_err(|error| self.not_in_lane(key, &error, bytes))
     }
 
     /// Whether a message of so many bytes may find room now.

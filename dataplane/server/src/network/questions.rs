@@ -4,7 +4,7 @@
 use praas_protocol::control::{ClientRequest, ControlError, FunctionStats, ServerMessage};
 use praas_protocol::wire::{
     ApplicationPage, ChangesPage, CountsPage, Done, List, ListApplications, Open, Opened, Output, OutputChunk,
-    ProcessPage, encode_control_error,
+    ProcessPage, StoredPage, TransitionPage, WatchTransitions, encode_control_error,
 };
 use praas_protocol::{Name, ProcessId};
 
@@ -184,6 +184,14 @@ impl NetworkShard {
         self.pass_on(session, asker, ClientRequest::ProcessOutput { process, from, follow });
     }
 
+    /// What happens next may happen at any time or never, like output that is followed.
+    pub(super) fn ask_for_transitions(&mut self, key: ConnectionKey, watch: &WatchTransitions) {
+        let &WatchTransitions { request_id, process, after } = watch;
+        let session = if after.is_some() { self.following_session(key) } else { self.session_for(key) };
+        let asker = Asker { connection: key, request_id, after: None };
+        self.pass_on(session, asker, ClientRequest::TransitionWatch { process, after });
+    }
+
     pub(super) fn following_session(&mut self, key: ConnectionKey) -> Result<SessionKey, ControlError> {
         let Some(connection) = self.connections.get(key) else { return Err(ControlError::ShuttingDown) };
         if let Some(session) = connection.following.filter(|session| self.sessions.get(*session).is_some()) {
@@ -225,6 +233,17 @@ impl NetworkShard {
                 let is_wanted = |row: &&FunctionStats| after.is_none_or(|after| row.function > after);
                 let all = stats.functions.iter().filter(is_wanted).all(|row| page.push(row));
                 page.end(!all);
+            }),
+            ServerMessage::Transitions { upto, lost, transitions, .. } => self.push(key, |out| {
+                let mut page = TransitionPage::begin(request_id, upto, lost, out);
+                let all = transitions.iter().all(|transition| page.push(transition));
+                debug_assert!(all, "a page of the one is a page of the other");
+                page.end();
+            }),
+            ServerMessage::Stored { place, folders, more, .. } => self.push(key, |out| {
+                let mut page = StoredPage::begin(request_id, &place, out);
+                let all = folders.iter().all(|folder| page.push(folder));
+                page.end(more || !all);
             }),
             ServerMessage::Output { position, bytes, ended, .. } => {
                 self.push(key, |out| OutputChunk { request_id, position, bytes: &bytes, ended }.encode(out));

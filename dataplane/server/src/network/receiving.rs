@@ -3,9 +3,10 @@
 //! Frames are read where they were received. The payload of a call that is not whole yet is received by the driver
 //! straight into a block of the call's lane.
 
+use praas_protocol::control::ClientRequest;
 use praas_protocol::wire::{
     Action, Close, Dedicate, Frame, GoawayReason, Header, Item, List, ListApplications, Open, OpenAs, OpenSession,
-    Order, Output, Ping, PlainCall, Pong, RuleError, Side, Verdict, Watch,
+    Order, Output, Ping, PlainCall, Pong, RuleError, Side, StorageUsage, Verdict, Watch, WatchTransitions,
 };
 use praas_protocol::{Name, ProcessId};
 use praas_shm::io_buffer::{IoBuffer, LaneBuffer};
@@ -40,6 +41,8 @@ enum Word {
     Stats(u64, ProcessId, Option<Name>),
     OpenAs(OpenAs),
     Watch(Watch),
+    WatchTransitions(WatchTransitions),
+    StorageUsage(StorageUsage),
     Session(OpenSession),
 }
 
@@ -57,6 +60,8 @@ impl Word {
             Frame::Output(output) => Self::Output(output),
             Frame::OpenAs(open) => Self::OpenAs(open),
             Frame::Watch(watch) => Self::Watch(watch),
+            Frame::WatchTransitions(watch) => Self::WatchTransitions(watch),
+            Frame::StorageUsage(usage) => Self::StorageUsage(usage),
             Frame::Session(session) => Self::Session(session),
             Frame::Stats(stats) => Self::Stats(stats.request_id, stats.process, stats.after.parse().ok()),
             _ => return None,
@@ -146,18 +151,24 @@ impl NetworkShard {
                 self.begin_giving_away(key, dedicate);
                 return Flow::GoOn;
             }
-            Word::Order(Order { action, process, .. }) => {
-                use praas_protocol::control::ClientRequest::{ProcessCreate, ProcessRestart, ProcessStop};
+            Word::Order(Order { action, process, idle_swap_ms, .. }) => {
+                use ClientRequest::{ProcessCreate, ProcessRestart, ProcessRestore, ProcessStop, ProcessSwap};
                 let body = match action {
-                    Action::Create => ProcessCreate { process },
+                    Action::Create => ProcessCreate { process, idle_swap_ms },
                     Action::Stop => ProcessStop { process },
                     Action::Restart => ProcessRestart { process },
+                    Action::Swap => ProcessSwap { process },
+                    Action::Restore => ProcessRestore { process },
                 };
                 self.ask(key, header.request_id, body);
             }
             Word::List(list) => self.ask_for_processes(key, &list),
             Word::ListApplications(list) => self.ask_for_applications(key, &list),
             Word::Output(output) => self.ask_for_output(key, &output),
+            Word::WatchTransitions(watch) => self.ask_for_transitions(key, &watch),
+            Word::StorageUsage(usage) => {
+                self.ask(key, usage.request_id, ClientRequest::StorageUsage { after: usage.after });
+            }
             Word::Stats(request_id, process, after) => self.ask_for_stats(key, request_id, process, after),
         }
         Flow::GoOn

@@ -3,13 +3,15 @@
 use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use praas_protocol::control::WaitMode;
+use praas_storage::Backend;
 use praas_sys::driver::DriverChoice;
 
 use crate::application::Application;
-use crate::durability::MemoryLog;
+use crate::durability::{DiskLog, MemoryLog};
 use crate::elsewhere::Peer;
 use crate::limits::{
     CLIENT_HELLO_DEFAULT, CLIENT_SESSION_LINGER_DEFAULT, KEEPER_LINGER_DEFAULT, PROCESS_IDLE_DEFAULT,
@@ -53,6 +55,10 @@ pub struct ServerOptions {
     /// Where the changes of processes go whose application is logged; without it there are none. What is in it ends with this
     /// program.
     pub memory_log: Option<MemoryLog>,
+    /// The same on a disk, in place of one in memory: what is in it survives this program and its host.
+    pub disk_log: Option<DiskLog>,
+    /// Where processes sleep; without it none does, and what processes know ends with a server that ends cleanly.
+    pub storage: Option<Arc<dyn Backend>>,
     /// Whether processes restart when the binary of their application was rebuilt.
     pub watch: bool,
     /// Least important lines that are logged.
@@ -80,6 +86,8 @@ impl ServerOptions {
             network_driver: DriverChoice::default(),
             network_wait: WaitMode::Adaptive,
             memory_log: None,
+            disk_log: None,
+            storage: None,
             watch: false,
             log_level: Level::Info,
         }

@@ -18,7 +18,7 @@ use crate::budget::{Budget, host_memory_bytes};
 use crate::data_directory::DataDirectory;
 use crate::directory::Directories;
 use crate::directory_watch::DirectoryWatch;
-use crate::durability::Durabilities;
+use crate::durability::{Durabilities, LogStore};
 use crate::elsewhere::Elsewhere;
 use crate::gateways::Gateways;
 use crate::hosting::{Hosting, HostingPlan, worker_plan};
@@ -34,6 +34,7 @@ use crate::network::{self, NetworkThreads};
 use crate::sessions::Sessions;
 use crate::shard::Shard;
 use crate::sources::Source;
+use crate::swap::{Swaps, Transfers};
 use crate::timers::{Timer, Timers};
 
 /// Raises the limit of open files as far as the host allows; returns it.
@@ -82,13 +83,17 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
     let spawner = Spawner::start().map_err(|error| StartError::host("starting the spawner", &error))?;
     let (results_in, results) = channel();
     let plan = HostingPlan { data: Arc::clone(&data), spawner, cgroups, strict: options.require_sandbox, keeper, log };
-    let durabilities = match &options.memory_log {
+    let disk_log = options.disk_log.clone().map(|store| Box::new(store) as Box<dyn LogStore>);
+    let memory_log = options.memory_log.clone().map(|store| Box::new(store) as Box<dyn LogStore>);
+    let durabilities = match disk_log.or(memory_log) {
         Some(store) => Some(
-            Durabilities::start(Box::new(store.clone()), results_in.clone(), Arc::clone(&waker), log)
+            Durabilities::start(store, results_in.clone(), Arc::clone(&waker), log)
                 .map_err(host("starting the log's thread"))?,
         ),
         None => None,
     };
+    let transfers = options.storage.as_ref().map(|backend| Transfers::start(Arc::clone(backend), &results_in, &waker));
+    let transfers = transfers.transpose().map_err(host("starting the threads of storage"))?;
     let hosting = Hosting::start(plan, results_in, Arc::clone(&waker)).map_err(host("starting helper threads"))?;
     let listener = Listener::bind(&data.socket_path(), StaleSocket::ReplaceHolding(data.lock()))
         .map_err(|error| StartError::host("binding the server's socket", &error))?;
@@ -136,7 +141,9 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
         idle_watched: false,
         directories,
         directory_watch: DirectoryWatch::default(),
+        transitions: Default::default(),
         durabilities,
+        swaps: Swaps::new(transfers),
         gateways: Gateways::default(),
         sessions: Sessions::new(options.session_linger, Arc::clone(&waker)),
         elsewhere: Arc::new(elsewhere),
@@ -151,6 +158,7 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
     shard.watch(shard.listener.as_fd(), Source::Listener, Interest::READABLE).map_err(host("watching the socket"))?;
     shard.watch_keeper().map_err(host("watching the keeper"))?;
     shard.recover_processes();
+    shard.recover_sleepers().map_err(|error| StartError::host("listing the processes that sleep", &error))?;
     if options.watch {
         shard.timers.after(Duration::ZERO, Timer::Watch);
     }
@@ -193,7 +201,7 @@ fn check_applications(options: &ServerOptions) -> Result<BTreeMap<praas_protocol
     let mut checked = BTreeMap::new();
     for application in &options.applications {
         let name = application.name;
-        if application.durability == Durability::Logged && options.memory_log.is_none() {
+        if application.durability == Durability::Logged && options.memory_log.is_none() && options.disk_log.is_none() {
             return Err(StartError::NoLog { application: name.to_string() });
         }
         let application = application.clone().checked();

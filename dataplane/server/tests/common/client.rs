@@ -134,6 +134,8 @@ impl Client {
                 | ServerMessage::Processes { request, .. }
                 | ServerMessage::Applications { request, .. }
                 | ServerMessage::Stats { request, .. }
+                | ServerMessage::Transitions { request, .. }
+                | ServerMessage::Stored { request, .. }
                 | ServerMessage::Output { request, .. }
                 | ServerMessage::LaneOpened { request, .. }
                 | ServerMessage::SessionOpened { request, .. }
@@ -154,7 +156,7 @@ impl Client {
     }
 
     pub(crate) fn create(&mut self, process: ProcessId) -> Result<(), ControlError> {
-        self.done(ClientRequest::ProcessCreate { process })
+        self.done(ClientRequest::ProcessCreate { process, idle_swap_ms: None })
     }
 
     pub(crate) fn stop(&mut self, process: ProcessId) -> Result<(), ControlError> {

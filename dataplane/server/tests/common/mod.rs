@@ -24,6 +24,7 @@ pub(crate) mod random;
 pub(crate) mod remote;
 pub(crate) mod sessions;
 pub(crate) mod signals;
+pub(crate) mod sleeping;
 pub(crate) mod stage;
 pub(crate) mod sums;
 pub(crate) mod wire_peer;

@@ -1,0 +1,94 @@
+//! The end of what is stored of a process that is stopped.
+//!
+//! 1. It is removed before the process is said to have ended, and before its ledger says so: a server that is killed in
+//!    between leaves either the process or nothing.
+//! 2. Where that fails, the process has not ended: whoever wants it stopped is told why, and may try again.
+
+use praas_protocol::ProcessId;
+use praas_protocol::control::ControlError;
+use praas_storage::Folder;
+
+use super::table::{Rest, Swapped};
+use super::transfer::Job;
+use crate::processes::{Asker, ProcessKey, Stage};
+use crate::shard::Shard;
+
+impl Shard {
+    /// Stops a process that sleeps; true if there is one.
+    pub(crate) fn stop_sleeper(&mut self, id: &ProcessId, asker: Asker) -> Result<bool, ControlError> {
+        let Some(swapped) = self.processes.swapped.get_mut(id) else { return Ok(false) };
+        match swapped.rest {
+            Rest::Asleep => {}
+            Rest::Ending => {
+                swapped.askers.push(asker);
+                return Ok(true);
+            }
+            Rest::Waking { .. } => {
+                // It is stopped when it is awake.
+                let body = Box::new(praas_protocol::control::ClientRequest::ProcessStop { process: *id });
+                return self.wait_for(*id, super::Waiter::Request { asker, body, socket: None }).map(|()| true);
+            }
+        }
+        swapped.askers.push(asker);
+        let folder = Folder { process: *id, incarnation: swapped.incarnation };
+        let Some(transfers) = &self.swaps.transfers else { return Err(ControlError::NoStorage) };
+        transfers.begin(Job::Remove { folder, key: None });
+        self.set_rest(*id, Rest::Ending, "it is stopped");
+        Ok(true)
+    }
+
+    /// Begins to remove what is stored of a process in memory that ends; false if nothing is.
+    pub(crate) fn begin_deleting(&mut self, key: ProcessKey) -> bool {
+        let Some(process) = self.processes.get(key) else { return false };
+        let (Some(folder), Some(transfers)) =
+            (process.folder().filter(|_| process.stored.exists), &self.swaps.transfers)
+        else {
+            return false;
+        };
+        transfers.begin(Job::Remove { folder, key: Some(key) });
+        true
+    }
+
+    /// A thread has removed what was stored of a process, or has not.
+    pub(super) fn stored_copy_removed(&mut self, folder: Folder, key: Option<ProcessKey>, removed: Result<(), String>) {
+        let id = folder.process;
+        let failed = removed.err().map(|reason| {
+            self.log.error(format_args!("what is stored of {id} cannot be removed: {reason}"));
+            ControlError::SwapFailed { process: id, what: "removing what is stored of it".into(), reason }
+        });
+        match key {
+            Some(key) => self.deleted_of_awake(key, failed),
+            None => self.deleted_of_sleeper(folder, failed),
+        }
+    }
+
+    fn deleted_of_awake(&mut self, key: ProcessKey, failed: Option<ControlError>) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let Stage::Removing(askers) = &mut process.stage else { return };
+        let askers = std::mem::take(askers);
+        let Some(error) = failed else {
+            process.stored = super::StoredCopy::default();
+            return self.remove_process(key, askers);
+        };
+        process.stage = Stage::Active(Vec::new());
+        process.broken = Some(format!("it was stopped, but not all of it could be removed: {error}; stop it again"));
+        self.show_state(key);
+        askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
+    }
+
+    fn deleted_of_sleeper(&mut self, folder: Folder, failed: Option<ControlError>) {
+        let id = folder.process;
+        // What was left of an earlier life is nobody's.
+        let is_it = |swapped: &&mut Swapped| swapped.is_ending() && swapped.incarnation == folder.incarnation;
+        let Some(swapped) = self.processes.swapped.get_mut(&id).filter(is_it) else { return };
+        let askers = std::mem::take(&mut swapped.askers);
+        if let Some(error) = failed {
+            swapped.failure = Some(error.to_string().into());
+            self.set_rest(id, Rest::Asleep, &error.to_string());
+            return askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
+        }
+        self.forget_sleeper(id);
+        self.log.info(format_args!("process {id} has ended"));
+        askers.into_iter().for_each(|asker| self.answer_done(asker));
+    }
+}

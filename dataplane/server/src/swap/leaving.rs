@@ -1,0 +1,231 @@
+//! A process leaves memory: it finishes its calls, its workers end, what it knows is written, and then its memory is given up.
+//!
+//! 1. Until its manifest is published it can go on where it was, and does when anything goes wrong: when its calls do not end
+//!    within `drain_ms` (nobody is killed for a swap, unless the server ends), when messages cannot be collected, when storage
+//!    fails.
+//! 2. A process that only seemed to be idle goes on at once when somebody needs it while it still finishes its calls.
+//! 3. What is wanted of it meanwhile is done afterwards: who wants it stopped is served when it is written or has failed to be.
+
+use std::time::{Duration, Instant};
+
+use praas_protocol::control::{ControlError, ProcessState};
+use praas_protocol::{Phase, ProcessId};
+
+use super::life::Life;
+use super::table::Swapped;
+use super::transfer::{Job, Written};
+use super::writing::WriteJob;
+use super::{StoredCopy, SwapReason};
+use crate::drain::Purpose;
+use crate::processes::{Asker, Process, ProcessKey, Stage};
+use crate::shard::Shard;
+use crate::transitions::unix_time_ms;
+
+/// A process that is being written.
+#[derive(Debug)]
+pub(crate) struct Swapping {
+    reason: SwapReason,
+    /// Who waits until it sleeps.
+    askers: Vec<Asker>,
+    /// Who wants it stopped.
+    stoppers: Vec<Asker>,
+    since: Instant,
+    /// What was published. Its memory is given up when the files of its workers are gone.
+    written: Option<Written>,
+}
+
+impl Swapping {
+    /// Somebody else wants it to sleep.
+    pub(crate) fn add_asker(&mut self, asker: Option<Asker>) {
+        self.askers.extend(asker);
+    }
+
+    /// Somebody wants it stopped.
+    pub(crate) fn add_stopper(&mut self, asker: Asker) {
+        self.stoppers.push(asker);
+    }
+}
+
+impl Shard {
+    /// An active process begins to leave.
+    pub(super) fn begin_leaving(&mut self, key: ProcessKey, reason: SwapReason, asker: Option<Asker>) {
+        if let Some(process) = self.processes.get(key) {
+            let id = process.id;
+            self.note_transition(id, ProcessState::Swapping, reason.words(), 0, Duration::ZERO);
+        }
+        self.begin_drain(key, Purpose::Swap(reason), asker.into_iter().collect());
+    }
+
+    /// A process that has not let its workers go yet goes on as if nothing had been.
+    pub(crate) fn stay_instead(&mut self, key: ProcessKey, why: &str) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let Stage::Draining(drain) = &mut process.stage else { return };
+        let askers = std::mem::take(&mut drain.askers);
+        process.stage = Stage::Active(Vec::new());
+        process.control.set_phase(Phase::Active);
+        self.has_stayed(key, askers, why);
+        self.wake_workers(key);
+    }
+
+    /// All workers have ended: the rest is written.
+    pub(crate) fn begin_writing(&mut self, key: ProcessKey, reason: SwapReason, askers: Vec<Asker>) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        process.stage =
+            Stage::Swapping(Swapping { reason, askers, stoppers: Vec::new(), since: Instant::now(), written: None });
+        self.show_state(key);
+        match self.write_job(key) {
+            Ok(job) => {
+                if let Some(process) = self.processes.get_mut(key) {
+                    process.stored.exists = true;
+                }
+                if let Some(transfers) = &self.swaps.transfers {
+                    transfers.begin(Job::Write { key, job: Box::new(job) });
+                }
+            }
+            Err(why) => self.go_on(key, &why),
+        }
+    }
+
+    fn write_job(&self, key: ProcessKey) -> Result<WriteJob, String> {
+        let process = self.processes.get(key).ok_or("the process is gone")?;
+        if let Some(reason) = &process.broken {
+            return Err(reason.clone());
+        }
+        if process.unsettled.indices().next().is_some() {
+            return Err("what a worker was at when it died could not be settled in time".into());
+        }
+        let folder = process.folder().ok_or("the process has no memory any more")?;
+        let calls = process.calls_of_ended;
+        let memory = process.memory.as_ref().ok_or("the process has no memory any more")?;
+        Ok(WriteJob {
+            folder,
+            objects: std::sync::Arc::clone(&memory.objects),
+            life: Life::new(memory.ledger.record(), process.idle_swap_ms, calls),
+            lanes: self.inbound_lanes(key)?,
+            base: process.stored.snapshot.clone(),
+            epoch: process.stored.epoch,
+        })
+    }
+
+    /// A thread has written a process, or has not.
+    pub(super) fn written(&mut self, key: ProcessKey, written: Result<Written, String>) {
+        if !self.processes.get(key).is_some_and(|process| matches!(process.stage, Stage::Swapping(_))) {
+            return;
+        }
+        match written {
+            Ok(written) => self.begin_falling_asleep(key, written),
+            Err(why) => self.go_on(key, &why),
+        }
+    }
+
+    /// It is stored: the directory of its workers goes first, so that it is not removed under those who come next.
+    fn begin_falling_asleep(&mut self, key: ProcessKey, written: Written) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let Stage::Swapping(swapping) = &mut process.stage else { return };
+        swapping.written = Some(written);
+        if !self.hosting.remove(key, process.id) {
+            // The queue is far longer than there are processes.
+            self.fall_asleep(key);
+        }
+    }
+
+    /// Nothing is left of its workers: its memory is given up.
+    pub(crate) fn fall_asleep(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let Stage::Swapping(swapping) = std::mem::replace(&mut process.stage, Stage::Ended) else { return };
+        let Some(Written { snapshot, moved_bytes, stored_bytes }) = swapping.written else { return };
+        if !swapping.stoppers.is_empty() {
+            process.stored = StoredCopy { exists: true, ..StoredCopy::default() };
+            self.remove_process(key, swapping.stoppers);
+            let error = ControlError::UnknownProcess { process: snapshot.folder().process };
+            return swapping.askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
+        }
+        let (id, took) = (process.id, swapping.since.elapsed());
+        let mut swapped = Swapped::new(snapshot.folder().incarnation, stored_bytes, Some(unix_time_ms()));
+        swapped.listed = process.listed.take();
+        self.processes.by_id.remove(&id);
+        self.processes.swapped.insert(id, swapped);
+        self.let_openers_wait(key);
+        self.give_memory_up(key);
+        self.metrics.swaps_out += 1;
+        self.metrics.swapped_out_bytes += moved_bytes;
+        self.log.info(format_args!(
+            "process {id} sleeps ({}): {moved_bytes} bytes written in {took:?}",
+            swapping.reason.words()
+        ));
+        self.note_transition(id, ProcessState::Swapped, swapping.reason.words(), moved_bytes, took);
+        self.show_sleeper(id);
+        swapping.askers.into_iter().for_each(|asker| self.answer_done(asker));
+        self.end_call_lanes_to(key);
+        self.forget_if_empty(key);
+        if self.swaps.waiting.has(&id) {
+            self.wake(&id, None);
+        }
+    }
+
+    /// Everything that a process has in memory goes, as at its end, but for what is stored of it.
+    fn give_memory_up(&mut self, key: ProcessKey) {
+        let objects = self.processes.get(key).and_then(|process| process.memory.as_ref());
+        let objects = objects.map(|memory| std::sync::Arc::clone(&memory.objects));
+        self.drop_memory(key);
+        if let (Some(objects), Some(transfers)) = (objects, &self.swaps.transfers) {
+            transfers.begin(Job::Release(objects));
+        }
+        let Some(process) = self.processes.get_mut(key) else { return };
+        self.metrics.output_bytes_dropped += process.output.dropped();
+        if let Some(user) = process.user.take() {
+            self.processes.give_user_back(user);
+        }
+        self.serve_followers(key);
+    }
+
+    /// It could not be written: it goes on with new workers.
+    fn go_on(&mut self, key: ProcessKey, why: &str) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let Stage::Swapping(swapping) = std::mem::replace(&mut process.stage, Stage::Active(Vec::new())) else {
+            return;
+        };
+        let id = process.id;
+        // What failed to be acknowledged may have been published: the next attempt looks.
+        process.stored.snapshot = None;
+        self.metrics.swaps_failed += 1;
+        if self.shutting_down || !swapping.stoppers.is_empty() {
+            if self.shutting_down {
+                self.log.error(format_args!("process {id} could not be stored and ends with this server: {why}"));
+            }
+            self.fail_swappers(id, swapping.askers, why);
+            return self.remove_process(key, swapping.stoppers);
+        }
+        if process.broken.is_none() {
+            (process.failures, process.never_ready, process.replacement_set) = (0, true, false);
+            process.control.set_phase(Phase::Active);
+        }
+        self.has_stayed(key, swapping.askers, why);
+        self.fill_workers(key);
+    }
+
+    /// Says why a process goes on, to whoever wanted it to sleep, and lets in who waited.
+    fn has_stayed(&mut self, key: ProcessKey, askers: Vec<Asker>, why: &str) {
+        let Some(process) = self.processes.get(key) else { return };
+        let (id, state) = (process.id, process.state());
+        self.log.warning(format_args!("process {id} was not swapped out and goes on: {why}"));
+        self.note_transition(id, state, why, 0, Duration::ZERO);
+        self.show_state(key);
+        self.fail_swappers(id, askers, why);
+        self.serve_waiters(&id);
+    }
+
+    fn fail_swappers(&mut self, process: ProcessId, askers: Vec<Asker>, why: &str) {
+        let error = ControlError::SwapFailed { process, what: "swapping out".into(), reason: why.to_owned() };
+        askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
+    }
+
+    /// Somebody needs a process that is on its way to sleep. One that was only idle stays; of others, that is seen to when
+    /// they sleep.
+    pub(super) fn recall(&mut self, key: ProcessKey) {
+        let is_idle = |process: &Process| matches!(&process.stage, Stage::Draining(drain) if drain.may_stay());
+        if self.processes.get(key).is_some_and(is_idle) {
+            self.stay_instead(key, "it is needed");
+        }
+    }
+}

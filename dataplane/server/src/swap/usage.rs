@@ -1,0 +1,202 @@
+//! What storage holds, for whoever asks: looked up page by page by the threads that transfer processes.
+//!
+//! Folders are asked for in the backend's order, and the parts of each are counted. What a token does not cover is passed over
+//! without a look into it. Few questions are looked up at a time: processes that are to sleep or to wake come first.
+
+use praas_protocol::control::{ControlError, ServerMessage, StoredFolder, StoredPlace};
+use praas_protocol::limits::{LIST_PAGE_PROCESSES, STORAGE_PLACE_BYTES_MAX};
+use praas_protocol::token::Scope;
+use praas_storage::backend::LISTED_MAX;
+use praas_storage::{Backend, Folder, StorageError};
+
+use super::transfer::Job;
+use crate::limits::USAGE_QUESTIONS_MAX;
+use crate::processes::Asker;
+use crate::shard::Shard;
+
+/// What is to be looked up.
+#[derive(Debug)]
+pub(crate) struct UsageJob {
+    asker: Asker,
+    scope: Scope,
+    after: Option<Folder>,
+}
+
+/// What was found.
+#[derive(Debug)]
+pub(crate) struct UsageFound {
+    asker: Asker,
+    page: Result<UsagePage, StorageError>,
+}
+
+/// Folders with their parts and bytes, and whether more may follow.
+#[derive(Debug, Default)]
+struct UsagePage {
+    folders: Vec<(Folder, u64, u64)>,
+    more: bool,
+}
+
+impl UsageJob {
+    /// Looks it up; for a thread that may wait.
+    pub(crate) fn carry_out(self, backend: &dyn Backend) -> UsageFound {
+        UsageFound { asker: self.asker, page: self.page(backend) }
+    }
+
+    fn page(&self, backend: &dyn Backend) -> Result<UsagePage, StorageError> {
+        let mut page = UsagePage::default();
+        let mut after = self.after;
+        loop {
+            let folders = backend.folders(after.as_ref())?;
+            let is_last = folders.len() < LISTED_MAX;
+            after = folders.last().copied();
+            for folder in folders.into_iter().filter(|folder| self.scope.covers(&folder.process)) {
+                if page.folders.len() == LIST_PAGE_PROCESSES {
+                    page.more = true;
+                    return Ok(page);
+                }
+                let (blobs, bytes) = count(backend, &folder)?;
+                page.folders.push((folder, blobs, bytes));
+            }
+            if is_last {
+                return Ok(page);
+            }
+        }
+    }
+}
+
+/// Parts of a folder, and their bytes with those of its manifest.
+fn count(backend: &dyn Backend, folder: &Folder) -> Result<(u64, u64), StorageError> {
+    let manifest = backend.manifest(folder)?;
+    let (mut blobs, mut bytes) = (0, manifest.map_or(0, |manifest| manifest.bytes.len() as u64));
+    let mut after = None;
+    loop {
+        let some = backend.blobs(folder, after.as_ref())?;
+        blobs += some.len() as u64;
+        bytes += some.iter().map(|entry| entry.bytes).sum::<u64>();
+        after = some.last().map(|entry| entry.blob);
+        if some.len() < LISTED_MAX {
+            return Ok((blobs, bytes));
+        }
+    }
+}
+
+impl Shard {
+    /// Has a page of what storage holds looked up; the asker is answered by [`Self::usage_found`].
+    pub(crate) fn look_up_usage(
+        &mut self,
+        asker: Asker,
+        scope: Scope,
+        after: Option<StoredPlace>,
+    ) -> Result<(), ControlError> {
+        let after = after.map(|(process, incarnation)| Folder { process, incarnation });
+        let Some(transfers) = &self.swaps.transfers else { return Err(ControlError::NoStorage) };
+        if self.swaps.usage_questions >= USAGE_QUESTIONS_MAX {
+            return Err(ControlError::LimitReached {
+                what: "questions about what is stored, on this server".into(),
+                used: self.swaps.usage_questions as u64,
+                limit: USAGE_QUESTIONS_MAX as u64,
+                asked: 1,
+                advice: "ask again when others were answered".into(),
+            });
+        }
+        transfers.begin(Job::Usage(UsageJob { asker, scope, after }));
+        self.swaps.usage_questions += 1;
+        Ok(())
+    }
+
+    /// A page was looked up, or not.
+    pub(crate) fn usage_found(&mut self, found: UsageFound) {
+        let UsageFound { asker, page } = found;
+        self.swaps.usage_questions = self.swaps.usage_questions.saturating_sub(1);
+        let place = self.swaps.backend().map(|backend| backend.place()).unwrap_or_default();
+        match page {
+            Ok(UsagePage { folders, more }) => {
+                let folders = folders.into_iter().map(|(folder, blobs, bytes)| {
+                    let Folder { process, incarnation } = folder;
+                    let state = self.state_of_life(&folder);
+                    StoredFolder { process, incarnation, state, blobs, bytes }
+                });
+                let folders = folders.collect();
+                let place = place[..place.floor_char_boundary(STORAGE_PLACE_BYTES_MAX)].to_owned();
+                self.answer(asker, &ServerMessage::Stored { request: asker.request, place, folders, more }, &[]);
+            }
+            Err(error) => {
+                let what = format!("looking up what is stored in {place}");
+                self.answer_failed(asker, ControlError::Host { what, reason: error.to_string() });
+            }
+        }
+    }
+
+    /// The state of this very life of a process, awake or not.
+    fn state_of_life(&self, folder: &Folder) -> Option<praas_protocol::control::ProcessState> {
+        let id = &folder.process;
+        let life = match self.processes.swapped.get(id) {
+            Some(swapped) => Some(swapped.incarnation),
+            None => self
+                .processes
+                .by_id
+                .get(id)
+                .and_then(|key| self.processes.get(*key)?.folder())
+                .map(|own| own.incarnation),
+        };
+        self.state_of(id).filter(|_| life == Some(folder.incarnation))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use praas_storage::{BlobName, MemoryBackend};
+
+    use super::*;
+    use crate::clients::ClientKey;
+
+    fn folder(name: &str, incarnation: u64) -> Folder {
+        Folder { process: format!("notes/{name}").parse().unwrap(), incarnation }
+    }
+
+    fn job(scope: Scope, after: Option<Folder>) -> UsageJob {
+        UsageJob { asker: Asker { client: ClientKey(0), request: 1 }, scope, after }
+    }
+
+    #[test]
+    fn parts_and_bytes_of_each_life_are_counted_page_by_page() {
+        let backend = MemoryBackend::new();
+        let count = LIST_PAGE_PROCESSES + 10;
+        let all: Vec<Folder> =
+            (0..count as u64).map(|number| folder(&format!("user-{number:04}"), number % 3)).collect();
+        for (index, folder) in all.iter().enumerate() {
+            for number in 0..=(index % 3) as u128 {
+                backend.put(&BlobName { folder: *folder, number }, &[7; 100]).unwrap();
+            }
+            backend.publish(folder, None, &[1; 20]).unwrap();
+        }
+        let (mut seen, mut after) = (Vec::new(), None);
+        loop {
+            let page = job(Scope::Any, after).page(&backend).unwrap();
+            seen.extend(page.folders);
+            after = seen.last().map(|(folder, ..)| *folder);
+            if !page.more {
+                break;
+            }
+            assert_eq!(seen.len(), LIST_PAGE_PROCESSES);
+        }
+        let expected = all.iter().enumerate().map(|(index, folder)| {
+            let blobs = index as u64 % 3 + 1;
+            (*folder, blobs, blobs * 100 + 20)
+        });
+        assert_eq!(seen, expected.collect::<Vec<_>>());
+        let one = job(Scope::Process(all[3].process), None).page(&backend).unwrap();
+        assert_eq!((one.folders.len(), one.folders[0].0, one.more), (1, all[3], false));
+    }
+
+    #[test]
+    fn a_life_with_more_parts_than_one_answer_lists_is_counted_whole() {
+        let backend = MemoryBackend::new();
+        let folder = folder("alice", 1);
+        for number in 0..LISTED_MAX as u128 + 5 {
+            backend.put(&BlobName { folder, number }, &[0; 3]).unwrap();
+        }
+        let blobs = LISTED_MAX as u64 + 5;
+        assert_eq!(count(&backend, &folder).unwrap(), (blobs, 3 * blobs));
+    }
+}

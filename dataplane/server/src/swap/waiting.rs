@@ -1,0 +1,173 @@
+//! Who needs a process that is away: requests for lanes of any kind, which wait in the order in which they came.
+//!
+//! 1. What waits is a request that was checked (rights, scope) and not begun. It is carried out from its beginning when the
+//!    process is there: limits and states are those of then.
+//! 2. It waits for [`AWAY_MAX`] at most, then it is refused with the state that the process is in: whoever asks again goes on
+//!    waiting, to the deadline of the call or message that it asks for.
+//! 3. There are at most [`WAITERS_PER_PROCESS_MAX`] for one process, and a client or worker has only so many requests open.
+//! 4. Who is gone by then costs a look.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use praas_protocol::control::{ClientRequest, ControlError, ProcessState};
+use praas_protocol::{Name, ProcessId};
+
+use crate::application::SwapWait;
+use crate::lanes::LaneWish;
+use crate::message_lanes::MessageLaneWish;
+use crate::processes::Asker;
+use crate::shard::Shard;
+use crate::timers::Timer;
+use crate::workers::WorkerKey;
+
+/// How long a request waits for a process that is away. Less than clients and workers wait for an answer of the server.
+const AWAY_MAX: Duration = Duration::from_secs(8);
+
+/// Requests that wait for one process: each is a few hundred bytes.
+const WAITERS_PER_PROCESS_MAX: usize = 4096;
+
+/// A request that waits.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    /// A client's request of another kind, with the descriptor that came with it.
+    Request { asker: Asker, body: Box<ClientRequest>, socket: Option<OwnedFd> },
+    /// A client's lane.
+    Lane { wish: LaneWish, on_behalf: Option<Name>, asker: Asker },
+    /// The lane of a worker for calls of its own.
+    CallLane { caller: WorkerKey, request: u32, process: Name },
+    /// A message lane.
+    MessageLane(Box<MessageLaneWish>),
+}
+
+/// All of them.
+#[derive(Debug, Default)]
+pub(crate) struct Waiting {
+    by_process: BTreeMap<ProcessId, VecDeque<(Instant, Waiter)>>,
+    /// Whether a timer looks after them.
+    is_watched: bool,
+    /// Until when what is carried out now may wait if it has to again.
+    until: Option<Instant>,
+}
+
+impl Waiting {
+    /// Whether anybody needs that process.
+    pub(super) fn has(&self, id: &ProcessId) -> bool {
+        self.by_process.contains_key(id)
+    }
+}
+
+impl Shard {
+    /// Has a request wait for a process that [is away](Shard::is_away), and sees to it that the process comes back.
+    pub(crate) fn wait_for(&mut self, id: ProcessId, waiter: Waiter) -> Result<(), ControlError> {
+        if self.shutting_down {
+            return Err(ControlError::ShuttingDown);
+        }
+        let application = self.applications.get(&id.application).ok_or(ControlError::UnknownProcess { process: id })?;
+        let refuses = application.swap_wait == SwapWait::Refuse;
+        if self.processes.swapped.get(&id).is_some_and(super::Swapped::is_ending) {
+            return Err(ControlError::UnknownProcess { process: id });
+        }
+        if refuses {
+            let state = self.state_of(&id).unwrap_or(ProcessState::Swapped);
+            self.wake(&id, None);
+            return Err(ControlError::WrongState { process: id, state });
+        }
+        if let Some(error) = self.failed_just_now(&id) {
+            return Err(error);
+        }
+        let until = self.swaps.waiting.until.unwrap_or_else(|| Instant::now() + AWAY_MAX);
+        let queue = self.swaps.waiting.by_process.entry(id).or_default();
+        if queue.len() >= WAITERS_PER_PROCESS_MAX {
+            return Err(ControlError::LimitReached {
+                what: format!("requests that wait for {id} to come back"),
+                used: queue.len() as u64,
+                limit: WAITERS_PER_PROCESS_MAX as u64,
+                asked: 1,
+                advice: "ask again later".into(),
+            });
+        }
+        queue.push_back((until, waiter));
+        self.metrics.requests_waited += 1;
+        if !std::mem::replace(&mut self.swaps.waiting.is_watched, true) {
+            self.timers.at(until, Timer::Away);
+        }
+        self.wake(&id, None);
+        Ok(())
+    }
+
+    /// The process is there, or will not be: what waited for it is carried out, which says so to whoever asked.
+    pub(super) fn serve_waiters(&mut self, id: &ProcessId) {
+        for (until, waiter) in self.swaps.waiting.by_process.remove(id).unwrap_or_default() {
+            self.swaps.waiting.until = Some(until);
+            self.carry_on(waiter);
+        }
+        self.swaps.waiting.until = None;
+    }
+
+    fn carry_on(&mut self, waiter: Waiter) {
+        match waiter {
+            Waiter::Request { asker, body, socket } => {
+                if let Err(error) = self.carry_out(asker, &body, socket) {
+                    self.answer_failed(asker, error);
+                }
+            }
+            Waiter::Lane { wish, on_behalf, asker } => {
+                if let Err(error) = self.open_lane(wish, on_behalf, asker) {
+                    self.answer_failed(asker, error);
+                }
+            }
+            Waiter::CallLane { caller, request, process } => self.open_call_lane(caller, request, process.into()),
+            Waiter::MessageLane(wish) => {
+                if let Err(error) = self.open_message_lane(&wish) {
+                    self.refuse_sender(wish.asker, error);
+                }
+            }
+        }
+    }
+
+    /// Tells everybody who waits for a process why it does not come.
+    pub(super) fn refuse_waiters(&mut self, id: &ProcessId, error: &ControlError) {
+        for (_, waiter) in self.swaps.waiting.by_process.remove(id).unwrap_or_default() {
+            self.refuse_waiter(waiter, error.clone());
+        }
+    }
+
+    fn refuse_waiter(&mut self, waiter: Waiter, error: ControlError) {
+        match waiter {
+            Waiter::Request { asker, .. } | Waiter::Lane { asker, .. } => self.answer_failed(asker, error),
+            Waiter::CallLane { caller, request, .. } => self.refuse_worker(caller, request, error),
+            Waiter::MessageLane(wish) => self.refuse_sender(wish.asker, error),
+        }
+    }
+
+    /// The server ends: nothing comes back any more.
+    pub(crate) fn refuse_all_waiters(&mut self) {
+        let all: Vec<_> = self.swaps.waiting.by_process.keys().copied().collect();
+        all.iter().for_each(|id| self.refuse_waiters(id, &ControlError::ShuttingDown));
+    }
+
+    /// Timer: whose time is over.
+    pub(crate) fn away_due(&mut self) {
+        let now = Instant::now();
+        let mut late = Vec::new();
+        for (id, queue) in &mut self.swaps.waiting.by_process {
+            // In the order in which they came, which is that of their ends but for those that wait anew.
+            let (over, left) = std::mem::take(queue).into_iter().partition(|(until, _)| *until <= now);
+            *queue = left;
+            let over: VecDeque<(Instant, Waiter)> = over;
+            late.extend(over.into_iter().map(|(_, waiter)| (*id, waiter)));
+        }
+        self.swaps.waiting.by_process.retain(|_, queue| !queue.is_empty());
+        let next = self.swaps.waiting.by_process.values().flatten().map(|(until, _)| *until).min();
+        self.swaps.waiting.is_watched = next.is_some();
+        if let Some(next) = next {
+            self.timers.at(next, Timer::Away);
+        }
+        for (process, waiter) in late {
+            let state = self.state_of(&process).unwrap_or(ProcessState::Swapped);
+            self.refuse_waiter(waiter, ControlError::WrongState { process, state });
+        }
+    }
+}

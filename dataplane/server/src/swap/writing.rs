@@ -1,0 +1,127 @@
+//! The state of a process whose workers have ended, as a snapshot.
+
+use std::sync::Arc;
+
+use praas_shm::mailbox::InboundLane;
+use praas_shm::objects::{Objects, StateError};
+use praas_shm::swap::{self, QuietCut, StoredAt};
+use praas_storage::snapshot::{
+    self, Cut, CutError, CutFacts, CutValue, Location, ObjectEntry, SectionKind, ShowObject, Snapshot, WritePlan,
+};
+use praas_storage::{Backend, Folder};
+
+use super::life::Life;
+use super::transfer::Written;
+
+/// The epoch of the server that creates a process; each that wakes it has a higher one.
+const FIRST_EPOCH: u64 = 1;
+
+/// What is to be written.
+#[derive(Debug)]
+pub(super) struct WriteJob {
+    pub(super) folder: Folder,
+    pub(super) objects: Arc<Objects>,
+    pub(super) life: Life,
+    /// All lanes that bring messages to it.
+    pub(super) lanes: Vec<InboundLane>,
+    /// The snapshot that this one follows, if it was read or written by this server.
+    pub(super) base: Option<Snapshot>,
+    /// The epoch by which this server owns it, if it has claimed it.
+    pub(super) epoch: Option<u64>,
+}
+
+impl WriteJob {
+    /// Writes and publishes it; the error says why not. Nothing of the process has changed then.
+    pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Written, String> {
+        let Self { folder, objects, life, lanes, base, epoch } = self;
+        let base = match base {
+            Some(base) => Some(base),
+            None => Snapshot::open(backend, &folder).map_err(|error| error.to_string())?,
+        };
+        let found = base.as_ref().map(Snapshot::epoch);
+        if let (Some(found), Some(epoch)) = (found, epoch)
+            && found != epoch
+        {
+            return Err(format!(
+                "it is stored with epoch {found}, this server owned it with {epoch}: another owns it now"
+            ));
+        }
+        swap::close_lanes(&objects, lanes).map_err(|error| format!("its messages cannot be collected: {error}"))?;
+        let cut = QuietCut::begin(objects).map_err(|error| error.to_string())?;
+        let remainder = cut.remainder().map_err(|error| error.to_string())?;
+        let sections = vec![(SectionKind::MAILBOX, remainder.to_bytes()), (SectionKind::LEDGER, life.to_bytes()?)];
+        let plan = WritePlan::new(found.or(epoch).unwrap_or(FIRST_EPOCH));
+        let cut = StateCut { cut, sections };
+        let written = snapshot::write(backend, &folder, base.as_ref(), &cut, &plan);
+        let (snapshot, written) = written.map_err(|error| error.to_string())?;
+        let usage = snapshot.usage();
+        let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
+        Ok(Written { moved_bytes: written.bytes, stored_bytes, snapshot })
+    }
+}
+
+/// The segment as the snapshot wants to see it.
+#[derive(Debug)]
+struct StateCut {
+    cut: QuietCut,
+    sections: Vec<(SectionKind, Vec<u8>)>,
+}
+
+/// An error of either side, while objects are shown.
+struct Refused(CutError);
+
+impl From<StateError> for Refused {
+    fn from(error: StateError) -> Self {
+        Self(CutError::new(error))
+    }
+}
+
+impl Cut for StateCut {
+    fn facts(&self) -> CutFacts {
+        CutFacts {
+            position: self.cut.position(),
+            hash_seed: self.cut.hash_seed(),
+            state_bytes: self.cut.state_bytes(),
+            objects: self.cut.object_count(),
+        }
+    }
+
+    fn sections(&self) -> &[(SectionKind, Vec<u8>)] {
+        &self.sections
+    }
+
+    fn objects(&self, show: &mut ShowObject<'_>) -> Result<(), CutError> {
+        let shown = self.cut.objects(|object| {
+            let header = object.header;
+            let entry = ObjectEntry {
+                hash: object.hash,
+                namespace: object.key.namespace().0,
+                key: object.key.text().as_bytes(),
+                version: header.version,
+                type_id: header.meta.type_id,
+                schema_version: header.meta.schema_version,
+                encoding: header.meta.encoding.code(),
+                modified_unix_ms: header.modified_unix_ms,
+                value_bytes: header.value_bytes,
+            };
+            let value = match object.value {
+                swap::CutValue::Here { token } => CutValue::Here { token },
+                swap::CutValue::Stored(StoredAt(bytes)) => CutValue::Stored(
+                    Location::from_bytes(&bytes)
+                        .ok_or_else(|| Refused(CutError::new("where a value is stored cannot be a place")))?,
+                ),
+            };
+            show(entry, value).map_err(Refused)
+        });
+        shown.map_err(|Refused(error)| error)
+    }
+
+    fn is_absent(&self, _page: u32) -> bool {
+        // A process is read whole before its first worker starts.
+        false
+    }
+
+    fn read(&self, token: u64, offset: u64, into: &mut [u8]) -> Result<(), CutError> {
+        self.cut.read(token, offset, into).map_err(CutError::new)
+    }
+}

@@ -1,0 +1,195 @@
+//! Storage that fails, is full, forgets what it did, or gives back something else: the process goes on, or sleeps on, and says why.
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::mails::{ask, processes};
+use common::sleeping::{sleeping, sleeps};
+use common::stage::{Stage, process, status};
+use common::{ROLE, eventually, is_keeper_socket, stage};
+use praas_client::{CallError, Client, ProcessState, RequestError};
+use praas_protocol::control::ControlError;
+use praas_server::SwapWait;
+use praas_storage::faulty::{Fault, Faulty, Operation, Refusal, When};
+use praas_storage::{Backend, MemoryBackend};
+
+/// Calls of storage that a test lets fail at most: far more than a swap has.
+const CALLS_MAX: u64 = 40;
+
+/// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
+#[test]
+fn role() {
+    match std::env::var(ROLE).as_deref() {
+        Ok("worker") if !is_keeper_socket(&std::io::stdin()) => common::sleeping::serve(),
+        _ => stage::play(),
+    }
+}
+
+fn with_faults(change: impl FnOnce(&mut praas_server::Application)) -> (Stage, Faulty) {
+    let faulty = Faulty::new(Arc::new(MemoryBackend::new()) as Arc<dyn Backend>);
+    let storage: Arc<dyn Backend> = Arc::new(faulty.clone());
+    let mut application = sleeping();
+    change(&mut application);
+    (Stage::new(application, |options| options.storage = Some(storage)), faulty)
+}
+
+/// Why a process did not go to sleep, if it did not.
+fn swap(client: &Client) -> Result<(), String> {
+    match client.swap(process("alice")) {
+        Ok(()) => Ok(()),
+        Err(RequestError::Refused(ControlError::SwapFailed { process: id, what, reason })) => {
+            assert_eq!((id, what.as_str()), (process("alice"), "swapping out"));
+            Err(reason)
+        }
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn a_swap_out_that_fails_at_any_call_of_storage_leaves_the_process_active_and_says_why() {
+    let (stage, faulty) = with_faults(|_| ());
+    let client = stage.client();
+    let [alice, bob] = processes(&client, ["alice", "bob"]);
+    ask(&alice, "keep", "large 300000 7").unwrap();
+    let mut sum = 0;
+    let faults = [
+        Fault::Refuse(Refusal::Failed),
+        Fault::Refuse(Refusal::Full),
+        Fault::Refuse(Refusal::Denied),
+        Fault::Refuse(Refusal::Unusable),
+        Fault::LoseAcknowledgement,
+    ];
+    for fault in faults {
+        let mut is_through = false;
+        for nth in 1..=CALLS_MAX {
+            sum += 1;
+            assert_eq!(ask(&alice, "add", "").unwrap(), sum.to_string(), "{fault:?} at {nth}");
+            ask(&bob, "send", &format!("alice numbers {sum}")).unwrap();
+            let calls = faulty.calls();
+            faulty.plan(When::Call(calls + nth), fault);
+            let swapped = swap(&client);
+            is_through = swapped.is_ok() && faulty.calls() < calls + nth;
+            faulty.heal();
+            match swapped {
+                // What was to fail did not matter, or there was none such.
+                Ok(()) => assert!(sleeps(&client, "alice")),
+                Err(reason) => {
+                    println!("{fault:?} at {nth}: {reason}");
+                    assert!(!reason.is_empty());
+                    assert_ne!(status(&client, "alice").state, ProcessState::Swapped);
+                }
+            }
+            assert_eq!(ask(&alice, "sum", "").unwrap(), sum.to_string(), "{fault:?} at {nth}");
+            assert_eq!(ask(&alice, "recv", "bob numbers 5000").unwrap().replace('!', ""), format!("bob:{sum}"));
+            if is_through {
+                break;
+            }
+        }
+        assert!(is_through, "a swap-out has more than {CALLS_MAX} calls");
+    }
+    assert!(ask(&alice, "kept", "large").unwrap().starts_with("300000 of 7 true"));
+    let metrics = stage.server().metrics().unwrap();
+    assert!(metrics.swaps_failed > 10 && metrics.restores_failed == 0, "{metrics:?}");
+    drop((alice, bob, client));
+    stage.end();
+}
+
+#[test]
+fn a_process_that_cannot_be_read_sleeps_on_says_why_and_wakes_when_storage_is_sound() {
+    let (stage, faulty) = with_faults(|_| ());
+    let client = stage.client();
+    let [alice] = processes(&client, ["alice"]);
+    ask(&alice, "keep", "large 300000 7").unwrap();
+    let mut failed = 0;
+    for fault in [Fault::Refuse(Refusal::Failed), Fault::Truncate, Fault::Damage, Fault::LoseAcknowledgement] {
+        for nth in 1..=CALLS_MAX {
+            client.swap(process("alice")).unwrap();
+            let calls = faulty.calls();
+            faulty.plan(When::Call(calls + nth), fault);
+            let restored = client.restore(process("alice"));
+            let was_reached = faulty.calls() >= calls + nth;
+            faulty.heal();
+            match restored {
+                Ok(()) => {}
+                Err(RequestError::Refused(ControlError::SwapFailed { what, reason, .. })) => {
+                    println!("{fault:?} at {nth}: {reason}");
+                    failed += 1;
+                    assert_eq!(what, "restoring");
+                    assert!(sleeps(&client, "alice"));
+                    let status = status(&client, "alice");
+                    assert!(status.last_exit.as_ref().is_some_and(|why| why.contains(&reason)), "{status:?}");
+                }
+                Err(error) => panic!("{error}"),
+            }
+            // Never a wrong answer.
+            assert!(ask(&alice, "kept", "large").unwrap().starts_with("300000 of 7 true"), "{fault:?} at {nth}");
+            if !was_reached {
+                break;
+            }
+            assert!(nth < CALLS_MAX);
+        }
+    }
+    assert!(failed > 5, "{failed}");
+    // Those who call a process that does not wake are told at their deadline that it is unavailable, and nothing ran.
+    client.swap(process("alice")).unwrap();
+    faulty.plan(When::Every(Operation::Read), Fault::Refuse(Refusal::Denied));
+    let refused = alice.call("add").deadline(Duration::from_millis(300)).send().unwrap_err();
+    assert!(
+        matches!(refused, CallError::Unavailable { .. } | CallError::ConnectionLost { may_have_run: false }),
+        "{refused}"
+    );
+    faulty.heal();
+    assert_eq!(ask(&alice, "sum", "").unwrap(), "0");
+    drop((alice, client));
+    stage.end();
+}
+
+#[test]
+fn who_stops_a_process_whose_stored_copy_cannot_be_removed_is_told_and_may_try_again() {
+    let (stage, faulty) = with_faults(|_| ());
+    let client = stage.client();
+    for is_awake in [false, true] {
+        let [alice] = processes(&client, ["alice"]);
+        client.swap(process("alice")).unwrap();
+        if is_awake {
+            client.restore(process("alice")).unwrap();
+        }
+        faulty.plan(When::Every(Operation::RemoveFolder), Fault::Refuse(Refusal::Failed));
+        let error = client.stop(process("alice")).unwrap_err();
+        assert!(matches!(error, RequestError::Refused(ControlError::SwapFailed { .. })), "{error}");
+        assert_eq!(client.list().unwrap().len(), 1);
+        faulty.heal();
+        client.stop(process("alice")).unwrap();
+        assert!(client.list().unwrap().is_empty());
+        assert!(faulty.folders(None).unwrap().is_empty());
+        drop(alice);
+    }
+    drop(client);
+    stage.end();
+}
+
+#[test]
+fn calls_wait_for_a_stalled_storage_to_their_deadline_and_are_refused_at_once_where_the_application_wants_that() {
+    for policy in [SwapWait::Wait, SwapWait::Refuse] {
+        let (stage, faulty) = with_faults(|application| application.swap_wait = policy);
+        let client = stage.client();
+        let [alice] = processes(&client, ["alice"]);
+        client.swap(process("alice")).unwrap();
+        faulty.plan(When::Every(Operation::Manifest), Fault::Stall);
+        let refused = alice.call("add").deadline(Duration::from_millis(500)).send().unwrap_err();
+        assert!(
+            matches!(refused, CallError::Unavailable { .. } | CallError::ConnectionLost { may_have_run: false }),
+            "{policy:?}: {refused}"
+        );
+        assert!(faulty.wait_for_stalled(1, common::PATIENCE), "it was to be woken all the same");
+        assert_eq!(status(&client, "alice").state, ProcessState::Restoring);
+        faulty.heal();
+        faulty.release();
+        eventually("it is awake", || status(&client, "alice").state == ProcessState::Active);
+        assert_eq!(ask(&alice, "sum", "").unwrap(), "0");
+        drop((alice, client));
+        stage.end();
+    }
+}

@@ -1,0 +1,217 @@
+//! Servers that are killed while processes go to sleep and wake: at every operation of storage in turn. The next server has
+//! every process, awake or asleep, with all that it was ever told.
+
+mod common;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use common::mails::{ask, processes};
+use common::sleeping::sleeping;
+use common::stage::{DIRECTORY, Played, Stage, options, process, status};
+use common::{PATIENCE, ROLE, eventually, is_keeper_socket, stage};
+use praas_client::ProcessState;
+use praas_server::Server;
+use praas_storage::{Backend, BlobEntry, BlobName, DiskBackend, Folder, Published, Revision, StorageError};
+
+/// The instant at which a server role is killed, two for each operation of storage, counted from 1; 0 for none.
+const KILLED_AT: &str = "TEST_KILLED_AT";
+
+/// How long a keeper waits for the next server.
+const LINGER: Duration = Duration::from_secs(60);
+
+/// Instants that a test goes through at most: far more than a swap has.
+const INSTANTS_MAX: u64 = 60;
+
+/// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
+#[test]
+fn role() {
+    match std::env::var(ROLE).as_deref() {
+        Ok("worker") if !is_keeper_socket(&std::io::stdin()) => common::sleeping::serve(),
+        Ok("killed server") if !is_keeper_socket(&std::io::stdin()) => play_server(),
+        _ => stage::play(),
+    }
+}
+
+/// A server whose processes sleep on disk, and which is killed where the environment says.
+fn play_server() {
+    let signals = praas_sys::SignalQueue::termination().unwrap();
+    let directory = std::env::var_os(DIRECTORY).unwrap();
+    let directory = Path::new(&directory);
+    let mut options = options(directory, sleeping());
+    options.keeper_linger = LINGER;
+    let disk = DiskBackend::open(&directory.join("swapped")).unwrap();
+    let deadly = Arc::new(Deadly { disk, left: AtomicU64::new(0) });
+    options.storage = Some(Arc::clone(&deadly) as Arc<dyn Backend>);
+    let server = Server::start(options).unwrap();
+    // Not of what the start itself does.
+    deadly.left.store(std::env::var(KILLED_AT).unwrap().parse().unwrap(), Ordering::SeqCst);
+    println!("\nplaying");
+    server.run(signals).unwrap();
+    std::process::exit(42);
+}
+
+/// Storage whose server is killed just before and just after each operation in turn.
+#[derive(Debug)]
+struct Deadly {
+    disk: DiskBackend,
+    /// Instants that are left until it is killed: two for each operation, 0 for ever.
+    left: AtomicU64,
+}
+
+impl Deadly {
+    fn instant(&self) {
+        let lives = |left: u64| left.checked_sub(1);
+        if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lives) == Ok(1) {
+            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
+            std::thread::sleep(PATIENCE);
+        }
+    }
+
+    fn step<T>(&self, operation: impl FnOnce(&DiskBackend) -> T) -> T {
+        self.instant();
+        let outcome = operation(&self.disk);
+        self.instant();
+        outcome
+    }
+}
+
+impl Backend for Deadly {
+    fn place(&self) -> String {
+        self.disk.place()
+    }
+
+    fn put(&self, blob: &BlobName, bytes: &[u8]) -> Result<(), StorageError> {
+        self.step(|disk| disk.put(blob, bytes))
+    }
+
+    fn read(&self, blob: &BlobName, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
+        self.step(|disk| disk.read(blob, offset, into))
+    }
+
+    fn flush(&self, folder: &Folder) -> Result<(), StorageError> {
+        self.step(|disk| disk.flush(folder))
+    }
+
+    fn manifest(&self, folder: &Folder) -> Result<Option<Published>, StorageError> {
+        self.step(|disk| disk.manifest(folder))
+    }
+
+    fn publish(&self, folder: &Folder, replaces: Option<&Revision>, bytes: &[u8]) -> Result<Revision, StorageError> {
+        self.step(|disk| disk.publish(folder, replaces, bytes))
+    }
+
+    fn blobs(&self, folder: &Folder, after: Option<&BlobName>) -> Result<Vec<BlobEntry>, StorageError> {
+        self.step(|disk| disk.blobs(folder, after))
+    }
+
+    fn folders(&self, after: Option<&Folder>) -> Result<Vec<Folder>, StorageError> {
+        self.step(|disk| disk.folders(after))
+    }
+
+    fn remove(&self, blobs: &[BlobName]) -> Result<(), StorageError> {
+        self.step(|disk| disk.remove(blobs))
+    }
+
+    fn remove_folder(&self, folder: &Folder) -> Result<(), StorageError> {
+        self.step(|disk| disk.remove_folder(folder))
+    }
+}
+
+fn start(stage: &Stage, killed_at: u64) -> Option<Played> {
+    let killed_at = killed_at.to_string();
+    Played::start("killed server", stage.path(), &[(KILLED_AT, Path::new(&killed_at))])
+}
+
+/// Waits for the end of a server that is killed.
+fn await_end(mut server: Played) {
+    eventually("the server is killed", || server.child.try_wait().unwrap().is_some());
+}
+
+#[test]
+fn a_server_killed_at_any_instant_of_a_swap_out_leaves_the_process_awake_with_all_it_knew() {
+    let stage = Stage::empty();
+    let Some(mut server) = start(&stage, 0) else { return stage.end() };
+    let client = stage.client();
+    let [alice, bob] = processes(&client, ["alice", "bob"]);
+    ask(&alice, "keep", "large 300000 7").unwrap();
+    for killed_at in 1..=INSTANTS_MAX {
+        assert_eq!(ask(&alice, "add", "").unwrap(), killed_at.to_string());
+        ask(&bob, "send", &format!("alice numbers {killed_at}")).unwrap();
+        // The next server has it from the keeper, so that its first operation of storage is one of the swap.
+        server.kill();
+        server = start(&stage, killed_at).unwrap();
+        eventually("the client is connected again", || client.list().is_ok());
+        if client.swap(process("alice")).is_ok() {
+            println!("a swap-out has {} instants", killed_at - 1);
+            assert!(killed_at > 6, "it was killed {} times only", killed_at - 1);
+            // It would be killed at one of the next instants.
+            server.kill();
+            server = start(&stage, 0).unwrap();
+            eventually("the client is connected again", || client.list().is_ok());
+            assert_eq!(status(&client, "alice").state, ProcessState::Swapped);
+            let expected: Vec<_> = (1..=killed_at).map(|number| format!("bob:{number}")).collect();
+            let received = ask(&alice, "all", "bob numbers").unwrap();
+            assert_eq!(received.replace('!', ""), expected.join(" "));
+            drop((alice, bob, client));
+            server.terminate();
+            assert_eq!(server.end(), Some(42));
+            return stage.end();
+        }
+        await_end(server);
+        server = start(&stage, 0).unwrap();
+        eventually("the client is connected again", || client.list().is_ok());
+        let state = status(&client, "alice").state;
+        println!("killed at instant {killed_at} of a swap-out: {state}");
+        // What was published meanwhile is what the keeper has, too: memory counts.
+        assert_eq!(state, ProcessState::Active);
+        assert_eq!(ask(&alice, "sum", "").unwrap(), killed_at.to_string());
+        assert!(ask(&alice, "kept", "large").unwrap().starts_with("300000 of 7 true"));
+    }
+    panic!("a swap-out takes more than {INSTANTS_MAX} instants");
+}
+
+#[test]
+fn a_server_killed_at_any_instant_of_a_swap_in_leaves_the_process_asleep_and_the_call_goes_to_the_next() {
+    let stage = Stage::empty();
+    let Some(mut server) = start(&stage, 0) else { return stage.end() };
+    let client = stage.client();
+    let [alice] = processes(&client, ["alice"]);
+    ask(&alice, "keep", "large 300000 7").unwrap();
+    for killed_at in 1..=INSTANTS_MAX {
+        client.swap(process("alice")).unwrap();
+        server.terminate();
+        assert_eq!(server.end(), Some(42));
+        server = start(&stage, killed_at).unwrap();
+        eventually("the client is connected again", || client.list().is_ok());
+        let is_through = std::thread::scope(|scope| {
+            let call = scope.spawn(|| ask(&alice, "add", ""));
+            eventually("the call or the server ends", || {
+                call.is_finished() || server.child.try_wait().unwrap().is_some()
+            });
+            let is_through = call.is_finished();
+            if !is_through {
+                server = start(&stage, 0).unwrap();
+            }
+            assert_eq!(call.join().unwrap().unwrap(), killed_at.to_string(), "killed at {killed_at}");
+            is_through
+        });
+        assert!(ask(&alice, "kept", "large").unwrap().starts_with("300000 of 7 true"));
+        if is_through {
+            println!("a swap-in has {} instants", killed_at - 1);
+            assert!(killed_at > 2, "it was never killed");
+            // It would be killed when it puts the process to sleep at its end.
+            server.kill();
+            server = start(&stage, 0).unwrap();
+            eventually("the client is connected again", || client.list().is_ok());
+            assert_eq!(ask(&alice, "sum", "").unwrap(), killed_at.to_string());
+            drop((alice, client));
+            server.terminate();
+            assert_eq!(server.end(), Some(42));
+            return stage.end();
+        }
+    }
+    panic!("a swap-in takes more than {INSTANTS_MAX} instants");
+}
