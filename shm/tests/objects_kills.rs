@@ -329,6 +329,21 @@ fn reclaiming_frees_what_nobody_has_pinned_and_nothing_else() {
 }
 
 #[test]
+fn a_replacement_of_a_large_value_frees_it_at_once_unless_it_is_pinned() {
+    let objects = create();
+    let worker = objects.worker_store(DYING).unwrap();
+    let reader = objects.worker_store(READER).unwrap();
+    put(&worker, "a", 66_001);
+    let guard = reader.get(&key("a")).unwrap().unwrap();
+    put(&worker, "a", 66_002);
+    assert_eq!(objects.usage().retired_blocks, 1, "a pinned object is there until its reader is done");
+    assert!(guard.in_place().unwrap().iter().all(|&byte| byte == 1) && guard.value_bytes() == 66_001);
+    drop(guard);
+    kill_prepared("replace large", 29, &objects, &worker, |store| put(store, "a", 66_003));
+    assert_eq!(objects.usage().retired_blocks, 0);
+}
+
+#[test]
 fn a_put_without_room_reclaims_first() {
     let objects = create();
     let worker = objects.worker_store(DYING).unwrap();

@@ -57,6 +57,22 @@ fn what_was_put_is_there_until_it_is_replaced_or_deleted() {
 }
 
 #[test]
+fn a_large_value_that_is_put_again_and_again_takes_no_more_memory_each_time() {
+    let objects = objects(64 * MIB);
+    let store = worker(&objects, 0);
+    let large = |byte| vec![byte; 800_000];
+    for byte in 0..3 {
+        put(&store, "a", &large(byte));
+    }
+    let allocated = objects.allocated_bytes().unwrap();
+    for byte in 3..60 {
+        put(&store, "a", &large(byte));
+        assert_eq!(value(&store, "a").unwrap(), large(byte));
+    }
+    assert_eq!(objects.allocated_bytes().unwrap(), allocated);
+}
+
+#[test]
 fn missing_differs_from_empty() {
     let objects = objects(MIB);
     let store = worker(&objects, 0);

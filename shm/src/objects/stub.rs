@@ -71,7 +71,7 @@ pub(crate) fn insert(
         index::publish_at(transaction, spot, entry::entry(key.hash, place, space.layout))?;
         Ok(true)
     })?;
-    write::tidy(locked, pinned, inserted)?;
+    write::tidy(locked, pinned, write::Change { is_new: inserted, retired_granules: 0 })?;
     Ok(inserted)
 }
 

@@ -18,7 +18,9 @@ use super::heap;
 use super::index::{self, Spot};
 use super::key::Key;
 use super::layout::header::{KEYS, POSITION};
-use super::limits::{KEYS_PER_BUCKET, RECLAIM_BATCH, RECLAIM_BATCH_WHEN_FULL, RECLAIM_BATCHES_MAX};
+use super::limits::{
+    KEYS_PER_BUCKET, RECLAIM_BATCH, RECLAIM_BATCH_WHEN_FULL, RECLAIM_BATCHES_MAX, RETIRED_LARGE_GRANULES,
+};
 use super::lock::Locked;
 #[cfg(not(loom))]
 use super::logging;
@@ -88,7 +90,7 @@ pub(crate) fn put_with(
 ) -> Result<u64, StateError> {
     let granules = object::granules_for(&key.key, publication.value_bytes);
     restoring::ensure_in(locked.space(), key.hash)?;
-    let (version, is_new) = with_room(locked, pinned, || {
+    let (version, change) = with_room(locked, pinned, || {
         let mut transaction = Transaction::begin(locked)?;
         let spot = index::find(locked.space(), &key.key, key.hash)?;
         check(publication.condition, version_of(&spot))?;
@@ -99,7 +101,7 @@ pub(crate) fn put_with(
         also(&mut transaction, &spot, place)?;
         replace(transaction, key, spot, place, publication.modified_unix_ms)
     })?;
-    tidy(locked, pinned, is_new)?;
+    tidy(locked, pinned, change)?;
     Ok(version)
 }
 
@@ -140,7 +142,7 @@ pub(crate) fn publish(
     mut also: impl FnMut(&mut Transaction<'_>, &Spot, Granule) -> Result<(), StateError>,
 ) -> Result<u64, StateError> {
     restoring::ensure_in(locked.space(), key.hash)?;
-    let (version, is_new) = with_room(locked, pinned, || {
+    let (version, change) = with_room(locked, pinned, || {
         let space = locked.space();
         let mut transaction = Transaction::begin(locked)?;
         let spot = index::find(space, &key.key, key.hash)?;
@@ -159,7 +161,7 @@ pub(crate) fn publish(
         also(&mut transaction, &spot, lent.place)?;
         replace(transaction, key, spot, lent.place, publication.modified_unix_ms)
     })?;
-    tidy(locked, pinned, is_new)?;
+    tidy(locked, pinned, change)?;
     Ok(version)
 }
 
@@ -208,9 +210,9 @@ pub(crate) fn delete_with(
     let keys = transaction.load(KEYS).checked_sub(1).ok_or_else(|| StateError::corrupt("count of keys", KEYS))?;
     transaction.store(KEYS, keys)?;
     also(&mut transaction)?;
-    retire_object(&mut transaction, object)?;
+    let retired_granules = retire_object(&mut transaction, object)?;
     transaction.publish(at, 0)?;
-    tidy(locked, pinned, false)?;
+    tidy(locked, pinned, Change { is_new: false, retired_granules })?;
     Ok(position)
 }
 
@@ -221,27 +223,35 @@ fn version_of(spot: &Spot) -> Option<u64> {
     }
 }
 
-/// The last part of each publication: the version, the end of the old object, the entry. Returns whether the key is new.
+/// What a mutation leaves to be tidied up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Change {
+    /// Whether a key came.
+    pub(crate) is_new: bool,
+    /// Granules of the block that it retired; 0 for none.
+    pub(crate) retired_granules: u32,
+}
+
+/// The last part of each publication: the version, the end of the old object, the entry.
 fn replace(
     mut transaction: Transaction<'_>,
     key: &Hashed<'_>,
     spot: Spot,
     place: Granule,
     modified_unix_ms: u64,
-) -> Result<(u64, bool), StateError> {
+) -> Result<(u64, Change), StateError> {
     let space = transaction.space();
     let version = next_position(&mut transaction)?;
     object::stamp(space, place, version, modified_unix_ms);
     logging::put(&mut transaction, place)?;
-    let is_new = if let Spot::Held { object, .. } = &spot {
-        retire_object(&mut transaction, object)?;
-        false
+    let change = if let Spot::Held { object, .. } = &spot {
+        Change { is_new: false, retired_granules: retire_object(&mut transaction, object)? }
     } else {
         count_key(&mut transaction)?;
-        true
+        Change { is_new: true, retired_granules: 0 }
     };
     index::publish_at(transaction, spot, entry::entry(key.hash, place, space.layout))?;
-    Ok((version, is_new))
+    Ok((version, change))
 }
 
 /// One more key has an object.
@@ -250,9 +260,11 @@ pub(crate) fn count_key(transaction: &mut Transaction<'_>) -> Result<(), StateEr
     transaction.store(KEYS, keys)
 }
 
-fn retire_object(transaction: &mut Transaction<'_>, object: &object::Placed) -> Result<(), StateError> {
+/// Retires an object's block; how many granules it has.
+fn retire_object(transaction: &mut Transaction<'_>, object: &object::Placed) -> Result<u32, StateError> {
     let block = Block::of_kind(transaction.space(), object.place, Kind::Object)?;
-    retire::retire(transaction, block)
+    retire::retire(transaction, block)?;
+    Ok(block.granules)
 }
 
 fn next_position(transaction: &mut Transaction<'_>) -> Result<u64, StateError> {
@@ -314,13 +326,13 @@ fn give_up_spare_room(_locked: &Locked<'_>) -> Result<bool, StateError> {
     Ok(false)
 }
 
-/// After a mutation: a split if a key came, a batch of what is retired if that is much.
-pub(crate) fn tidy(locked: &Locked<'_>, pinned: &mut PinnedScratch, is_new: bool) -> Result<(), StateError> {
+/// After a mutation: a split if a key came, a batch of what is retired if that is much, or if what came to it is large.
+pub(crate) fn tidy(locked: &Locked<'_>, pinned: &mut PinnedScratch, change: Change) -> Result<(), StateError> {
     let space = locked.space();
-    if is_new && space.words.load(KEYS) > (Buckets::load(space)?.count() * KEYS_PER_BUCKET) as u64 {
+    if change.is_new && space.words.load(KEYS) > (Buckets::load(space)?.count() * KEYS_PER_BUCKET) as u64 {
         index::split(locked)?;
     }
-    if Retired::load(space).is_much(space) {
+    if change.retired_granules >= RETIRED_LARGE_GRANULES || Retired::load(space).is_much(space) {
         retire::reclaim(locked, RECLAIM_BATCH, pinned)?;
     }
     Ok(())

@@ -213,7 +213,7 @@ impl Restorer {
             };
             stub::replace(locked, key, found, allocate, fill).map(|()| true)
         })?;
-        write::tidy(locked, pinned, false)?;
+        write::tidy(locked, pinned, write::Change { is_new: false, retired_granules: 0 })?;
         Ok(is_in)
     }
 
@@ -233,7 +233,7 @@ impl Restorer {
             let Some(found) = stub::find(locked.space(), key, version)? else { return Ok(false) };
             let take = |transaction: &mut Transaction<'_>| take_lent(transaction, lent);
             stub::replace(locked, key, found, take, |_| ())?;
-            write::tidy(locked, pinned, false)?;
+            write::tidy(locked, pinned, write::Change { is_new: false, retired_granules: 0 })?;
             Ok(true)
         });
         match published {
