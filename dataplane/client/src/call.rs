@@ -96,6 +96,21 @@ impl<'a> Call<'a> {
         }
     }
 
+    /// Sends the call, waits for its reply, and puts that into `answer`, whose memory is used again: see [`Process::invoke_into`].
+    ///
+    /// # Errors
+    /// [`CallError`]: how the call ended, or why it never ran.
+    pub fn send_into(self, answer: &mut Vec<u8>) -> Result<(), CallError> {
+        match self.idempotency {
+            None => self.process.invoke_into_within(self.function, self.payload, self.deadline, answer),
+            Some(_) => {
+                answer.clear();
+                self.send()?.move_into(answer);
+                Ok(())
+            }
+        }
+    }
+
     /// Sends the call and returns at once; its reply is collected later.
     ///
     /// # Errors

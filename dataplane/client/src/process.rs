@@ -173,6 +173,56 @@ impl Process {
         self.invoke_within(function.into(), payload.into(), None)
     }
 
+    /// Calls a function, waits for its reply, and puts that into `answer` in place of what was there, whose memory is used again.
+    ///
+    /// For a caller of many calls with large replies: over the network they are received where the last one lay, and fresh memory is
+    /// what costs most of a reply of many megabytes. After an error `answer` is empty.
+    ///
+    /// ```no_run
+    /// # let client = praas_client::Client::connect_default()?;
+    /// # let alice = client.process("hello/alice".parse()?)?;
+    /// let mut frame = Vec::new();
+    /// for number in 0..100_u32 {
+    ///     alice.invoke_into("render", &number.to_le_bytes(), &mut frame)?;
+    ///     println!("frame {number} has {} bytes", frame.len());
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`CallError`]: how the call ended, or why it never ran.
+    pub fn invoke_into<'a>(
+        &self,
+        function: impl Into<Function<'a>>,
+        payload: impl Into<Payload<'a>>,
+        answer: &mut Vec<u8>,
+    ) -> Result<(), CallError> {
+        self.invoke_into_within(function.into(), payload.into(), None, answer)
+    }
+
+    pub(crate) fn invoke_into_within(
+        &self,
+        function: Function<'_>,
+        payload: Payload<'_>,
+        deadline: Option<Duration>,
+        answer: &mut Vec<u8>,
+    ) -> Result<(), CallError> {
+        let ended = match self.way() {
+            Way::Network(remote) => remote.invoke_into(function, payload, deadline, answer),
+            Way::Lane(_) => self.invoke_within(function, payload, deadline),
+        };
+        match ended {
+            Ok(reply) => {
+                reply.move_into(answer);
+                Ok(())
+            }
+            Err(error) => {
+                answer.clear();
+                Err(error)
+            }
+        }
+    }
+
     #[inline]
     pub(crate) fn invoke_within(
         &self,

@@ -68,6 +68,17 @@ impl Reply {
         }
     }
 
+    /// Moves the output to `memory`, whose own memory is used for a copy; without one if the output is a vector already.
+    pub(crate) fn move_into(self, memory: &mut Vec<u8>) {
+        match self.bytes {
+            Bytes::Copied { bytes, start: 0 } => *memory = bytes,
+            _ => {
+                memory.clear();
+                memory.extend_from_slice(self.as_slice());
+            }
+        }
+    }
+
     /// Its size in bytes.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -109,8 +109,12 @@ pub(crate) const RECEIVE_BYTES: usize = 64 << 10;
 /// alone costs no memory.
 pub(crate) const PAYLOAD_BYTES_START: usize = 256 << 10;
 
-/// Bytes of a large payload's memory that are kept for the next one.
+/// Bytes of a large payload's memory that are kept for the next one, however long that takes to come.
 pub(crate) const PAYLOAD_BYTES_KEPT: usize = 4 << 20;
+
+/// Time for which more than that is kept: a caller of many such payloads sends the next one within milliseconds. One piece a worker,
+/// of at most the largest payload.
+pub(crate) const LARGE_PAYLOAD_KEPT_FOR: Duration = Duration::from_secs(1);
 
 /// Bytes of answers that are gathered before they are sent.
 pub(crate) const REPLIES_BYTES_GATHERED: usize = 64 << 10;

@@ -69,6 +69,44 @@ fn calls_end_as_they_do_on_the_same_host() {
 }
 
 #[test]
+fn answers_replace_one_another_in_the_memory_that_their_caller_gives_whatever_their_sizes() {
+    const PAYLOAD_BYTES_MAX: u32 = 16 << 20;
+    let mut large = application();
+    large.limits.payload_bytes_max = PAYLOAD_BYTES_MAX;
+    let stage = Stage::new(large, listening(DriverChoice::Epoll));
+    let client = Client::connect(remote_options(&stage)).unwrap();
+    let local = Client::connect(ConnectOptions::new().data_directory(stage.path())).unwrap();
+    client.create(process("alice")).unwrap();
+    let mut ways = ways_to_alice(&client);
+    ways.push(local.process(process("alice")).unwrap());
+    for alice in ways {
+        let mut answer = vec![9; 300];
+        // Some fit an answer's head, some the receive buffer; the largest is more than a worker keeps for long.
+        for (round, bytes) in
+            [0, 50, 3_000, 5 << 20, 70_000, 16 << 20, 16 << 20, 1, 40_000, 6 << 20].into_iter().enumerate()
+        {
+            let payload: Vec<u8> = (0..bytes).map(|at| u8::try_from((at + round) % 251).unwrap()).collect();
+            alice.invoke_into("echo", &payload, &mut answer).unwrap();
+            assert!(answer == payload, "{bytes} bytes, {:?}", alice.route());
+            let place = answer.as_ptr();
+            alice.call("echo").payload(&payload).deadline(PATIENCE).send_into(&mut answer).unwrap();
+            assert!(answer == payload, "{bytes} bytes again, {:?}", alice.route());
+            if alice.route() != Route::SharedMemory {
+                assert_eq!(answer.as_ptr(), place, "{bytes} bytes were received elsewhere, {:?}", alice.route());
+            }
+        }
+        alice.invoke_into("panic", "", &mut answer).unwrap_err();
+        assert!(answer.is_empty());
+        let late = alice.call("sleep").payload(b"1000").deadline(Duration::from_millis(10)).send_into(&mut answer);
+        assert!(matches!(late, Err(CallError::DeadlineExceeded { .. })));
+        alice.invoke_into("echo", "after all that", &mut answer).unwrap();
+        assert_eq!(answer, b"after all that");
+    }
+    drop((client, local));
+    stage.end();
+}
+
+#[test]
 fn people_ask_over_the_network_what_they_ask_on_the_host() {
     let stage = Stage::new(application(), listening(DriverChoice::Epoll));
     let client = Client::connect(remote_options(&stage)).unwrap();

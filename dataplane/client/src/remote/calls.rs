@@ -88,6 +88,8 @@ struct Slot {
     progress: Progress,
     abandoned: bool,
     waiter: Option<Waiter>,
+    /// Its caller's memory for the answer; empty if it gave none, or if the answer is being received into it.
+    memory: Vec<u8>,
 }
 
 /// The table.
@@ -107,7 +109,8 @@ impl Calls {
             Some(index) => index,
             None if self.slots.len() >= SLOTS_MAX => return None,
             None => {
-                let slot = Slot { id: 0, usage, progress: Progress::Free, abandoned: false, waiter: None };
+                let (progress, memory) = (Progress::Free, Vec::new());
+                let slot = Slot { id: 0, usage, progress, abandoned: false, waiter: None, memory };
                 self.slots.push(slot);
                 self.slots.len() - 1
             }
@@ -116,6 +119,9 @@ impl Calls {
         let id = self.last_sequence << SLOT_BITS | index as u64;
         let slot = &mut self.slots[index];
         (slot.id, slot.usage, slot.progress, slot.abandoned) = (id, usage, Progress::Writing, false);
+        if slot.memory.capacity() > 0 {
+            slot.memory = Vec::new();
+        }
         Some(Ticket { id })
     }
 
@@ -131,6 +137,18 @@ impl Calls {
     pub(super) fn unanswered(&mut self, id: u64) -> Option<(Use, bool)> {
         let slot = self.slot(id).filter(|slot| !matches!(slot.progress, Progress::Settled(_)))?;
         Some((slot.usage, !slot.abandoned))
+    }
+
+    /// Gives memory for the answer. It comes back with the answer, or by [`Calls::take_memory`].
+    pub(super) fn give_memory(&mut self, ticket: &Ticket, memory: Vec<u8>) {
+        if let Some(slot) = self.slot(ticket.id) {
+            slot.memory = memory;
+        }
+    }
+
+    /// Takes what [`Calls::give_memory`] gave; empty if it was taken before.
+    pub(super) fn take_memory(&mut self, id: u64) -> Vec<u8> {
+        self.slot(id).map(|slot| std::mem::take(&mut slot.memory)).unwrap_or_default()
     }
 
     /// All of it was handed to the socket.
@@ -330,6 +348,20 @@ mod tests {
         calls.settle(settled.id, Settlement::Lost);
         assert_eq!(calls.abandon(&settled), None);
         assert_eq!(calls.in_use(), 0);
+    }
+
+    #[test]
+    fn memory_for_an_answer_is_taken_once_and_never_by_the_next_call_in_its_slot() {
+        let mut calls = Calls::default();
+        let ticket = calls.add(Use::Question).unwrap();
+        calls.give_memory(&ticket, vec![1, 2, 3]);
+        assert_eq!(calls.take_memory(ticket.id), [1, 2, 3]);
+        assert!(calls.take_memory(ticket.id).is_empty());
+        calls.give_memory(&ticket, vec![4]);
+        calls.free(ticket.id);
+        let next = calls.add(Use::Question).unwrap();
+        assert_eq!(calls.slots.len(), 1);
+        assert!(calls.take_memory(ticket.id).is_empty() && calls.take_memory(next.id).is_empty());
     }
 
     #[test]

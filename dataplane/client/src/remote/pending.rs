@@ -224,7 +224,7 @@ impl<'a> RemotePending<'a> {
         }
         let (link, seat) = (binding.link(), binding.seat());
         let sent = match waker {
-            None => link.send_call(seat, self.function, self.idempotency, payload, &mut self.deadline),
+            None => link.send_call(seat, self.function, self.idempotency, [&[], payload], &mut self.deadline),
             Some(waker) => link.post_call(seat, self.function, self.idempotency, payload, &mut self.deadline, waker),
         };
         match sent {

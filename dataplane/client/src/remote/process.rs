@@ -20,10 +20,11 @@ use crate::destination::Destination;
 use crate::error::{LaneVerdict, RequestError};
 use crate::function::Function;
 use crate::limits::{BACKOFF_REFUSED_MAX, FUTURES_WAITING_MAX, MOVED_HOPS_MAX, REQUEST_DEADLINE};
-use crate::payload::Payload;
+use crate::payload::{Given, Payload};
 use crate::remote::binding::Binding;
-use crate::remote::calls::Settlement;
+use crate::remote::calls::{Settlement, Ticket};
 use crate::remote::dialing::{DialError, Wish};
+use crate::remote::link::Link;
 use crate::remote::pending::RemotePending;
 use crate::remote::questions::{Question, QuestionAnswer};
 use crate::remote::server::{RemoteClient, Server, ask, refused};
@@ -114,7 +115,7 @@ impl RemoteProcess {
         self.client.settings().deadline(own)
     }
 
-    /// Calls and waits: the direct path, which leaves for [`RemotePending`] at the first thing out of the ordinary.
+    /// Calls and waits.
     #[inline]
     pub(crate) fn invoke(
         self: &Arc<Self>,
@@ -122,23 +123,63 @@ impl RemoteProcess {
         payload: Payload<'_>,
         own_deadline: Option<Duration>,
     ) -> Result<Reply, CallError> {
+        self.invoke_headed(function, &[], payload, own_deadline)
+    }
+
+    /// The same with `head` before the payload, which is not copied behind it for that.
+    #[inline]
+    pub(crate) fn invoke_headed(
+        self: &Arc<Self>,
+        function: Function<'_>,
+        head: &[u8],
+        payload: Payload<'_>,
+        own_deadline: Option<Duration>,
+    ) -> Result<Reply, CallError> {
+        let wait = |link: &Link, ticket: &Ticket, deadline: &mut Deadline| link.wait(ticket, deadline);
+        self.invoke_waiting(function, head, payload, own_deadline, wait)
+    }
+
+    /// [`RemoteProcess::invoke`]; a large answer is received into `memory` where that is possible, and is the reply's then.
+    pub(crate) fn invoke_into(
+        self: &Arc<Self>,
+        function: Function<'_>,
+        payload: Payload<'_>,
+        own_deadline: Option<Duration>,
+        memory: &mut Vec<u8>,
+    ) -> Result<Reply, CallError> {
+        let wait = |link: &Link, ticket: &Ticket, deadline: &mut Deadline| link.wait_into(ticket, deadline, memory);
+        self.invoke_waiting(function, &[], payload, own_deadline, wait)
+    }
+
+    /// The direct path, which leaves for [`RemotePending`] at the first thing out of the ordinary.
+    #[inline]
+    fn invoke_waiting(
+        self: &Arc<Self>,
+        function: Function<'_>,
+        head: &[u8],
+        payload: Payload<'_>,
+        own_deadline: Option<Duration>,
+        wait: impl FnOnce(&Link, &Ticket, &mut Deadline) -> Option<Settlement>,
+    ) -> Result<Reply, CallError> {
         let mut deadline = self.deadline(own_deadline);
         let Some(bytes) = payload.bytes() else {
-            return RemotePending::borrowing(self, function, payload, deadline).finish();
+            return RemotePending::borrowing(self, function, behind(head, payload), deadline).finish();
         };
         let binding = self.binding.load();
-        if bytes.len() > binding.payload_bytes_max() as usize || !binding.is_usable() {
-            return RemotePending::borrowing(self, function, payload, deadline).finish();
+        if head.len() + bytes.len() > binding.payload_bytes_max() as usize || !binding.is_usable() {
+            return RemotePending::borrowing(self, function, behind(head, payload), deadline).finish();
         }
-        match binding.link().send_call(binding.seat(), function.id(), None, bytes, &mut deadline) {
+        match binding.link().send_call(binding.seat(), function.id(), None, [head, bytes], &mut deadline) {
             Err(error) => {
                 let binding = Arc::clone(&binding);
+                let payload = behind(head, payload);
                 RemotePending::borrowing(self, function, payload, deadline).finish_refused(&binding, error)
             }
-            Ok(ticket) => match binding.link().wait(&ticket, &mut deadline) {
+            Ok(ticket) => match wait(binding.link(), &ticket, &mut deadline) {
                 Some(Settlement::Response(response, bytes)) if response.outcome_code == 0 => Ok(Reply::received(bytes)),
                 end => {
                     let binding = Arc::clone(&binding);
+                    let payload = behind(head, payload);
                     RemotePending::borrowing(self, function, payload, deadline).finish_ended(binding, ticket, end)
                 }
             },
@@ -260,6 +301,18 @@ impl RemoteProcess {
             }
         }
         wakers.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// `payload` behind `head`, as one.
+fn behind<'a>(head: &[u8], payload: Payload<'a>) -> Payload<'a> {
+    if head.is_empty() {
+        return payload;
+    }
+    match payload.0 {
+        Given::Borrowed(bytes) => [head, bytes].concat().into(),
+        Given::Owned(bytes) => [head, &bytes].concat().into(),
+        Given::Loan(loan) => [head, &loan.into_content()].concat().into(),
     }
 }
 

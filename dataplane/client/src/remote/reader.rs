@@ -1,11 +1,12 @@
 //! What reads a connection: the receive buffer, the decoder, and the payload that is just coming in.
 //!
 //! Whoever reads owns it for that time. Small answers are copied out of the buffer; the rest of a large payload is received
-//! straight into the reply's own memory, which is made when its head has come and was found wanted.
+//! straight into the reply's own memory: its caller's, or memory that is made when its head has come and was found wanted.
 
 use std::io;
 use std::os::fd::AsFd;
 
+use praas_protocol::limits::REPLY_INLINE_BYTES;
 use praas_protocol::wire::{Decoder, Frame, Header, Item, Response, Side};
 use rustix::buffer::spare_capacity;
 use rustix::net::{RecvFlags, recv};
@@ -27,8 +28,39 @@ pub(super) struct Reader {
 /// A payload of which the beginning has come.
 struct Incoming {
     response: Response,
-    /// `None` when nobody wants it.
-    bytes: Option<Vec<u8>>,
+    memory: Memory,
+}
+
+/// Where an incoming payload goes.
+enum Memory {
+    /// Nobody wants it.
+    Unwanted,
+    /// Made for it: as large as it is, and as long as what has come.
+    Fresh(Vec<u8>),
+    /// Its caller's: as long as all of it, of which so many bytes have come.
+    Given { bytes: Vec<u8>, received: usize },
+}
+
+impl Memory {
+    /// Adds what came another way.
+    fn append(&mut self, more: &[u8]) {
+        match self {
+            Self::Unwanted => {}
+            Self::Fresh(bytes) => bytes.extend_from_slice(more),
+            Self::Given { bytes, received } => {
+                // The decoder gives out no more than the payload's length, which is this memory's.
+                bytes[*received..*received + more.len()].copy_from_slice(more);
+                *received += more.len();
+            }
+        }
+    }
+
+    fn into_bytes(self) -> Vec<u8> {
+        match self {
+            Self::Unwanted => Vec::new(),
+            Self::Fresh(bytes) | Self::Given { bytes, .. } => bytes,
+        }
+    }
 }
 
 /// What one receive brought.
@@ -67,11 +99,18 @@ impl Reader {
     #[inline]
     pub(super) fn receive(&mut self, socket: impl AsFd, flags: RecvFlags) -> io::Result<Came> {
         let missing = self.decoder.missing_payload_bytes();
-        let received = match self.incoming.as_mut().and_then(|incoming| incoming.bytes.as_mut()) {
+        let direct = |count: usize| (count > 0).then(|| Came::Direct(u32::try_from(count).unwrap_or(missing)));
+        let received = match self.incoming.as_mut().map(|incoming| &mut incoming.memory) {
             // The memory was made for this payload, so it has no room for more than is missing.
-            Some(bytes) if bytes.capacity() - bytes.len() == missing as usize && missing > 0 => {
-                recv(socket, spare_capacity(bytes), flags | RecvFlags::WAITALL)
-                    .map(|(count, _)| (count > 0).then(|| Came::Direct(u32::try_from(count).unwrap_or(missing))))
+            Some(Memory::Fresh(bytes)) if bytes.capacity() - bytes.len() == missing as usize && missing > 0 => {
+                recv(socket, spare_capacity(bytes), flags | RecvFlags::WAITALL).map(|(count, _)| direct(count))
+            }
+            Some(Memory::Given { bytes, received }) if missing > 0 => {
+                let place = &mut bytes[*received..];
+                recv(socket, place, flags | RecvFlags::WAITALL).map(|(_, count)| {
+                    *received += count;
+                    direct(count)
+                })
             }
             _ => {
                 recv(socket, &mut self.buffer[..], flags).map(|(count, _)| (count > 0).then_some(Came::Buffered(count)))
@@ -105,16 +144,21 @@ impl Reader {
                 None => break,
                 Some(Item::Response { header, response, payload, missing_bytes: 0 }) => {
                     state.response_head(&header)?;
-                    state.response(response, ReplyBytes::copied(payload), &mut self.wakes)?;
+                    let bytes = match payload.len() {
+                        0..=REPLY_INLINE_BYTES => ReplyBytes::copied(payload),
+                        _ => ReplyBytes::copied_into(state.calls.take_memory(header.request_id), payload),
+                    };
+                    state.response(response, bytes, &mut self.wakes)?;
                 }
                 Some(Item::Response { header, response, payload, missing_bytes }) => {
                     let wanted = state.response_head(&header)?;
-                    let bytes = wanted.then(|| memory_for(payload, missing_bytes)).transpose()?;
-                    self.incoming = Some(Incoming { response, bytes });
+                    let given = state.calls.take_memory(header.request_id);
+                    let memory = if wanted { memory_for(given, payload, missing_bytes)? } else { Memory::Unwanted };
+                    self.incoming = Some(Incoming { response, memory });
                 }
                 Some(Item::Payload { bytes: more, missing_bytes }) => {
-                    if let Some(Incoming { bytes: Some(bytes), .. }) = &mut self.incoming {
-                        bytes.extend_from_slice(more);
+                    if let Some(Incoming { memory, .. }) = &mut self.incoming {
+                        memory.append(more);
                     }
                     if missing_bytes == 0 {
                         self.finish_payload(state)?;
@@ -132,8 +176,8 @@ impl Reader {
         if self.decoder.missing_payload_bytes() > 0 {
             return Ok(());
         }
-        let Some(Incoming { response, bytes }) = self.incoming.take() else { return Ok(()) };
-        state.response(response, ReplyBytes::Owned(bytes.unwrap_or_default()), &mut self.wakes)
+        let Some(Incoming { response, memory }) = self.incoming.take() else { return Ok(()) };
+        state.response(response, ReplyBytes::Owned(memory.into_bytes()), &mut self.wakes)
     }
 
     /// For the frames before the first call: shows the next control frame to `found` until it says that it is enough.
@@ -160,14 +204,23 @@ impl Reader {
     }
 }
 
-/// Memory for a payload whose beginning is here; what is missing is received into it.
-fn memory_for(beginning: &[u8], missing_bytes: u32) -> Result<Vec<u8>, Violation> {
+/// Memory for a payload whose beginning is here; what is missing is received into it. What its caller gave is used if there is any.
+fn memory_for(given: Vec<u8>, beginning: &[u8], missing_bytes: u32) -> Result<Memory, Violation> {
     let total = beginning.len() + missing_bytes as usize;
-    let mut bytes = Vec::new();
     // The size is the server's word, within the limit that it announced itself: no memory is no reason to abort.
-    bytes.try_reserve_exact(total).map_err(|_| Violation::NoMemory { bytes: missing_bytes })?;
-    bytes.extend_from_slice(beginning);
-    Ok(bytes)
+    let no_memory = |_| Violation::NoMemory { bytes: missing_bytes };
+    if given.capacity() == 0 {
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(total).map_err(no_memory)?;
+        bytes.extend_from_slice(beginning);
+        return Ok(Memory::Fresh(bytes));
+    }
+    let mut bytes = given;
+    bytes.try_reserve_exact(total.saturating_sub(bytes.len())).map_err(no_memory)?;
+    // Zeros go only where no earlier answer lay.
+    bytes.resize(total, 0);
+    bytes[..beginning.len()].copy_from_slice(beginning);
+    Ok(Memory::Given { bytes, received: beginning.len() })
 }
 
 fn control(header: &Header, frame: &Frame<'_>, state: &mut State, wakes: &mut Vec<Waiter>) -> Result<(), Violation> {

@@ -40,6 +40,13 @@ impl ReplyBytes {
         }
     }
 
+    /// A copy of `bytes` in memory that its caller gave.
+    pub(crate) fn copied_into(mut memory: Vec<u8>, bytes: &[u8]) -> Self {
+        memory.clear();
+        memory.extend_from_slice(bytes);
+        Self::Owned(memory)
+    }
+
     /// The bytes.
     #[inline]
     pub(crate) fn as_slice(&self) -> &[u8] {

@@ -38,6 +38,35 @@ impl Link {
         self.core.wait_for(deadline, ready, sleep, rise)
     }
 
+    /// The same; a large answer is received into `memory` and returned as this, which has nothing any more then.
+    pub(crate) fn wait_into(
+        &self,
+        ticket: &Ticket,
+        deadline: &mut Deadline,
+        memory: &mut Vec<u8>,
+    ) -> Option<Settlement> {
+        lock(&self.core.state).calls.give_memory(ticket, std::mem::take(memory));
+        let ready = |state: &mut State| {
+            // With its end the slot is another's.
+            let unused = state.calls.is_settled(ticket).then(|| state.calls.take_memory(ticket.id));
+            let settlement = state.calls.take(ticket)?;
+            Some((settlement, unused.unwrap_or_default()))
+        };
+        let sleep = |state: &mut State| {
+            state.calls.set_waiter(ticket, Waiter::Thread(thread::current()));
+        };
+        let rise = |state: &mut State| {
+            state.calls.forget_waiter(ticket);
+        };
+        let ended = self.core.wait_for(deadline, ready, sleep, rise);
+        let (settlement, unused) = match ended {
+            Some((settlement, unused)) => (Some(settlement), unused),
+            None => (None, lock(&self.core.state).calls.take_memory(ticket.id)),
+        };
+        *memory = unused;
+        settlement
+    }
+
     /// Waits until room was given back since `full` was found; false when the deadline passed first.
     pub(crate) fn wait_for_room(&self, full: &Full, deadline: &mut Deadline) -> bool {
         let number = std::cell::Cell::new(None);

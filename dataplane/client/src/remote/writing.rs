@@ -59,14 +59,14 @@ enum Written {
 const SEND_FLAGS: SendFlags = SendFlags::DONTWAIT.union(SendFlags::NOSIGNAL);
 
 impl Link {
-    /// Sends a call, waiting to `deadline` where it must, but not for room.
+    /// Sends a call, waiting to `deadline` where it must, but not for room. The payload has two parts, of which the first is short.
     #[inline]
     pub(crate) fn send_call(
         &self,
         seat: usize,
         function: FunctionId,
         idempotency: Option<Idempotency>,
-        payload: &[u8],
+        payload: [&[u8]; 2],
         deadline: &mut Deadline,
     ) -> Result<Ticket, SendError> {
         let request = Request::new(0, 0, function, deadline.remaining_ns()).with_idempotency(idempotency);
@@ -84,7 +84,7 @@ impl Link {
         waker: &Waker,
     ) -> Result<Ticket, SendError> {
         let request = Request::new(0, 0, function, deadline.remaining_ns()).with_idempotency(idempotency);
-        self.core.send_call(seat, request, payload, Patience::Polling(waker))
+        self.core.send_call(seat, request, [&[], payload], Patience::Polling(waker))
     }
 
     /// Sends a question.
@@ -100,11 +100,11 @@ impl Core {
         &self,
         seat: usize,
         mut request: Request,
-        payload: &[u8],
+        [payload_head, payload]: [&[u8]; 2],
         mut patience: Patience<'_>,
     ) -> Result<Ticket, SendError> {
         self.look_if_quiet();
-        let payload_bytes = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        let payload_bytes = u32::try_from(payload_head.len() + payload.len()).unwrap_or(u32::MAX);
         let mut state = self.become_sender(&mut patience)?;
         let (ticket, handle) = match state.add_call(seat, payload_bytes) {
             Ok(added) => added,
@@ -119,7 +119,12 @@ impl Core {
         drop(state);
         (request.request_id, request.handle) = (ticket.id, handle);
         let mut head = [0; REQUEST_HEAD_BYTES_MAX];
-        let head = request.encode_head(payload_bytes, &mut head);
+        let mut head = request.encode_head(payload_bytes, &mut head);
+        let longer;
+        if !payload_head.is_empty() {
+            longer = [head, payload_head].concat();
+            head = &longer;
+        }
         let written = self.write_frame(ticket.id, head, payload, &mut patience);
         self.finish_call(ticket, written, head, payload, &patience)
     }
@@ -327,7 +332,7 @@ impl Core {
     #[inline]
     fn write_frame(&self, id: u64, head: &[u8], payload: &[u8], patience: &mut Patience<'_>) -> Written {
         let total = head.len() + payload.len();
-        let first = if payload.len() <= COPIED_SEND_BYTES {
+        let first = if total <= REQUEST_HEAD_BYTES_MAX + COPIED_SEND_BYTES {
             // One buffer costs the kernel less than two, and a short copy costs nothing.
             let mut whole = [0; REQUEST_HEAD_BYTES_MAX + COPIED_SEND_BYTES];
             match whole.get_mut(..total) {

@@ -20,7 +20,7 @@ use praas_protocol::{CallError, Key, StateType};
 use crate::function::Function;
 use crate::limits::STATE_COPIED_BYTES;
 use crate::payload::Payload;
-use crate::process::Process;
+use crate::process::{Process, Way};
 use crate::reply::Reply;
 use crate::typed::{Decode, Encode, StackBuffer, archive_into, same_size};
 
@@ -115,6 +115,10 @@ impl<'process> State<'process> {
             return self.written(PUT, payload, head_bytes);
         }
         let of_value = |error| self.failed(error, head_bytes);
+        if let Way::Network(remote) = self.process.way() {
+            let reply = remote.invoke_headed(PUT, &payload, value.into(), self.deadline).map_err(of_value)?;
+            return Ok(Written::decode(&reply)?);
+        }
         let mut loan = self.process.loan(head_bytes.saturating_add(value.len())).map_err(of_value)?;
         loan.write_at(0, &payload).and_then(|()| loan.write_at(head_bytes, value)).map_err(of_value)?;
         self.written(PUT, loan, head_bytes)

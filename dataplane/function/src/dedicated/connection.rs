@@ -150,8 +150,11 @@ impl Connection {
     ///
     /// `ends`: the stream does after what is there, so nothing will announce its end.
     pub(crate) fn serve(&mut self, ends: bool, room: &mut Room, host: &mut Host<'_>) -> Result<Turn, Condemned> {
-        if self.talk.output.is_blocked() && self.talk.output.flush(&self.talk.socket).is_err() {
-            return Ok(Turn::Over);
+        if self.talk.output.is_blocked() {
+            if self.talk.output.flush(&self.talk.socket).is_err() {
+                return Ok(Turn::Over);
+            }
+            room.end_payload(self.talk.output.take_spent());
         }
         if self.talk.leaves_until.is_some() {
             return Ok(self.linger(room));
@@ -174,6 +177,7 @@ impl Connection {
             Err(Stop::Condemned) => return Err(Condemned),
         };
         self.talk.output.give_back(&mut room.replies);
+        room.end_payload(self.talk.output.take_spent());
         Ok(turn)
     }
 

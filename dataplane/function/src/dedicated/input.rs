@@ -2,14 +2,17 @@
 //!
 //! Small calls of all connections go through one buffer of the worker, and are run before anything else is read into it. A
 //! payload that does not come with its head gets memory of its own, which grows with what came; one such piece is kept for the
-//! next. An idle connection has none.
+//! next, an unusually large one only while such payloads go on coming: fresh memory for 64 MiB costs as much as sending them. An idle
+//! connection has none.
+
+use std::time::Instant;
 
 use rkyv::util::AlignedVec;
 
 use praas_protocol::limits::WIRE_REQUEST_HEAD_BYTES;
 use praas_protocol::wire::Request;
 
-use crate::limits::{PAYLOAD_BYTES_KEPT, PAYLOAD_BYTES_START, RECEIVE_BYTES};
+use crate::limits::{LARGE_PAYLOAD_KEPT_FOR, PAYLOAD_BYTES_KEPT, PAYLOAD_BYTES_START, RECEIVE_BYTES};
 
 /// Where receiving begins in the buffer, so that the payload behind a common head is aligned for any archive.
 const RECEIVE_OFFSET: usize = AlignedVec::<16>::ALIGNMENT - WIRE_REQUEST_HEAD_BYTES % AlignedVec::<16>::ALIGNMENT;
@@ -20,6 +23,8 @@ pub(crate) struct Room {
     receive: AlignedVec,
     /// Of the last large payload.
     payload: AlignedVec,
+    /// Until when that is kept, if it is unusually large.
+    payload_until: Option<Instant>,
     /// For answers.
     pub(crate) replies: Vec<u8>,
 }
@@ -47,6 +52,7 @@ impl Room {
 
     /// Memory for a payload of which `first` has come.
     pub(crate) fn begin_payload(&mut self, request: Request, first: &[u8], bytes: usize) -> Partial {
+        self.payload_until = None;
         let mut partial = Partial { request, memory: std::mem::take(&mut self.payload), received: first.len(), bytes };
         partial.make_room();
         partial.memory[..first.len()].copy_from_slice(first);
@@ -54,9 +60,24 @@ impl Room {
     }
 
     /// Keeps the memory of a payload that is done with.
-    pub(crate) fn end_payload(&mut self, partial: Partial) {
-        if partial.memory.len() <= PAYLOAD_BYTES_KEPT && partial.memory.len() > self.payload.len() {
-            self.payload = partial.memory;
+    pub(crate) fn end_payload(&mut self, memory: AlignedVec) {
+        if memory.len() > self.payload.len() {
+            self.payload = memory;
+            let is_large = self.payload.len() > PAYLOAD_BYTES_KEPT;
+            self.payload_until = is_large.then(|| Instant::now() + LARGE_PAYLOAD_KEPT_FOR);
+        }
+    }
+
+    /// When memory has to be given back, if nothing comes that needs it.
+    pub(crate) fn deadline(&self) -> Option<Instant> {
+        self.payload_until
+    }
+
+    /// Gives memory back that was kept for long enough.
+    pub(crate) fn trim(&mut self, now: Instant) {
+        if self.payload_until.is_some_and(|until| until <= now) {
+            self.payload = AlignedVec::new();
+            self.payload_until = None;
         }
     }
 }
@@ -106,6 +127,11 @@ impl Partial {
         }
     }
 
+    /// Its memory, which begins with the payload.
+    pub(crate) fn into_memory(self) -> AlignedVec {
+        self.memory
+    }
+
     /// The payload, if all of it is there.
     pub(crate) fn payload(&self) -> Option<&[u8]> {
         (self.received == self.bytes).then(|| &self.memory[..self.bytes])
@@ -147,7 +173,7 @@ mod tests {
             }
             assert!(partial.payload().unwrap() == sent);
             assert!(partial.payload().unwrap().as_ptr().addr().is_multiple_of(16));
-            room.end_payload(partial);
+            room.end_payload(partial.into_memory());
             let mut again = room.begin_payload(request, &[], bytes);
             assert!(again.place().len() >= bytes, "its memory was kept");
             again.append(&sent);
@@ -156,11 +182,31 @@ mod tests {
     }
 
     #[test]
+    fn memory_of_an_unusually_large_payload_is_kept_while_such_come_and_then_given_back() {
+        let mut room = Room::default();
+        let request = Request::new(1, 0, FunctionId(1), 0);
+        let large = vec![5; PAYLOAD_BYTES_KEPT + 1];
+        let mut first = room.begin_payload(request, &[], large.len());
+        first.append(&large);
+        let place = first.payload().unwrap().as_ptr();
+        room.end_payload(first.into_memory());
+        let until = room.deadline().expect("it is not kept for ever");
+        room.trim(until - LARGE_PAYLOAD_KEPT_FOR);
+        let mut second = room.begin_payload(request, &[], large.len());
+        assert!(second.place().as_ptr() == place && room.deadline().is_none(), "it was kept, and is in use");
+        room.end_payload(second.into_memory());
+        room.trim(room.deadline().unwrap());
+        assert!(room.deadline().is_none());
+        let mut third = room.begin_payload(request, &[], large.len());
+        assert_eq!(third.place().len(), PAYLOAD_BYTES_START, "it was given back");
+    }
+
+    #[test]
     fn a_first_part_longer_than_the_memory_kept_from_a_smaller_payload_fits() {
         let mut room = Room::default();
         let request = Request::new(1, 0, FunctionId(1), 0);
         let small = room.begin_payload(request, &[1; 1_000], 1_000);
-        room.end_payload(small);
+        room.end_payload(small.into_memory());
         let first = vec![2; 17_898];
         let mut large = room.begin_payload(request, &first, 20_000);
         large.append(&[3; 20_000 - 17_898]);

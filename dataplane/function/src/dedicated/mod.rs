@@ -62,7 +62,7 @@ pub(crate) struct Connections {
     room: Room,
     /// Looks until the kernel is asked.
     looks_left: u32,
-    /// The nearest time at which a connection has to be looked at.
+    /// The nearest time at which a connection, or the memory that they share, has to be looked at.
     deadline: Option<Instant>,
 }
 
@@ -165,19 +165,21 @@ impl Connections {
             connection.interest = wish;
             waiting.change_connection(connection.socket(), slot, wish);
         }
-        if self.deadline.is_some() || connection.deadline().is_some() {
+        if self.deadline.is_some() || connection.deadline().is_some() || self.room.deadline().is_some() {
             self.find_deadline();
         }
         Ok(())
     }
 
     fn find_deadline(&mut self) {
-        self.deadline = self.slots.iter().flatten().filter_map(Connection::deadline).min();
+        let connections = self.slots.iter().flatten().filter_map(Connection::deadline);
+        self.deadline = connections.chain(self.room.deadline()).min();
     }
 
-    /// Ends the connections whose clients took too long.
+    /// Ends the connections whose clients took too long, and gives memory back that nobody used for a while.
     fn end_overdue(&mut self, waiting: &Waiting, mail: &Mail) -> Result<(), WorkerError> {
         let now = Instant::now();
+        self.room.trim(now);
         for slot in 0..self.slots.len() {
             let Some(connection) = &mut self.slots[slot] else { continue };
             let is_overdue = connection.deadline().is_some_and(|deadline| deadline <= now);
@@ -212,6 +214,9 @@ impl Connections {
     fn end(&mut self, slot: usize, waiting: &Waiting, mail: &Mail) -> Result<(), WorkerError> {
         let Some(connection) = self.slots.get_mut(slot).and_then(Option::take) else { return Ok(()) };
         self.count -= 1;
+        if self.count == 0 {
+            self.room = Room::default();
+        }
         self.find_deadline();
         waiting.remove_connection(connection.socket());
         // Fails when the client has ended it. Closing alone would not end it: the server holds a duplicate.

@@ -131,10 +131,14 @@ impl Talk {
 
     pub(super) fn run_partial(&mut self, partial: Partial, room: &mut Room, host: &mut Host<'_>) -> Result<(), Stop> {
         let ran = match partial.payload() {
-            Some(payload) => self.run(&Wanted::of(&partial.request), payload, false, true, host),
+            Some(payload) => self.run_with(&Wanted::of(&partial.request), payload, false, true, true, host),
             None => Ok(()),
         };
-        room.end_payload(partial);
+        match self.output.owed() {
+            // What its function returned lies in it, and the socket was full.
+            Some(unsent) => self.output.keep(partial.into_memory(), unsent),
+            None => room.end_payload(partial.into_memory()),
+        }
         ran
     }
 
@@ -151,6 +155,20 @@ impl Talk {
         payload: &[u8],
         cancelled: bool,
         is_last: bool,
+        host: &mut Host<'_>,
+    ) -> Result<(), Stop> {
+        self.run_with(wanted, payload, cancelled, is_last, false, host)
+    }
+
+    /// The same. `payload_lasts`: its memory is handed over if the output says that a part of it is owed.
+    #[inline]
+    fn run_with(
+        &mut self,
+        wanted: &Wanted,
+        payload: &[u8],
+        cancelled: bool,
+        is_last: bool,
+        payload_lasts: bool,
         host: &mut Host<'_>,
     ) -> Result<(), Stop> {
         self.look_at_cpu();
@@ -182,9 +200,10 @@ impl Talk {
             caller: CallerWatch::new(cancelled, is_last.then(|| socket.as_fd())),
         };
         let mut sent = Ok(());
-        let mut reply = |outcome: Outcome, detail, more, payload: &[u8]| {
+        let mut reply = |outcome: Outcome, detail, more, answer: &[u8]| {
             let response = Response { request_id, outcome_code: outcome as u32, detail, more };
-            sent = output.answer(&*socket, &response.encode_head(saturated(payload.len())), payload);
+            let lasting = if payload_lasts { offset_in(answer, payload) } else { None };
+            sent = output.answer(&*socket, &response.encode_head(saturated(answer.len())), answer, lasting);
         };
         if principal.is_some_and(|principal| principal != caller.principal) {
             // No token allows to speak for others yet.
@@ -255,6 +274,12 @@ impl Talk {
         }
         Ok(())
     }
+}
+
+/// Where `part` begins in `whole`, if it lies there.
+fn offset_in(part: &[u8], whole: &[u8]) -> Option<usize> {
+    let offset = part.as_ptr().addr().checked_sub(whole.as_ptr().addr())?;
+    (offset + part.len() <= whole.len()).then_some(offset)
 }
 
 /// The monotonic clock that PONG speaks of.
