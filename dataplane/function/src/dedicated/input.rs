@@ -76,8 +76,14 @@ impl Room {
     /// Gives memory back that was kept for long enough.
     pub(crate) fn trim(&mut self, now: Instant) {
         if self.payload_until.is_some_and(|until| until <= now) {
+            self.give_large_back();
+        }
+    }
+
+    /// Gives memory back that is kept for a while only.
+    pub(crate) fn give_large_back(&mut self) {
+        if self.payload_until.take().is_some() {
             self.payload = AlignedVec::new();
-            self.payload_until = None;
         }
     }
 }

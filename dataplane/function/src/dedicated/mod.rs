@@ -215,7 +215,7 @@ impl Connections {
         let Some(connection) = self.slots.get_mut(slot).and_then(Option::take) else { return Ok(()) };
         self.count -= 1;
         if self.count == 0 {
-            self.room = Room::default();
+            self.room.give_large_back();
         }
         self.find_deadline();
         waiting.remove_connection(connection.socket());
