@@ -92,13 +92,18 @@ pub(in super::super) fn lane_calls(payload_bytes: usize) -> impl FnMut(&Lane, Ba
     }
 }
 
-/// The same over TCP, from a buffer of the client's.
+/// The same over TCP, from a buffer of the client's into another, as the echoes do.
 pub(super) fn remote_calls(payload_bytes: usize) -> impl FnMut(&Remote, Batch) -> Result<Samples, SeriesError> {
-    let (mut payload, mut seed) = (vec![1; payload_bytes], 0);
+    let (mut payload, mut answer, mut seed) = (vec![1; payload_bytes], Vec::new(), 0);
     move |remote, batch| {
         remote.measure(batch, |process| {
             seed += 1;
-            call_and_check(process, &mut payload, seed)
+            if payload_bytes <= NOOP_BYTES {
+                return call_and_check(process, &mut payload, seed);
+            }
+            fill(&mut payload, seed);
+            process.invoke_into(NOOP, &payload, &mut answer)?;
+            check(&answer, payload_bytes, seed)
         })
     }
 }
