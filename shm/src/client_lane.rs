@@ -59,7 +59,7 @@ use crate::fault::{self, Step};
 use crate::lane_memory::LaneMemory;
 use crate::layout::LaneLayout;
 use crate::phase_word;
-use crate::request::{INLINE, InlineBytes, InlineReply, Place, halves, split};
+use crate::request::{INLINE, InlineBytes, InlineReply, OF_REQUEST, Place, halves, split};
 use crate::ring::{self, Entry, Producer};
 use crate::segment::AttachError;
 use crate::spin::{self, SPIN_BUDGET, SpinHistory, SpinLoop};

@@ -35,7 +35,7 @@ use crate::claim::Condemned;
 use crate::lane_memory::LaneMemory;
 use crate::layout::LaneLayout;
 use crate::log_ring::DurableWatch;
-use crate::request::{INLINE, halves};
+use crate::request::{INLINE, OF_REQUEST, halves};
 use crate::running_call::RUNNING_RECORD;
 use crate::segment::{AttachError, Segment};
 use crate::worker_lane::{WorkerLaneParts, publish_answer};
@@ -53,6 +53,8 @@ pub(crate) enum ReadyPayload {
     Inline([u8; REPLY_INLINE_BYTES], usize),
     /// They lie in a block of the lane.
     Block(Block, usize),
+    /// They are the first of the request's own block.
+    OfRequest(usize),
 }
 
 /// What is to be published once `position` is durable.
@@ -270,6 +272,7 @@ impl Shared {
         let (place, inline) = match &reply.payload {
             ReadyPayload::Inline(bytes, length) => (halves(short(*length), INLINE), &bytes[..*length]),
             ReadyPayload::Block(block, length) => (halves(short(*length), block.offset), &[][..]),
+            ReadyPayload::OfRequest(length) => (halves(short(*length), OF_REQUEST), &[][..]),
         };
         if publish_answer(&lane.memory, reply.target, reply.cpu, reply.outcome, reply.detail, place, inline) {
             lane.wakening.ring(lane.memory.client_bell());

@@ -12,6 +12,9 @@ use crate::ring::Entry;
 /// Marks a payload that travels inline.
 pub(crate) const INLINE: u32 = u32::MAX;
 
+/// Marks an answer that is the beginning of its request's own block, which stays its client's: no block begins so far up.
+pub(crate) const OF_REQUEST: u32 = u32::MAX - 1;
+
 /// Flag in the entry's word of the CPU: the payload begins with an idempotency key.
 pub(crate) const KEYED: u64 = 1 << 32;
 

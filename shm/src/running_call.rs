@@ -213,6 +213,27 @@ impl RunningCall<'_> {
         self.finish(Outcome::Ok, 0, 0, AnswerPayload::Block(block, bytes))
     }
 
+    /// Whether the payload lies in a block that its caller gets back with the answer: then its beginning can be the answer.
+    /// Not in the lane of an event loop: one of its many clients that is slow to take answers would keep the others' room for
+    /// requests.
+    #[must_use]
+    #[inline]
+    pub fn may_answer_with_input(&self) -> bool {
+        self.lane.in_place && !self.lane.rings_doorbell() && matches!(self.end.current.payload, Place::Block { .. })
+    }
+
+    /// Answers Ok with the first `bytes` of the payload where they lie: the caller reads them in its own request.
+    ///
+    /// # Errors
+    /// [`Condemned`]: the server is killing this worker; it must exit at once.
+    ///
+    /// # Panics
+    /// If the payload is shorter, or no block that is read in place: a mistake of the runtime.
+    pub fn reply_with_input(mut self, bytes: usize) -> Result<(), Condemned> {
+        assert!(self.may_answer_with_input() && bytes <= self.payload_bytes(), "the answer is no part of the input");
+        self.finish(Outcome::Ok, 0, 0, AnswerPayload::OfRequest(bytes))
+    }
+
     #[inline]
     fn finish(
         &mut self,
@@ -222,7 +243,7 @@ impl RunningCall<'_> {
         payload: AnswerPayload<'_>,
     ) -> Result<(), Condemned> {
         self.answered = true;
-        if self.output.get().is_some() && matches!(payload, AnswerPayload::Bytes(_)) {
+        if self.output.get().is_some() && !matches!(payload, AnswerPayload::Block(..)) {
             // Its caller is not told of it, so nobody else would give it back before the cell's next call.
             self.lane.unreserve(self.end.tag, self.end.current.request.target);
         }
@@ -256,6 +277,7 @@ impl RunningCall<'_> {
         let ready = |payload| (outcome, detail, payload);
         let (outcome, detail, payload) = match payload {
             AnswerPayload::Block(block, bytes) => ready(ReadyPayload::Block(block, bytes)),
+            AnswerPayload::OfRequest(bytes) => ready(ReadyPayload::OfRequest(bytes)),
             AnswerPayload::Bytes(bytes) if bytes.len() <= REPLY_INLINE_BYTES => {
                 let mut inline = [0; REPLY_INLINE_BYTES];
                 inline[..bytes.len()].copy_from_slice(bytes);

@@ -16,7 +16,7 @@ use crate::fault::{self, Step};
 use crate::lane_memory::LaneMemory;
 use crate::layout::LaneLayout;
 use crate::ledger::{Ledger, ReplyArenaFull};
-use crate::request::{INLINE, RequestCopy, halves, split};
+use crate::request::{INLINE, OF_REQUEST, RequestCopy, halves, split};
 use crate::ring::{self, Polled, Taken};
 use crate::segment::{AttachError, Segment};
 use crate::sync::Ordering;
@@ -73,6 +73,8 @@ pub(crate) enum AnswerPayload<'a> {
     Bytes(&'a [u8]),
     /// The first bytes of a block that holds them already.
     Block(Block, usize),
+    /// The first bytes of the request's own block.
+    OfRequest(usize),
 }
 
 impl WorkerLane {
@@ -259,6 +261,7 @@ impl WorkerLane {
                 }
             },
             AnswerPayload::Block(block, bytes) => (outcome, detail, halves(length(bytes), block.offset)),
+            AnswerPayload::OfRequest(bytes) => (outcome, detail, halves(length(bytes), OF_REQUEST)),
         };
         let inline = match (payload, split(place)) {
             (AnswerPayload::Bytes(bytes), (length, INLINE)) => &bytes[..length as usize],

@@ -33,8 +33,16 @@ fn in_place() -> FunctionId {
     FunctionId::of("echo-in-place")
 }
 
+fn of_request() -> FunctionId {
+    FunctionId::of("echo-where-it-lies")
+}
+
 /// Answers with the input, through lane memory where it was asked to and may.
 fn run_echo(call: RunningCall<'_>, scratch: &mut Scratch) {
+    if call.function() == of_request() && call.may_answer_with_input() {
+        let bytes = call.payload_bytes();
+        return call.reply_with_input(bytes).unwrap();
+    }
     let copied;
     {
         let input = call.input(scratch);
@@ -134,10 +142,11 @@ fn payloads_of_every_size_go_both_ways_inside_and_outside_a_trust_domain() {
         let lane = host.client();
         for (seed, bytes) in SIZES.into_iter().enumerate() {
             let sent = pattern(bytes, seed as u64);
-            for function in [echo(), in_place()] {
+            for function in [echo(), in_place(), of_request()] {
                 let answer = call(&lane, function, &sent);
                 assert_eq!(bytes_of(&answer), sent, "{bytes} bytes, trusted {trusted}");
-                let lies_in_lane = bytes > 96 || function == in_place() && trusted;
+                let stays = function == of_request() && bytes > 64;
+                let lies_in_lane = bytes > 96 || (function == in_place() || stays) && trusted;
                 let readable = answer.payload.as_ref().unwrap().as_slice().is_some();
                 assert_eq!(readable, trusted || !lies_in_lane, "{bytes} bytes, trusted {trusted}");
                 drop(answer);
@@ -412,6 +421,65 @@ fn replies_that_a_caller_keeps_fill_the_reply_arena_and_come_back() {
         );
         drop(kept);
         assert_eq!(bytes_of(&call(&lane, echo(), &vec![0; 1 << 20])).len(), 1 << 20);
+    }
+}
+
+#[test]
+fn an_answer_that_stays_in_its_request_keeps_that_block_and_nothing_else() {
+    let host = Arc::new(Host::new(Options::default()));
+    let _worker = Serving::start(&host, WORKER, |call| {
+        assert!(call.may_answer_with_input());
+        // A block that is reserved meanwhile is given back.
+        let reserves = call.payload_bytes() == 1 << 20;
+        let reserved = reserves.then(|| call.output_in_place(1 << 20).unwrap().unwrap().len());
+        assert_eq!(reserved.is_some(), reserves);
+        call.reply_with_input(1 << 19).unwrap();
+    });
+    let lane = host.client();
+    for bytes in [1 << 20, 1 << 19, (1 << 20) - 7] {
+        let sent = pattern(bytes, 11);
+        let mut loan = lane.loan(bytes).unwrap();
+        let place = lane.loan_bytes_mut(&mut loan).unwrap();
+        place.copy_from_slice(&sent);
+        let at = place.as_ptr();
+        let ticket = lane.submit(of_request(), Payload::Loan(loan), 0, 0).unwrap();
+        let answer = settle(&lane, ticket, WaitMode::Park);
+        let kept = answer.payload.as_ref().unwrap().as_slice().unwrap();
+        assert_eq!((kept, kept.as_ptr()), (&sent[..1 << 19], at), "not where it was written");
+        // Its cell is free, the whole reply half is, and of the request half what the request did not take.
+        assert_eq!((lane.in_flight(), lane.kept_reply_bytes()), (0, 0));
+        let left = if bytes == 1 << 19 { 1 << 19 } else { 0 };
+        assert!(matches!(lane.loan(left + 1), Err(SubmitError::Full { what: Bounded::Arena, .. })));
+        if left > 0 {
+            lane.return_loan(lane.loan(left).unwrap());
+        }
+        assert_eq!(answer.payload.as_ref().unwrap().as_slice(), Some(&sent[..1 << 19]));
+        drop(answer);
+        lane.return_loan(lane.loan(1 << 20).unwrap());
+    }
+}
+
+#[test]
+fn no_answer_stays_in_a_request_that_is_inline_untrusted_or_of_an_event_loop() {
+    let bytes = [1; 2000];
+    let (looped, _listen) = Host::with_reply_doorbell(Options::default());
+    let hosts = [
+        (Host::new(Options::default()), &bytes[..64]),
+        (Host::new(Options { trusted: false, ..Options::default() }), &bytes[..]),
+        (looped, &bytes[..]),
+    ];
+    for (host, sent) in hosts {
+        let host = Arc::new(host);
+        let lane = if host.replies_ring.is_some() { host.reactor() } else { host.client() };
+        let ticket = submit(&lane, of_request(), sent);
+        let mut scratch = Scratch::new();
+        let worker = Serving::start(&host, WORKER, move |call| {
+            assert!(!call.may_answer_with_input());
+            run_echo(call, &mut scratch);
+        });
+        eventually("the answer comes", || lane.is_answered(&ticket));
+        assert_eq!(bytes_of(&lane.take(ticket)), sent);
+        drop(worker);
     }
 }
 

@@ -26,6 +26,8 @@ use support::{Host, Options, PATIENCE, copy_of, eventually, pattern};
 const WORKER: WorkerTag = WorkerTag::new(0, 1);
 /// Around what fits a cell, and around a block.
 const SIZES: [usize; 7] = [0, 1, 64, 65, 4096, 5000, 200_000];
+/// The one whose answer stays where its request lies, in a trust domain.
+const STAYS_BYTES: usize = 5000;
 
 /// A logged process of one worker, and a client with a lane to it.
 struct Stage {
@@ -91,6 +93,10 @@ fn answers_of_every_size_are_held_for_their_own_positions_and_come_whole() {
             positions.push(stage.store.put(&user("k"), b"v", Meta::RAW, Condition::Any).unwrap());
             let call = next_call(&mut stage.end);
             let input = call.input(&mut scratch).to_vec();
+            if input.len() == STAYS_BYTES && call.may_answer_with_input() {
+                call.reply_with_input(STAYS_BYTES).unwrap();
+                continue;
+            }
             match call.output_in_place(input.len()).unwrap() {
                 Some(output) => {
                     output.copy_from_slice(&input);

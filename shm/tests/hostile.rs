@@ -574,6 +574,51 @@ fn a_request_that_names_no_cell_is_run_for_nobody() {
     }
 }
 
+/// An answer may say that it lies in its request's block: only where there is one, no longer than the request, and to nobody who
+/// serves many.
+#[test]
+fn an_answer_that_claims_more_of_its_request_than_there_is_has_no_payload() {
+    const OF_REQUEST: u64 = 0xffff_fffe << 32;
+    const DONE: u64 = 5;
+    let (ok, lost) = (Outcome::Ok as u64, Outcome::WorkerLost as u64);
+    let claims = [
+        (2000, 2000, ok, true),
+        (2000, 0, ok, true),
+        (2000, 2001, ok, false),
+        (2000, 4096, ok, false),
+        (2000, 0xffff_ffff, ok, false),
+        (2000, 100, lost, false),
+        (64, 64, ok, false),
+        (0, 0, ok, false),
+    ];
+    for (sent, claimed, outcome, is_there) in claims {
+        for (trusted, is_loop) in [(true, false), (false, false), (true, true)] {
+            let host = Host::new(Options { trusted, ..options(1) });
+            let spoiler = Spoiler::map(host.lane.segment_fd());
+            let lane = if is_loop { host.reactor() } else { host.client() };
+            let ticket = lane.submit(echo(), Payload::Bytes(&vec![7; sent]), 0, 0).unwrap();
+            let mut cells = (0..CELLS).map(|cell| CELL_TABLE + cell * SLOT);
+            let cell = cells.find(|&cell| spoiler.word(cell).load(Ordering::SeqCst) & 7 != 0).expect("a cell waits");
+            spoiler.write(cell + 8, outcome);
+            spoiler.write(cell + 16, OF_REQUEST | claimed);
+            let generation = spoiler.word(cell).load(Ordering::SeqCst) >> 32;
+            spoiler.write(cell, generation << 32 | DONE);
+            assert!(lane.is_answered(&ticket));
+            let answer = lane.take(ticket);
+            let found = answer.payload.as_ref().map(|payload| {
+                let mut bytes = vec![0; payload.len()];
+                payload.copy_to(&mut bytes);
+                bytes
+            });
+            let expected = (is_there && !is_loop).then(|| vec![7; usize::try_from(claimed).unwrap()]);
+            assert_eq!(found, expected, "{claimed} of {sent} bytes, outcome {outcome}, event loop {is_loop}");
+            drop(answer);
+            // The block has come back.
+            lane.return_loan(lane.loan(1 << 20).unwrap());
+        }
+    }
+}
+
 #[test]
 fn a_doorbell_that_is_full_or_without_listeners_stops_nobody() {
     let mut bystander = Bystander::new();

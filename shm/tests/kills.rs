@@ -31,6 +31,9 @@ use support::{Host, Options, PATIENCE, Serving, copy_of, eventually, park_on, pa
 const ROLE: &str = "PRAAS_KILLS_ROLE";
 const DESCRIPTORS: &str = "PRAAS_KILLS_DESCRIPTORS";
 const GENERATION: &str = "PRAAS_KILLS_GENERATION";
+/// Calls of every kind, with the bytes of their payloads.
+const EVERY_KIND: [(fn() -> FunctionId, usize); 5] =
+    [(echo, 10), (echo, 5000), (in_place, 3000), (of_request, 4000), (fails, 2000)];
 /// The whole of an arena half: passes only if no block is lost.
 const ALL_BYTES: usize = 1 << 20;
 /// Rounds over each step, on the same lane, each killing at a later passage.
@@ -56,6 +59,10 @@ fn in_place() -> FunctionId {
     FunctionId::of("in place")
 }
 
+fn of_request() -> FunctionId {
+    FunctionId::of("answers where its input lies")
+}
+
 fn fails() -> FunctionId {
     FunctionId::of("reserves and fails")
 }
@@ -63,6 +70,9 @@ fn fails() -> FunctionId {
 fn run(call: RunningCall<'_>, scratch: &mut Scratch) {
     let bytes = call.payload_bytes();
     let function = call.function();
+    if function == of_request() {
+        return call.reply_with_input(bytes).unwrap();
+    }
     let input = call.input(scratch).to_vec();
     if function == echo() {
         call.reply(Outcome::Ok, 0, 0, &input).unwrap();
@@ -153,7 +163,7 @@ fn be_client(descriptors: Vec<OwnedFd>) {
     );
     let start = Instant::now();
     while start.elapsed() < PATIENCE {
-        for (function, bytes) in [(echo(), 10), (echo(), 5000), (in_place(), 3000), (fails(), 2000)] {
+        for (function, bytes) in EVERY_KIND.map(|(function, bytes)| (function(), bytes)) {
             let submit = || lane.submit(function, Payload::Bytes(&vec![1; bytes]), 0, 0).unwrap();
             let waited = submit();
             assert_eq!(lane.wait(&waited, WaitMode::Park, PATIENCE), WaitEnd::Answered);
@@ -310,7 +320,7 @@ impl<'a> Scene<'a> {
 
     /// Calls of every kind, until a worker is lost. Each is answered as it should be, or that its worker was lost.
     fn call_everything(&mut self, losses: &mut u32) {
-        for (function, bytes) in [(echo(), 10), (echo(), 5000), (in_place(), 3000), (fails(), 2000)] {
+        for (function, bytes) in EVERY_KIND.map(|(function, bytes)| (function(), bytes)) {
             for as_task in [false, true] {
                 // The call beside it ends later, so that the next call does not use a lost one's cell: what that one
                 // held must be free all the same.
@@ -381,6 +391,7 @@ fn kill_a_worker_at(step: Step) {
         assert!(kept.take().is_none_or(|answer| holds(&answer, &keep)), "{}: a reply was spoiled", step.name());
         scene.call(echo(), &whole);
         scene.call(in_place(), &whole);
+        scene.call(of_request(), &whole);
         scene.call_everything(&mut 0);
         assert_eq!((lane.in_flight(), lane.quarantined(), host.lane.unclaimed()), (0, 0, 0), "{}", step.name());
         kept = Some(scene.call(echo(), &keep));

@@ -6,8 +6,9 @@
 //! * larger ones of a lane that is: in a block of the lane, where the caller reads them without a copy. When the lane has
 //!   no block free, or the function wants more than it asked for first, in the private buffer: there may be one by the time
 //!   of the reply;
-//! * on a dedicated connection, an answer that is a part of the input stays where it is, and is sent from there: a copy of
-//!   1 MiB would add a seventh to its round trip.
+//! * an answer that is the beginning of the input stays where it is, if that is a block of a lane that is read in place and not the
+//!   network shard's: the caller reads it in its own request. On a dedicated connection any part of the input does, and is sent
+//!   from there: a copy of 1 MiB would add a seventh to its round trip.
 
 use praas_protocol::limits::REPLY_INLINE_BYTES;
 use praas_shm::running_call::RunningCall;
@@ -109,17 +110,27 @@ impl<'call> Call<'call> {
         Ok(room.bytes)
     }
 
-    /// Answers with a copy of `bytes`, unless the function goes on to return others.
+    /// Answers with `bytes`, unless the function goes on to return others. They are copied, but for the beginning of a large
+    /// [`Call::input`] from a caller in the trust domain, who reads it where it wrote it.
     ///
     /// # Errors
     /// When `bytes` is longer than the application's payload limit; return that error to tell the caller.
     pub fn reply(&mut self, bytes: &[u8]) -> FunctionResult {
         self.ensure_within_limit(bytes.len())?;
-        if self.context.running().is_none()
-            && let Some(start) = place_within(self.input, bytes)
-        {
-            self.staged = Staged::OfInput { start, bytes: bytes.len() };
-            return Ok(());
+        if let Some(start) = place_within(self.input, bytes) {
+            let stays = match self.context.running() {
+                None => true,
+                Some(running) => {
+                    start == 0
+                        && bytes.len() > REPLY_INLINE_BYTES
+                        && self.in_place.is_some()
+                        && running.may_answer_with_input()
+                }
+            };
+            if stays {
+                self.staged = Staged::OfInput { start, bytes: bytes.len() };
+                return Ok(());
+            }
         }
         self.room(bytes.len()).bytes.copy_from_slice(bytes);
         Ok(())

@@ -293,7 +293,8 @@ fn run(body: &mut Body, mut call: Call<'_>) -> Ending {
 fn reply(running: RunningCall<'_>, ending: Ending, private: &[u8]) -> Result<(), Condemned> {
     match ending {
         Ending::Output(Staged::InPlace { bytes }) => running.reply_in_place(bytes),
-        Ending::Output(Staged::OfInput { .. }) => unreachable!("answers of lanes lie in them, or are copied there"),
+        Ending::Output(Staged::OfInput { start: 0, bytes }) => running.reply_with_input(bytes),
+        Ending::Output(Staged::OfInput { .. }) => unreachable!("of a lane's input only the beginning stays in place"),
         Ending::Output(Staged::Private { bytes }) => answer_with(running, &private[..bytes]),
         Ending::Output(Staged::Owned(bytes)) => answer_with(running, &bytes),
         Ending::Error(error) => {

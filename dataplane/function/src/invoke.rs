@@ -9,6 +9,7 @@
 //! |---|---|
 //! | call and wait | [`Context::invoke`], with types [`Context::invoke_typed`] |
 //! | call now and wait later | [`Context::start`], [`PendingCall`] |
+//! | build a large input where it will be read | [`Context::loan`], [`InputLoan`] |
 //! | call several processes at once | [`Context::gather`] |
 //! | set a deadline or an idempotency key | [`Context::invoke_with`], [`InvokeOptions`] |
 //! | call the process itself | [`SELF`](crate::SELF) |
@@ -21,6 +22,7 @@ mod call_lane;
 mod call_lanes;
 mod callee;
 mod gather;
+mod input;
 mod nested_call;
 mod operations;
 mod options;
@@ -35,6 +37,7 @@ mod typed;
 pub(crate) use call_lane::CallLane;
 pub(crate) use call_lanes::{CallLanes, OpenError};
 pub use callee::Callee;
+pub use input::InputLoan;
 pub use options::InvokeOptions;
 pub use output::Output;
 pub use pending_call::PendingCall;

@@ -70,7 +70,7 @@ pub use call::Call;
 pub use context::Context;
 pub use durability::NotDurable;
 pub use error::{FunctionError, FunctionResult, codes};
-pub use invoke::{CallError, Callee, InvokeOptions, Output, PendingCall};
+pub use invoke::{CallError, Callee, InputLoan, InvokeOptions, Output, PendingCall};
 pub use messages::{
     Accepted, Message, MessageLoan, Party, PeekedMessage, PendingSend, RecvError, SELF, SendError, Sources,
 };

@@ -1,11 +1,13 @@
-//! A function that calls the no-op of its own process with payloads of any size, and times it: plot `invocations`.
+//! A function that calls the no-op of its own process with payloads of any size, and times it: plot `invocations`. What does not
+//! travel in the request itself is built in the lane.
 
 use std::time::Duration;
 
 use praas_benches::floors::{Batch, Pinned, Samples, fill, is_filled, timed};
 use praas_benches::subject::NOOP;
 use praas_client::Function;
-use praas_function::{Application, Call, FunctionError, FunctionResult, InvokeOptions, SELF};
+use praas_function::{Application, Call, FunctionError, FunctionResult, InvokeOptions, Output, SELF};
+use praas_protocol::limits::REQUEST_INLINE_BYTES;
 
 /// Calls the no-op of its own process again and again, with a payload that it fills, and checks every byte of the answer.
 /// Takes an [`Order`], answers [`Samples`].
@@ -79,19 +81,30 @@ fn call_own(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
         context.invoke(SELF, PIN, cpu.to_string().as_bytes())?;
     }
     let options = InvokeOptions::new().deadline(CALL_PATIENCE);
-    // Written once, so that the pages exist.
-    let mut payload = vec![1; order.payload_bytes];
-    let mut number = 0;
-    let samples: Samples = timed(order.batch, || {
-        number += 1;
-        fill(&mut payload, number);
-        let answer = context.invoke_with(SELF, NOOP.name(), &payload, &options)?;
-        if answer.len() == payload.len() && is_filled(&answer, number) {
+    let check = |answer: Output, number| {
+        if answer.len() == order.payload_bytes && is_filled(&answer, number) {
             Ok(())
         } else {
             Err(failed("the no-op answered something else than its input"))
         }
-    })?;
+    };
+    let mut number = 0;
+    let samples: Samples = if order.payload_bytes > REQUEST_INLINE_BYTES {
+        // As the SDK's documentation has it: built where it will be read.
+        timed(order.batch, || {
+            number += 1;
+            let mut payload = context.loan(SELF, order.payload_bytes)?;
+            fill(&mut payload, number);
+            check(payload.invoke_with(NOOP.name(), &options)?, number)
+        })?
+    } else {
+        let mut payload = vec![1; order.payload_bytes];
+        timed(order.batch, || {
+            number += 1;
+            fill(&mut payload, number);
+            check(context.invoke_with(SELF, NOOP.name(), &payload, &options)?, number)
+        })?
+    };
     Ok(samples.to_bytes())
 }
 

@@ -60,6 +60,7 @@ pub struct AnswerPayload(Bytes);
 pub(super) enum Bytes {
     Inline { bytes: InlineReply, length: u8 },
     Block(BlockReply),
+    OfRequest(RequestReply),
 }
 
 /// A reply that lies in the lane; keeps its cell until dropped.
@@ -68,6 +69,16 @@ pub(super) struct BlockReply {
     lane: Arc<ClientLane>,
     cell: u32,
     generation: u32,
+    offset: usize,
+    bytes: usize,
+}
+
+/// A reply that is the beginning of its request: keeps the request's block until dropped.
+#[derive(Debug)]
+pub(super) struct RequestReply {
+    lane: Arc<ClientLane>,
+    /// `None` only while it is being given back.
+    loan: Option<LoanBlock>,
     offset: usize,
     bytes: usize,
 }
@@ -95,7 +106,8 @@ impl ClientLane {
         let half_bytes = self.memory.layout().geometry.reply_arena_bytes as usize;
         let outcome_code = cell.outcome.load(Ordering::Relaxed);
         let (detail, more) = split(cell.detail.load(Ordering::Relaxed));
-        let place = Place::check(cell.payload.load(Ordering::Relaxed), REPLY_INLINE_BYTES, half_bytes);
+        let word = cell.payload.load(Ordering::Relaxed);
+        let place = Place::check(word, REPLY_INLINE_BYTES, half_bytes);
         self.worker_cpu.store(cell.cpu.load(Ordering::Relaxed), Ordering::Relaxed);
         let (payload, kept) = match place {
             Ok(Place::Inline { bytes }) => {
@@ -109,7 +121,15 @@ impl ClientLane {
                 let reply = BlockReply { lane: Arc::clone(self), cell, generation, offset, bytes };
                 (Some(AnswerPayload(Bytes::Block(reply))), Some(block_bytes(bytes)))
             }
-            Err(_) => (None, None),
+            Err(_) => {
+                let (bytes, place) = split(word);
+                let is_there = ticket.request_block.as_ref().is_some_and(|loan| bytes <= loan.bytes);
+                let may_stay = self.first_wait != FirstWait::Bell && outcome_code == Outcome::Ok as u32 && !keeps_loan;
+                if place == OF_REQUEST && is_there && may_stay {
+                    return self.take_of_request(ticket, bytes as usize, detail, more);
+                }
+                (None, None)
+            }
         };
         fault::point(Step::ClientAnswerRead);
         if outcome_code != Outcome::Ok as u32 && kept.is_none() {
@@ -120,6 +140,19 @@ impl ClientLane {
         let returned_loan = self.finish(ticket, kept, refused || keeps_loan);
         fault::point(Step::ClientTaken);
         Answer { outcome_code, detail, more, payload, returned_loan }
+    }
+
+    /// Takes an answer that is the first `bytes` of the request's own block, which has as many.
+    fn take_of_request(self: &Arc<Self>, ticket: Ticket, bytes: usize, detail: u32, more: u32) -> Answer {
+        fault::point(Step::ClientAnswerRead);
+        let loan = self.finish(ticket, None, true);
+        fault::point(Step::ClientTaken);
+        let payload = loan.map(|loan| {
+            let reply =
+                RequestReply { lane: Arc::clone(self), offset: loan.block.offset as usize, bytes, loan: Some(loan) };
+            AnswerPayload(Bytes::OfRequest(reply))
+        });
+        Answer { outcome_code: Outcome::Ok as u32, detail, more, payload, returned_loan: None }
     }
 
     /// Takes an answer that is small; another one stays, for [`ClientLane::take`].
@@ -229,6 +262,7 @@ impl AnswerPayload {
         match &self.0 {
             Bytes::Inline { length, .. } => usize::from(*length),
             Bytes::Block(reply) => reply.bytes,
+            Bytes::OfRequest(reply) => reply.bytes,
         }
     }
 
@@ -250,7 +284,13 @@ impl AnswerPayload {
                 // leave a published reply alone until its cell is released, which dropping `reply` does.
                 Some(unsafe { std::slice::from_raw_parts(place.as_ptr(), reply.bytes) })
             }
-            Bytes::Block(_) => None,
+            Bytes::OfRequest(reply) if reply.lane.trusted => {
+                let place = reply.lane.memory.request_bytes(reply.offset, reply.bytes);
+                // SAFETY: inside the request half (checked), initialised; the block is this reply's alone until it is
+                // dropped, and within a trust domain the workers leave blocks of ended requests alone.
+                Some(unsafe { std::slice::from_raw_parts(place.as_ptr(), reply.bytes) })
+            }
+            Bytes::Block(_) | Bytes::OfRequest(_) => None,
         }
     }
 
@@ -267,6 +307,20 @@ impl AnswerPayload {
                 // SAFETY: the source lies inside the reply half of the mapping (`reply_bytes` checks).
                 unsafe { copy::from_shared(place, destination) };
             }
+            Bytes::OfRequest(reply) => {
+                let place = reply.lane.memory.request_bytes(reply.offset, reply.bytes);
+                // SAFETY: the source lies inside the request half of the mapping (`request_bytes` checks).
+                unsafe { copy::from_shared(place, destination) };
+            }
+        }
+    }
+}
+
+impl Drop for RequestReply {
+    fn drop(&mut self) {
+        fault::point(Step::ClientBeforeRelease);
+        if let Some(loan) = self.loan.take() {
+            self.lane.return_loan(loan);
         }
     }
 }
@@ -293,6 +347,7 @@ impl AnswerPayload {
         match &self.0 {
             Bytes::Inline { .. } => None,
             Bytes::Block(reply) => Some(reply.lane.memory.reply_bytes(reply.offset, reply.bytes)),
+            Bytes::OfRequest(reply) => Some(reply.lane.memory.request_bytes(reply.offset, reply.bytes)),
         }
     }
 }

@@ -15,11 +15,10 @@ use std::time::{Duration, Instant};
 use praas_protocol::control::WaitMode;
 use praas_protocol::limits::CALL_DEADLINE_NS_DEFAULT;
 use praas_protocol::{CallError, FunctionId, Idempotency, Name, Phase, ProcessId};
-use praas_shm::client_lane::{
-    Bounded, ClientLane, KeyedPayload, LoanBlock, Payload, Retracted, SubmitError, Ticket, WaitEnd,
-};
+use praas_shm::client_lane::{Bounded, ClientLane, KeyedPayload, Payload, Retracted, SubmitError, Ticket, WaitEnd};
 
 use super::call_lane::CallLane;
+use super::input::Input;
 use super::options::InvokeOptions;
 use super::output::Output;
 use crate::call_end::{end_of, of_submit_error};
@@ -76,7 +75,7 @@ pub(super) struct NestedCall<'call, 'input> {
     context: Context<'call>,
     process: Name,
     function: Cow<'input, str>,
-    input: Cow<'input, [u8]>,
+    input: Input<'input>,
     idempotency: Option<Idempotency>,
     deadline: Deadline,
     stage: Stage,
@@ -100,7 +99,7 @@ impl<'call, 'input> NestedCall<'call, 'input> {
         context: Context<'call>,
         process: Name,
         function: Cow<'input, str>,
-        input: Cow<'input, [u8]>,
+        input: Input<'input>,
         options: &InvokeOptions,
     ) -> Self {
         let own = options.deadline.unwrap_or(Duration::from_nanos(CALL_DEADLINE_NS_DEFAULT));
@@ -203,15 +202,24 @@ impl<'call, 'input> NestedCall<'call, 'input> {
         let root = self.context.begin_request();
         let function = FunctionId::of(&self.function);
         let submitted = match self.idempotency {
-            None => lane.lane().submit(function, Payload::Bytes(&self.input), deadline_ns, root),
-            Some(key) => lane.lane().submit_keyed(function, key, KeyedPayload::Bytes(&self.input), deadline_ns, root),
+            None => match self.input.take_block(&lane) {
+                None => lane.lane().submit(function, Payload::Bytes(self.input.bytes()), deadline_ns, root),
+                Some(block) => lane.lane().submit(function, Payload::Loan(block), deadline_ns, root),
+            },
+            Some(key) => {
+                let input = KeyedPayload::Bytes(self.input.bytes());
+                lane.lane().submit_keyed(function, key, input, deadline_ns, root)
+            }
         };
         match submitted {
             Ok(ticket) => {
                 self.stage = Stage::Sent { lane, ticket };
                 Ok(())
             }
-            Err(error) => Err(setback(&error, lane.lane())),
+            Err(mut error) => {
+                self.input.put_back(lane.lane(), error.take_loan());
+                Err(setback(&error, lane.lane()))
+            }
         }
     }
 
@@ -254,7 +262,7 @@ impl<'call, 'input> NestedCall<'call, 'input> {
             return Err(Setback::End(CallError::Cancelled));
         };
         let mut answer = lane.lane().take(ticket);
-        give_back(lane.lane(), answer.returned_loan.take());
+        self.input.put_back(lane.lane(), answer.returned_loan.take());
         let own = self.context.own_id();
         match end_of(answer, &self.function, || ProcessId { process: self.process, ..*own }) {
             Ok(payload) => Ok(Output::new(payload)),
@@ -316,7 +324,7 @@ impl<'call, 'input> NestedCall<'call, 'input> {
         let Stage::Sent { lane, ticket } = std::mem::replace(&mut self.stage, Stage::Finished) else { return true };
         match lane.lane().retract(ticket) {
             Retracted::NeverRan { loan } => {
-                give_back(lane.lane(), loan);
+                self.input.put_back(lane.lane(), loan);
                 true
             }
             Retracted::MayHaveRun => false,
@@ -327,12 +335,6 @@ impl<'call, 'input> NestedCall<'call, 'input> {
 impl Drop for NestedCall<'_, '_> {
     fn drop(&mut self) {
         self.withdraw();
-    }
-}
-
-fn give_back(lane: &ClientLane, block: Option<LoanBlock>) {
-    if let Some(block) = block {
-        lane.return_loan(block);
     }
 }
 

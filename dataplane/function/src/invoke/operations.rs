@@ -1,10 +1,13 @@
 //! The calls that [`Context`] offers.
 
 use std::borrow::Cow;
+use std::time::Duration;
 
 use praas_protocol::CallError;
+use praas_protocol::limits::CALL_DEADLINE_NS_DEFAULT;
 
-use super::nested_call::NestedCall;
+use super::input::{Input, InputLoan};
+use super::nested_call::{NestedCall, Setback};
 use super::typed::{TypedAnswer, TypedArgument, TypedResult, archive_of};
 use super::{Callee, InvokeOptions, Output, PendingCall, gather};
 use crate::context::Context;
@@ -43,7 +46,40 @@ impl<'call> Context<'call> {
         options: &InvokeOptions,
     ) -> Result<Output, CallError> {
         let process = callee.into().resolve(self.own_id())?;
-        NestedCall::new(*self, process, Cow::Borrowed(function), Cow::Borrowed(input), options).finish()
+        let input = Input::Bytes(Cow::Borrowed(input));
+        NestedCall::new(*self, process, Cow::Borrowed(function), input, options).finish()
+    }
+
+    /// Memory for an input of `bytes` bytes, to be filled where the function that is called will read it: no copy is made on the
+    /// way. Worth it for whatever is larger than the 64 bytes that travel with a request itself. A function that [answers](crate::Call::reply) with its input, or the beginning of
+    /// it, makes none either: the caller reads the answer in the memory that it filled.
+    ///
+    /// ```
+    /// use praas_function::{Call, FunctionResult, SELF};
+    ///
+    /// fn twice_as_large(call: &mut Call) -> FunctionResult {
+    ///     let input = call.input();
+    ///     let mut doubled = call.context().loan(SELF, 2 * input.len())?;
+    ///     let (left, right) = doubled.split_at_mut(input.len());
+    ///     left.copy_from_slice(input);
+    ///     right.copy_from_slice(input);
+    ///     let checked = doubled.invoke("check")?;
+    ///     call.reply(&checked)
+    /// }
+    /// # let _ = twice_as_large;
+    /// ```
+    ///
+    /// # Errors
+    /// [`CallError::Overloaded`] when the lane has no room: let go of earlier outputs and loans first. Otherwise why nothing
+    /// can be sent there.
+    #[inline]
+    pub fn loan<'a>(&self, callee: impl Into<Callee<'a>>, bytes: usize) -> Result<InputLoan<'call>, CallError> {
+        let process = callee.into().resolve(self.own_id())?;
+        let within = self.time_remaining().unwrap_or(Duration::from_nanos(CALL_DEADLINE_NS_DEFAULT));
+        match self.invoke_room().lane_to(process, within) {
+            Ok(lane) => InputLoan::new(*self, process, lane, bytes),
+            Err(Setback::Later(error) | Setback::End(error)) => Err(error),
+        }
     }
 
     /// Calls a function and goes on at once; its output is waited for later. Several may be on their way, in any order.
@@ -84,7 +120,7 @@ impl<'call> Context<'call> {
         options: &InvokeOptions,
     ) -> Result<PendingCall<'call>, CallError> {
         let process = callee.into().resolve(self.own_id())?;
-        let (function, input) = (Cow::Owned(function.to_owned()), Cow::Owned(input.to_vec()));
+        let (function, input) = (Cow::Owned(function.to_owned()), Input::Bytes(Cow::Owned(input.to_vec())));
         PendingCall::begin(NestedCall::new(*self, process, function, input, options))
     }
 
