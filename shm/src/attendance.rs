@@ -9,7 +9,7 @@
 //! The words lie in the lane segment: a client that spoils them loses its own wake-ups. Clearing a dead worker's bits is
 //! the server's part.
 
-use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence};
+use crate::sync::{AtomicU32, AtomicU64, Ordering, full_fence, prefetch_for_write};
 use crate::tag::WorkerTag;
 
 /// The words of a lane that say who attends it, and the client's bell.
@@ -62,6 +62,12 @@ impl Attendance {
     /// Worker: polls from now on.
     pub(crate) fn start_spinning(&self, worker: WorkerTag) {
         self.spinning.fetch_or(worker.bit(), Ordering::Relaxed);
+    }
+
+    /// Worker: asks for the line of its bits, to be changed soon.
+    #[inline]
+    pub(crate) fn prefetch(&self) {
+        prefetch_for_write(&self.spinning);
     }
 
     fn stop_spinning(&self, worker: WorkerTag) {

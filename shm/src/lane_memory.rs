@@ -16,7 +16,7 @@ use crate::segment::{AttachError, Segment};
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"praaslan");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const KIND: &str = "lane";
 
 #[repr(C)]

@@ -4,6 +4,9 @@
 //! (turn, tag): the turn counts how often the entry was used, the tag says who has it. A worker polls the very word that
 //! the client publishes, so a request costs one transfer of cache lines.
 //!
+//! The word lies at the end of the second line, behind the payload, and the header in the first, which nobody polls: each
+//! store to a line that is polled may have to fetch it anew.
+//!
 //! ```text
 //!  (t, FREE) --client: fill, Release--> (t, PUBLISHED) --worker/server/client: CAS--> (t, holder) --holder--> (t+1, FREE)
 //! ```
@@ -43,8 +46,6 @@ pub(crate) const CLIENT: u32 = 3;
 #[repr(C, align(128))]
 #[derive(Debug)]
 pub(crate) struct Entry {
-    /// (turn, tag). Released by the client in [`Producer::publish`], acquired in [`claim`].
-    word: AtomicU64,
     /// [`praas_protocol::FunctionId`].
     pub(crate) function: AtomicU64,
     /// Reply cell (low half) and its generation (high half).
@@ -59,19 +60,22 @@ pub(crate) struct Entry {
     pub(crate) cpu: AtomicU64,
     /// Payload of up to 64 bytes.
     pub(crate) inline: [AtomicU64; INLINE_WORDS],
+    /// (turn, tag). Released by the client in [`Producer::publish`], acquired in [`claim`].
+    word: AtomicU64,
 }
 
 #[cfg(not(loom))]
 const _: () = {
     use std::mem::{offset_of, size_of};
     assert!(size_of::<Entry>() == 128);
-    assert!(offset_of!(Entry, function) == 8);
-    assert!(offset_of!(Entry, target) == 16);
-    assert!(offset_of!(Entry, payload) == 24);
-    assert!(offset_of!(Entry, deadline_ns) == 32);
-    assert!(offset_of!(Entry, root) == 40);
-    assert!(offset_of!(Entry, cpu) == 56);
-    assert!(offset_of!(Entry, inline) == 64);
+    assert!(offset_of!(Entry, function) == 0);
+    assert!(offset_of!(Entry, target) == 8);
+    assert!(offset_of!(Entry, payload) == 16);
+    assert!(offset_of!(Entry, deadline_ns) == 24);
+    assert!(offset_of!(Entry, root) == 32);
+    assert!(offset_of!(Entry, cpu) == 48);
+    assert!(offset_of!(Entry, inline) == 56);
+    assert!(offset_of!(Entry, word) == 120);
 };
 
 const fn word(turn: u32, tag: u32) -> u64 {
@@ -93,6 +97,8 @@ fn place(position: u64, entries: usize) -> (u32, usize) {
 #[derive(Debug, Default)]
 pub(crate) struct Producer {
     tail: u64,
+    /// The next entry was seen free, and only this producer changes a free one.
+    next_is_free: bool,
 }
 
 /// The next entry is still held by whoever took its last request.
@@ -106,16 +112,16 @@ impl Producer {
         prefetch(entries, self.tail);
     }
 
-    /// Asks for the second line of the next request's entry: nobody polls that one.
+    /// Asks for the first line of the next request's entry: nobody polls that one.
     #[inline]
-    pub(crate) fn prefetch_payload(&self, entries: &[Entry]) {
-        prefetch_for_write(&entries[place(self.tail, entries.len()).1].inline);
+    pub(crate) fn prefetch_header(&self, entries: &[Entry]) {
+        prefetch_for_write(&entries[place(self.tail, entries.len()).1].function);
     }
 
     /// A producer whose first position is `position`: a fresh ring starts at 0.
     #[cfg(test)]
     pub(crate) fn starting_at(position: u64) -> Self {
-        Self { tail: position }
+        Self { tail: position, next_is_free: false }
     }
 
     /// Fills the next entry and publishes it; returns its position.
@@ -123,8 +129,7 @@ impl Producer {
     pub(crate) fn publish(&mut self, entries: &[Entry], fill: impl FnOnce(&Entry)) -> Result<u64, RingFull> {
         let (turn, index) = place(self.tail, entries.len());
         let entry = &entries[index];
-        // Acquire pairs with the Release in `free`: whoever held the entry has finished reading it.
-        if entry.word.load(Ordering::Acquire) != word(turn, FREE) {
+        if !std::mem::take(&mut self.next_is_free) && !is_free(entry, turn) {
             return Err(RingFull);
         }
         fill(entry);
@@ -134,6 +139,22 @@ impl Producer {
         self.tail = self.tail.wrapping_add(1);
         Ok(position)
     }
+
+    /// Looks whether the entry of the next request is free, while the line of the last one is on its way: just before a request
+    /// is published that load would be a transfer of its own, and the store that publishes a second one. For one request at a
+    /// time; with several on their way, [`Producer::prefetch_next`] has the line in time.
+    #[inline]
+    pub(crate) fn look_ahead(&mut self, entries: &[Entry]) {
+        let (turn, index) = place(self.tail, entries.len());
+        self.next_is_free = is_free(&entries[index], turn);
+    }
+}
+
+/// Whether an entry is free at its `turn`. Acquire pairs with the Release in [`Taken::free`]: whoever held the entry has
+/// finished reading it.
+#[inline]
+fn is_free(entry: &Entry, turn: u32) -> bool {
+    entry.word.load(Ordering::Acquire) == word(turn, FREE)
 }
 
 /// An entry that the holder took and must free.
@@ -171,6 +192,17 @@ pub(crate) enum Polled<'a> {
 /// Takes the next published request for `tag`, moving the private `cursor` on.
 #[inline]
 pub(crate) fn claim<'a>(entries: &'a [Entry], cursor: &mut u64, tag: WorkerTag) -> Polled<'a> {
+    claim_and(entries, cursor, tag, || ())
+}
+
+/// The same. Before a request is taken, `meanwhile` asks for other lines that are needed soon: they come while this one does.
+#[inline]
+pub(crate) fn claim_and<'a>(
+    entries: &'a [Entry],
+    cursor: &mut u64,
+    tag: WorkerTag,
+    meanwhile: impl Fn(),
+) -> Polled<'a> {
     for _ in 0..scan_limit(entries) {
         let (mine, index) = place(*cursor, entries.len());
         let entry = &entries[index];
@@ -181,8 +213,9 @@ pub(crate) fn claim<'a>(entries: &'a [Entry], cursor: &mut u64, tag: WorkerTag) 
             return Polled::Empty;
         }
         if holder == PUBLISHED {
-            // The payload's line comes while the CAS waits for this one: loads behind a CAS wait for it.
-            prefetch_for_read(&entry.inline);
+            // The header's line comes while the CAS waits for this one: loads behind a CAS wait for it.
+            prefetch_for_read(&entry.function);
+            meanwhile();
             let claimed = word(turn, tag.word());
             if entry.word.compare_exchange(seen, claimed, Ordering::AcqRel, Ordering::Relaxed).is_err() {
                 continue;
@@ -301,8 +334,8 @@ impl Entry {
     /// Asks for both lines of the entry, to be written soon.
     #[inline]
     fn prefetch(&self) {
+        prefetch_for_write(&self.function);
         prefetch_for_write(&self.word);
-        prefetch_for_write(&self.inline);
     }
 }
 
@@ -318,7 +351,6 @@ impl Entry {
     /// An entry outside shared memory, for tests and models.
     pub(crate) fn new(turn: u32) -> Self {
         Self {
-            word: AtomicU64::new(word(turn, FREE)),
             function: AtomicU64::new(0),
             target: AtomicU64::new(0),
             payload: AtomicU64::new(0),
@@ -326,6 +358,7 @@ impl Entry {
             root: [AtomicU64::new(0), AtomicU64::new(0)],
             cpu: AtomicU64::new(0),
             inline: std::array::from_fn(|_| AtomicU64::new(0)),
+            word: AtomicU64::new(word(turn, FREE)),
         }
     }
 }

@@ -324,10 +324,11 @@ impl WorkerEnd {
 
     #[inline]
     fn poll_lane(&mut self, index: usize) -> bool {
+        let stops_polling = self.workers_max > 1 && self.spinning.get();
         let lane = &mut self.lanes[index];
         let id = lane.id;
         let request = &mut self.current.request;
-        let Some(taken) = lane.poll(self.tag, request) else { return false };
+        let Some(taken) = lane.poll(self.tag, stops_polling, request) else { return false };
         fault::point(Step::WorkerEntryClaimed);
         if self.sequence.is_multiple_of(u64::from(spin::REQUESTS_PER_CPU_LOOK)) {
             self.own_cpu = spin::current_cpu();

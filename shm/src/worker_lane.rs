@@ -99,11 +99,21 @@ impl WorkerLane {
     }
 
     /// Takes the next request and copies it into `request`. The entry is still held: the caller makes its claim record,
-    /// then frees it.
+    /// then frees it. `stops_polling`: the worker's bit in the lane's attendance is to be cleared after that.
     #[inline]
-    pub(crate) fn poll(&mut self, worker: WorkerTag, request: &mut RequestCopy) -> Option<Taken<'_>> {
+    pub(crate) fn poll(
+        &mut self,
+        worker: WorkerTag,
+        stops_polling: bool,
+        request: &mut RequestCopy,
+    ) -> Option<Taken<'_>> {
         let half_bytes = self.memory.layout().geometry.request_arena_bytes as usize;
-        match ring::claim(self.memory.entries(), &mut self.cursor, worker) {
+        let meanwhile = || {
+            if stops_polling {
+                self.memory.attendance().prefetch();
+            }
+        };
+        match ring::claim_and(self.memory.entries(), &mut self.cursor, worker, meanwhile) {
             Polled::Taken(taken) => {
                 request.read(taken.entry, half_bytes);
                 Some(taken)

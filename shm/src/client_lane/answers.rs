@@ -194,7 +194,7 @@ impl ClientLane {
         // A cell without a reply block needs no release: arming its next generation says as much, and saves a transfer of
         // its line on the way to the next call.
         let mut submission = self.submission.lock();
-        submission.producer.prefetch_payload(self.memory.entries());
+        submission.producer.prefetch_header(self.memory.entries());
         match kept {
             Some(block_bytes) => submission.kept_reply_bytes += block_bytes,
             None => {

@@ -98,7 +98,7 @@ impl ClientLane {
         match published {
             Ok(position) => {
                 submission.generations[cell as usize] = generation;
-                self.prefetch_for_next(&submission);
+                self.prepare_next(&mut submission);
                 Ok(Ticket { cell, generation, position, request_block: block, attended: false })
             }
             Err(ring::RingFull) => {
@@ -109,11 +109,14 @@ impl ClientLane {
         }
     }
 
-    /// With several calls in flight, asks for the entry that the next request writes, so that its fence waits less for it.
+    /// Prepares the entry that the next request writes. With several calls in flight it is asked for, so that its fence waits
+    /// less for it.
     #[inline]
-    pub(super) fn prefetch_for_next(&self, submission: &Submission) {
+    pub(super) fn prepare_next(&self, submission: &mut Submission) {
         if submission.free_cells.len() + 1 < self.waiting.len() {
             submission.producer.prefetch_next(self.memory.entries());
+        } else {
+            submission.producer.look_ahead(self.memory.entries());
         }
     }
 

@@ -20,7 +20,7 @@ enum Kind<'a> {
 
 impl Callee<'_> {
     /// The name that it stands for in the process `own`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn resolve(self, own: &ProcessId) -> Result<Name, CallError> {
         match self.0 {
             Kind::Own => Ok(own.process),

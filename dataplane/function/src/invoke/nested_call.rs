@@ -70,6 +70,8 @@ impl Deadline {
 }
 
 /// A call from function to function.
+///
+/// What every call goes through is inlined into each caller: out of line, call and answer are moved once more, which shows.
 #[derive(Debug)]
 pub(super) struct NestedCall<'call, 'input> {
     context: Context<'call>,
@@ -94,7 +96,7 @@ enum Stage {
 }
 
 impl<'call, 'input> NestedCall<'call, 'input> {
-    #[inline]
+    #[inline(always)]
     pub(super) fn new(
         context: Context<'call>,
         process: Name,
@@ -123,7 +125,7 @@ impl<'call, 'input> NestedCall<'call, 'input> {
     }
 
     /// Waits for its end whatever its stage, sending it again where that is allowed.
-    #[inline]
+    #[inline(always)]
     pub(super) fn finish(&mut self) -> Result<Output, CallError> {
         let mut aside = None;
         match self.attempt(&mut aside) {
@@ -174,7 +176,7 @@ impl<'call, 'input> NestedCall<'call, 'input> {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn attempt(&mut self, aside: &mut Option<StandingAside<'call>>) -> Result<Output, Setback> {
         if matches!(self.stage, Stage::Unsent) {
             self.send()?;
@@ -188,7 +190,7 @@ impl<'call, 'input> NestedCall<'call, 'input> {
     }
 
     /// Puts the request into a lane.
-    #[inline]
+    #[inline(always)]
     fn send(&mut self) -> Result<(), Setback> {
         if self.deadline.limit.is_zero() {
             return Err(Setback::End(self.deadline.exceeded()));
@@ -202,10 +204,11 @@ impl<'call, 'input> NestedCall<'call, 'input> {
         let root = self.context.begin_request();
         let function = FunctionId::of(&self.function);
         let submitted = match self.idempotency {
-            None => match self.input.take_block(&lane) {
-                None => lane.lane().submit(function, Payload::Bytes(self.input.bytes()), deadline_ns, root),
-                Some(block) => lane.lane().submit(function, Payload::Loan(block), deadline_ns, root),
-            },
+            None => {
+                let block = self.input.take_block(&lane);
+                let payload = block.map_or_else(|| Payload::Bytes(self.input.bytes()), Payload::Loan);
+                lane.lane().submit(function, payload, deadline_ns, root)
+            }
             Some(key) => {
                 let input = KeyedPayload::Bytes(self.input.bytes());
                 lane.lane().submit_keyed(function, key, input, deadline_ns, root)
@@ -256,7 +259,7 @@ impl<'call, 'input> NestedCall<'call, 'input> {
     }
 
     /// The end of an answered call.
-    #[inline]
+    #[inline(always)]
     fn take(&mut self) -> Result<Output, Setback> {
         let Stage::Sent { lane, ticket } = std::mem::replace(&mut self.stage, Stage::Finished) else {
             return Err(Setback::End(CallError::Cancelled));

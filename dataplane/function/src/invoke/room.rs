@@ -38,7 +38,7 @@ impl InvokeRoom {
     }
 
     /// The lane to a process, opened within this time if there is none.
-    #[inline]
+    #[inline(always)]
     pub(super) fn lane_to(&self, process: Name, within: Duration) -> Result<Rc<CallLane>, Setback> {
         let to = Address::Process(process);
         match self.lanes.known(&to) {
