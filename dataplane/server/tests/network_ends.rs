@@ -64,7 +64,7 @@ fn a_process_that_restarts_refuses_or_answers_each_call_and_serves_on() {
         let mut manager = Remote::connect(&stage);
         let request_id = manager.id();
         manager.send(|out| {
-            Order { request_id, action: Action::Restart, process: process("alice"), idle_swap_ms: None }.encode(out)
+            Order { request_id, action: Action::Restart, process: process("alice"), idle_swap_ms: None }.encode(out);
         });
         let mut refused = 0;
         eventually("the process has restarted", || {
@@ -126,7 +126,7 @@ fn remote_clients_manage_what_their_token_allows() {
         };
         let order = |action, name: &'static str| {
             move |request_id: u64, out: &mut Vec<u8>| {
-                Order { request_id, action, process: process(name), idle_swap_ms: None }.encode(out)
+                Order { request_id, action, process: process(name), idle_swap_ms: None }.encode(out);
             }
         };
         for name in ["alice", "bob"] {

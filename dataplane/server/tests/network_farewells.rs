@@ -135,7 +135,7 @@ fn refusals_say_what_is_unknown_too_much_failing_or_not_now() {
     eventually("the call runs", || client.stats(process("alice")).unwrap().running == 1);
     let stop_id = remote.id();
     remote.send(|out| {
-        Order { request_id: stop_id, action: Action::Stop, process: process("alice"), idle_swap_ms: None }.encode(out)
+        Order { request_id: stop_id, action: Action::Stop, process: process("alice"), idle_swap_ms: None }.encode(out);
     });
     eventually(
         "it drains",
@@ -160,7 +160,7 @@ fn a_process_whose_workers_do_not_start_is_refused_with_the_reason() {
     let mut remote = Remote::connect(&stage);
     let request_id = remote.id();
     remote.send(|out| {
-        Order { request_id, action: Action::Create, process: process("alice"), idle_swap_ms: None }.encode(out)
+        Order { request_id, action: Action::Create, process: process("alice"), idle_swap_ms: None }.encode(out);
     });
     assert_eq!(remote.answer_to(request_id).refused_code(), 8);
     drop(remote);
