@@ -68,8 +68,9 @@ impl StateRoom {
         self.get_migrated(Key::new(key)?, guard)
     }
 
-    /// The object of a key in view. A text by which this worker has found objects before is a key.
-    #[inline]
+    /// The object of a key in view. A text by which this worker has found objects before is a key. Always inlined: by a call a
+    /// guard goes through memory, a quarter of a read's instructions.
+    #[inline(always)]
     fn look(&self, key: &str) -> Result<Option<Guard<'_>>, StateError> {
         match self.store.recall(Namespace::USER, key) {
             Some(guard) => Ok(Some(guard)),
