@@ -92,7 +92,10 @@ fn what_did_not_change_is_not_written_again() {
     model.put((0, b"key/17".to_vec()), random.bytes(200));
     let (third, one) = write(&backend, &folder(), Some(&second), &model, &WritePlan::new(1)).unwrap();
     assert_eq!((one.values_written, one.pages_written), (1, 1));
-    assert!((1..=2).contains(&one.blobs), "{one:?}: the value and its page lie together, or were written by two threads");
+    assert!(
+        (1..=2).contains(&one.blobs),
+        "{one:?}: the value and its page lie together, or were written by two threads"
+    );
     assert!(one.bytes < all.bytes / 8, "{one:?} after {all:?}");
     check(&backend, &model);
 
