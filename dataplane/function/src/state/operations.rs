@@ -52,8 +52,23 @@ impl<'call> Context<'call> {
     /// [`StateError::Undecodable`], [`StateError::Key`], [`StateError::Memory`] with `TooManyGuards`.
     #[inline]
     pub fn state<T: StateObject>(&self, key: &str) -> Result<Option<State<'call, T>>, StateError> {
-        match self.state_room().get(key) {
-            Err(error) => self.get_away(error, key, |room| room.get(key)),
+        let room = self.state_room();
+        match room.recall(key) {
+            Some(guard) => room.as_object(key, guard),
+            None => self.look_for(key, |room| room.get(key)),
+        }
+    }
+
+    /// A read of what this worker has not found often before; again, if it is in storage. Apart, so that what it has found is read
+    /// without any of this.
+    #[inline(never)]
+    fn look_for<R>(
+        &self,
+        key: &str,
+        read: impl Fn(&'call StateRoom) -> Result<R, StateError>,
+    ) -> Result<R, StateError> {
+        match read(self.state_room()) {
+            Err(error) => self.get_away(error, key, read),
             found => found,
         }
     }
@@ -79,9 +94,9 @@ impl<'call> Context<'call> {
     /// [`StateError::Key`], [`StateError::Memory`] with `TooManyGuards`.
     #[inline]
     pub fn state_bytes(&self, key: &str) -> Result<Option<StateBytes<'call>>, StateError> {
-        match self.state_room().get_bytes(key) {
-            Err(error) => self.get_away(error, key, |room| room.get_bytes(key)),
-            found => found,
+        match self.state_room().recall(key) {
+            Some(guard) => Ok(Some(StateBytes::new(guard))),
+            None => self.look_for(key, |room| room.get_bytes(key)),
         }
     }
 

@@ -59,18 +59,35 @@ impl StateRoom {
         &self.store
     }
 
+    /// What this worker has found often before, with neither index nor errors; `None` says nothing.
+    #[inline]
+    pub(crate) fn recall(&self, key: &str) -> Option<Guard<'_>> {
+        self.store.recall(Namespace::USER, key)
+    }
+
     #[inline]
     pub(crate) fn get<T: StateObject>(&self, key: &str) -> Result<Option<State<'_, T>>, StateError> {
-        let Some(guard) = self.look(key)? else { return Ok(None) };
+        match self.look(key)? {
+            Some(guard) => self.as_object(key, guard),
+            None => Ok(None),
+        }
+    }
+
+    /// A guard as an object of this type.
+    #[inline]
+    pub(crate) fn as_object<'room, T: StateObject>(
+        &'room self,
+        key: &str,
+        guard: Guard<'room>,
+    ) -> Result<Option<State<'room, T>>, StateError> {
         if is_of::<T>(&guard.header()) {
             return opened(key, guard).map(Some);
         }
         self.get_migrated(Key::new(key)?, guard)
     }
 
-    /// The object of a key in view. A text by which this worker has found objects before is a key. Always inlined: by a call a
-    /// guard goes through memory, a quarter of a read's instructions.
-    #[inline(always)]
+    /// The object of a key in view. A text by which this worker has found objects before is a key.
+    #[inline]
     fn look(&self, key: &str) -> Result<Option<Guard<'_>>, StateError> {
         match self.store.recall(Namespace::USER, key) {
             Some(guard) => Ok(Some(guard)),
