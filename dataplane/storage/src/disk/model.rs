@@ -212,8 +212,7 @@ impl ModelFiles {
         let mut random = Random(seed.wrapping_mul(0xd134_2543_de82_ef95) | 1);
         random.next();
         let keeping = [Keeping::AnyPart, Keeping::Nothing, Keeping::Everything, Keeping::AnyPart];
-        #[allow(clippy::cast_possible_truncation, reason = "two bits")]
-        let keeping = keeping[(random.next() >> 62) as usize];
+        let keeping = keeping[usize::from(random.next().to_be_bytes()[0] >> 6)];
         let nodes = disk.nodes.iter().map(|node| node.after_cut(&mut random, keeping)).collect();
         Self::of(nodes, seed ^ 0x5555)
     }

@@ -75,8 +75,9 @@ fn blob(index: usize, number: u128) -> BlobName {
 
 /// The bytes of a blob: its own, so that no other's can be taken for it.
 fn bytes_of(index: usize, number: u128, length: usize) -> Vec<u8> {
-    #[allow(clippy::cast_possible_truncation, reason = "any bytes will do")]
-    (0..length).map(|at| (at as u8).wrapping_mul(31) ^ (at >> 8) as u8 ^ number as u8 ^ (index as u8) << 6).collect()
+    let salt = number.to_le_bytes()[0] ^ index.to_le_bytes()[0] << 6;
+    let byte = |at: usize| at.to_le_bytes()[0].wrapping_mul(31) ^ at.to_le_bytes()[1] ^ salt;
+    (0..length).map(byte).collect()
 }
 
 /// A manifest that names blobs, one number a line.

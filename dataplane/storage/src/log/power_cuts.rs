@@ -39,8 +39,8 @@ fn directory() -> PathBuf {
 
 /// The record of a position: its own bytes.
 fn record(position: u64, bytes: usize) -> Vec<u8> {
-    #[allow(clippy::cast_possible_truncation, reason = "any bytes will do")]
-    let mut record: Vec<u8> = (0..bytes).map(|at| (at as u8) ^ (position as u8).wrapping_mul(59)).collect();
+    let salt = position.to_le_bytes()[0].wrapping_mul(59);
+    let mut record: Vec<u8> = (0..=u8::MAX).cycle().take(bytes).map(|byte| byte ^ salt).collect();
     record.extend_from_slice(&position.to_le_bytes());
     record
 }

@@ -95,8 +95,7 @@ impl Draft {
         location: Option<Location>,
     ) -> Result<(), CutError> {
         let key_at = u32::try_from(self.keys.len()).map_err(|_| CutError::new("a page has more than 4 GiB of keys"))?;
-        #[allow(clippy::cast_possible_truncation, reason = "at most KEY_BYTES_MAX")]
-        let key_bytes = entry.key.len() as u8;
+        let key_bytes = u8::try_from(entry.key.len()).map_err(|_| CutError::new("a key of more than 255 bytes"))?;
         self.keys.extend_from_slice(entry.key);
         self.records.push(Record {
             hash: entry.hash,

@@ -138,11 +138,16 @@ impl<'b> Reading<'b> {
     }
 }
 
+/// A length or count as it is stored. All are far below 4 Gi; one that is not would become one that no reader takes, never
+/// another one.
+pub(crate) fn length_u32(length: usize) -> u32 {
+    u32::try_from(length).unwrap_or(u32::MAX)
+}
+
 /// Appends a number as [`Reading::var`] reads it.
 pub(crate) fn put_var(into: &mut Vec<u8>, mut number: u64) {
     loop {
-        #[allow(clippy::cast_possible_truncation, reason = "seven bits")]
-        let low = (number & 0x7f) as u8;
+        let low = number.to_le_bytes()[0] & 0x7f;
         number >>= 7;
         if number == 0 {
             into.push(low);

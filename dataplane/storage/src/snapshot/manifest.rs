@@ -22,7 +22,7 @@
 //!    page of the same digest is the same page.
 
 use super::cut::{CutFacts, SectionKind};
-use super::format::{FormatError, Reading, check, checksum};
+use super::format::{FormatError, Reading, check, checksum, length_u32};
 use super::limits::{PAGE_BITS_MAX, PAGE_BYTES_MAX, SECTION_INLINE_BYTES_MAX, SECTIONS_MAX, VALUE_BYTES_MAX};
 use super::location::{LOCATION_BYTES, Location};
 use crate::backend::{BLOB_BYTES_MAX, MANIFEST_BYTES_MAX};
@@ -121,9 +121,9 @@ impl Manifest {
         let mut body =
             Vec::with_capacity(256 + self.blobs.len() * BLOB_ENTRY_BYTES + self.pages.len() * PAGE_ENTRY_BYTES);
         let id = self.folder.process.to_string();
-        #[allow(clippy::cast_possible_truncation, reason = "an id has 127 bytes at most; all tables fit a manifest")]
-        let (id_bytes, sections, blobs) = (id.len() as u16, self.sections.len() as u32, self.blobs.len() as u32);
-        body.extend_from_slice(&id_bytes.to_le_bytes());
+        let (sections, blobs) = (length_u32(self.sections.len()), length_u32(self.blobs.len()));
+        // No longer than PROCESS_ID_BYTES_MAX.
+        body.extend_from_slice(&u16::try_from(id.len()).unwrap_or(u16::MAX).to_le_bytes());
         body.extend_from_slice(id.as_bytes());
         body.extend_from_slice(&self.folder.incarnation.to_le_bytes());
         body.extend_from_slice(&self.epoch.to_le_bytes());
@@ -221,8 +221,7 @@ fn put_section(into: &mut Vec<u8>, kind: SectionKind, place: &SectionPlace) {
     match place {
         SectionPlace::Inline(bytes) => {
             debug_assert!(bytes.len() <= SECTION_INLINE_BYTES_MAX);
-            #[allow(clippy::cast_possible_truncation, reason = "SECTION_INLINE_BYTES_MAX at most")]
-            into.extend_from_slice(&(bytes.len() as u32).to_le_bytes());
+            into.extend_from_slice(&length_u32(bytes.len()).to_le_bytes());
             into.push(INLINE);
             into.extend_from_slice(bytes);
         }

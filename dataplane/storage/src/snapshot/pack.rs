@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use super::error::SnapshotError;
+use super::format::length_u32;
 use super::limits::{ALIGNED_VALUE_BYTES_MIN, BLOB_ALIGN, CHUNK_BYTES, PAGE_BYTES_MAX};
 use super::share::{lock, share};
 use crate::backend::{BLOB_BYTES_MAX, Backend};
@@ -87,8 +88,7 @@ impl<'w> Packer<'w> {
         let (kept, found) = fill(&mut chunk.buffer[start..start + bytes])?;
         chunk.buffer[chunk.filled..start].fill(0);
         chunk.filled = start + kept;
-        #[allow(clippy::cast_possible_truncation, reason = "below BLOB_BYTES_MAX")]
-        let place = Place { blob: chunk.number, offset: start as u32 };
+        let place = Place { blob: chunk.number, offset: length_u32(start) };
         if chunk.filled >= CHUNK_BYTES {
             self.seal(chunk)?;
         }

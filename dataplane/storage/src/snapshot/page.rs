@@ -21,7 +21,7 @@
 
 use super::cut::ObjectEntry;
 use super::error::Part;
-use super::format::{FormatError, Reading, checksum, put_var};
+use super::format::{FormatError, Reading, checksum, length_u32, put_var};
 use super::limits::{KEY_BYTES_MAX, PAGE_BITS_MAX, VALUE_BYTES_MAX};
 use super::location::{Form, Location, NO_BLOB};
 
@@ -85,9 +85,8 @@ impl PageObject {
 /// The page that a hash belongs to.
 #[must_use]
 pub(crate) fn page_of(hash: u64, bits: u32) -> u32 {
-    #[allow(clippy::cast_possible_truncation, reason = "at most PAGE_BITS_MAX bits are left")]
-    let page = hash.checked_shr(u64::BITS - bits).unwrap_or(0) as u32;
-    page
+    // No more than PAGE_BITS_MAX bits are left.
+    u32::try_from(hash.checked_shr(u64::BITS - bits).unwrap_or(0)).unwrap_or(u32::MAX)
 }
 
 /// The first hash of a page.
@@ -117,12 +116,11 @@ pub(crate) fn encode<'k>(
     blobs.dedup();
     into.extend_from_slice(&MAGIC);
     into.extend_from_slice(&PAGE_VERSION.to_le_bytes());
-    #[allow(clippy::cast_possible_truncation, reason = "at most PAGE_BITS_MAX; a page has less than 2^32 bytes")]
-    let (bits_short, objects_count, blobs_count) = (bits as u16, objects.len() as u32, blobs.len() as u32);
-    into.extend_from_slice(&bits_short.to_le_bytes());
+    // No more than PAGE_BITS_MAX.
+    into.extend_from_slice(&u16::try_from(bits).unwrap_or(u16::MAX).to_le_bytes());
     into.extend_from_slice(&number.to_le_bytes());
-    into.extend_from_slice(&objects_count.to_le_bytes());
-    into.extend_from_slice(&blobs_count.to_le_bytes());
+    into.extend_from_slice(&length_u32(objects.len()).to_le_bytes());
+    into.extend_from_slice(&length_u32(blobs.len()).to_le_bytes());
     for blob in &blobs {
         into.extend_from_slice(&blob.to_le_bytes());
     }
@@ -136,8 +134,8 @@ pub(crate) fn encode<'k>(
 }
 
 fn put_object(into: &mut Vec<u8>, object: &ObjectEntry<'_>) {
-    #[allow(clippy::cast_possible_truncation, reason = "keys are as long as their limit at most")]
-    into.extend_from_slice(&[object.namespace, object.key.len() as u8]);
+    // No longer than KEY_BYTES_MAX; a longer one would not be read again.
+    into.extend_from_slice(&[object.namespace, u8::try_from(object.key.len()).unwrap_or(0)]);
     into.extend_from_slice(object.key);
     put_var(into, object.version);
     into.push(u8::from(object.type_id != 0));

@@ -13,7 +13,7 @@ use std::sync::Mutex;
 
 use super::compress::Compression;
 use super::error::SnapshotError;
-use super::format::{FormatError, Reading, checksum};
+use super::format::{FormatError, Reading, checksum, length_u32};
 use super::limits::PIECE_BYTES;
 use super::location::{Form, Location};
 use super::pack::Packer;
@@ -62,6 +62,7 @@ pub(crate) fn write(
 ) -> Result<Vec<Location>, SnapshotError> {
     struct Job {
         value: usize,
+        at: usize,
         piece: u64,
     }
     let mut jobs = Vec::new();
@@ -69,7 +70,7 @@ pub(crate) fn write(
     for (value, long) in values.iter().enumerate() {
         let pieces = piece_count(long.bytes);
         heads.push(packer.numbers(pieces + 1));
-        jobs.extend((0..pieces).map(|piece| Job { value, piece }));
+        jobs.extend((0..).zip(0..pieces).map(|(at, piece)| Job { value, at, piece }));
     }
     let empty = Piece { stored_bytes: 0, form: Form::Plain, checksum: 0 };
     let tables: Vec<Mutex<Vec<Piece>>> = values
@@ -85,20 +86,16 @@ pub(crate) fn write(
         (long.read)(offset, room)?;
         let small = compression.shrink(room);
         let (form, stored) = small.map_or((Form::Plain, &*room), |small| (Form::Zstd, small));
-        #[allow(clippy::cast_possible_truncation, reason = "at most PIECE_BYTES")]
-        let piece = Piece { stored_bytes: stored.len() as u32, form, checksum: checksum(stored) };
+        let piece = Piece { stored_bytes: length_u32(stored.len()), form, checksum: checksum(stored) };
         packer.put(heads[job.value] + u128::from(job.piece) + 1, stored)?;
-        #[allow(clippy::cast_possible_truncation, reason = "a value has 256 pieces at most")]
-        let at = job.piece as usize;
-        lock(&tables[job.value])[at] = piece;
+        lock(&tables[job.value])[job.at] = piece;
         Ok(())
     };
     share(threads, jobs, begin, each, drop)?;
     let places = heads.iter().zip(&tables).map(|(&head, table)| {
         let table = encode(&lock(table));
         packer.put(head, &table)?;
-        #[allow(clippy::cast_possible_truncation, reason = "a table of 256 pieces at most")]
-        let stored_bytes = table.len() as u32;
+        let stored_bytes = length_u32(table.len());
         Ok(Location { blob: head, offset: 0, stored_bytes, checksum: checksum(&table), form: Form::Pieces })
     });
     places.collect()
@@ -106,8 +103,7 @@ pub(crate) fn write(
 
 fn encode(pieces: &[Piece]) -> Vec<u8> {
     let mut table = MAGIC.to_vec();
-    #[allow(clippy::cast_possible_truncation, reason = "a value has 256 pieces at most")]
-    table.extend_from_slice(&(pieces.len() as u32).to_le_bytes());
+    table.extend_from_slice(&length_u32(pieces.len()).to_le_bytes());
     for piece in pieces {
         table.extend_from_slice(&piece.stored_bytes.to_le_bytes());
         table.push(piece.form.code());

@@ -19,7 +19,7 @@ use super::compress::Compression;
 use super::cut::{Cut, CutFacts, SectionKind};
 use super::draft::{Draft, Fate, Record, gather};
 use super::error::SnapshotError;
-use super::format::checksum;
+use super::format::{checksum, length_u32};
 use super::limits::{
     BLOB_ALIGN, CHUNK_BYTES, PAGE_BITS_MAX, PAGE_BYTES_MAX, PAGE_OBJECTS, PASS_OBJECTS_MAX, PIECE_BYTES,
     READ_BYTES_MAX, SECTION_INLINE_BYTES_MAX, SECTIONS_MAX, VALUE_BYTES_MAX,
@@ -205,8 +205,7 @@ impl<'w> Writing<'w> {
         let pages_a_pass = (u64::from(pages_all) / passes).max(1);
         let mut pages = Vec::with_capacity(pages_all as usize);
         while pages.len() < pages_all as usize {
-            #[allow(clippy::cast_possible_truncation, reason = "at most the number of pages")]
-            let first = pages.len() as u32;
+            let first = length_u32(pages.len());
             let end = u32::try_from(u64::from(first) + pages_a_pass).unwrap_or(pages_all);
             self.pass(first..end, &mut pages)?;
         }
@@ -431,8 +430,7 @@ impl<'w> Writing<'w> {
             };
             Ok((form.1, (form.0, checksum(&room[..form.1]), form.1)))
         })?;
-        #[allow(clippy::cast_possible_truncation, reason = "at most PIECE_BYTES")]
-        let stored_bytes = stored as u32;
+        let stored_bytes = length_u32(stored);
         Ok(Location { blob: place.blob, offset: place.offset, stored_bytes, checksum, form })
     }
 
@@ -503,12 +501,11 @@ impl<'w> Writing<'w> {
                 worker.changes.charge(location, record.value_bytes);
             }
         }
-        #[allow(clippy::cast_possible_truncation, reason = "a page has PAGE_BYTES_MAX at most")]
         let place = PagePlace {
             blob: place.blob,
             offset: place.offset,
-            bytes: bytes.len() as u32,
-            objects: draft.records.len() as u32,
+            bytes: length_u32(bytes.len()),
+            objects: length_u32(draft.records.len()),
             checksum: checksum(&bytes),
             digest: draft.digest(),
         };
