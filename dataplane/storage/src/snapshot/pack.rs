@@ -48,12 +48,17 @@ pub(crate) struct Packer<'w> {
     put: Mutex<HashMap<u128, u64>>,
 }
 
+/// The number of a writing, which no other one ever has: two manifests that differ in nothing else are never the same bytes.
+pub(crate) fn new_writing(folder: &Folder) -> Result<u128, SnapshotError> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random)
+        .map_err(|error| SnapshotError::NoRandomness { folder: Box::new(*folder), reason: error.to_string() })?;
+    Ok(u128::from_le_bytes(random) >> COUNT_BITS << COUNT_BITS)
+}
+
 impl<'w> Packer<'w> {
     pub(crate) fn new(backend: &'w dyn Backend, folder: &'w Folder) -> Result<Self, SnapshotError> {
-        let mut random = [0; 16];
-        getrandom::fill(&mut random)
-            .map_err(|error| SnapshotError::NoRandomness { folder: Box::new(*folder), reason: error.to_string() })?;
-        let writing = u128::from_le_bytes(random) >> COUNT_BITS << COUNT_BITS;
+        let writing = new_writing(folder)?;
         Ok(Self { backend, folder, writing, count: AtomicU64::new(1), open: Mutex::default(), put: Mutex::default() })
     }
 
@@ -127,10 +132,11 @@ impl<'w> Packer<'w> {
         (put.len() as u64, put.values().sum())
     }
 
-    /// Removes whatever was put, as far as that is possible: nobody will ever name it.
-    pub(crate) fn abandon(&self) {
-        let put: Vec<BlobName> =
-            lock(&self.put).keys().map(|&number| BlobName { folder: *self.folder, number }).collect();
+    /// Removes what was put and `goes`, as far as that is possible: nobody will ever name it.
+    pub(crate) fn abandon(&self, goes: impl Fn(u128) -> bool) {
+        let put = lock(&self.put);
+        let numbers = put.keys().filter(|number| goes(**number));
+        let put: Vec<BlobName> = numbers.map(|&number| BlobName { folder: *self.folder, number }).collect();
         if !put.is_empty() {
             // What is left is found by `Snapshot::remove_unreferenced`.
             let _ = self.backend.remove(&put);

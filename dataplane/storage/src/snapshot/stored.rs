@@ -8,6 +8,7 @@ use super::fetch::Source;
 use super::format::{FormatError, check};
 use super::location::{Form, Location};
 use super::manifest::{Manifest, PagePlace, SectionPlace};
+use super::pack::new_writing;
 use super::page::{self, PageObject};
 use crate::backend::{Backend, LISTED_MAX, MANIFEST_BYTES_MAX, Revision};
 use crate::error::StorageError;
@@ -221,7 +222,9 @@ impl Snapshot {
             let reason = format!("its epoch is {}, the next owner's would be {epoch}", self.epoch());
             return Err(SnapshotError::unfit(self.folder(), reason));
         }
-        let manifest = Manifest { epoch, ..self.inner.manifest.clone() };
+        // Two that claim the same epoch must not take each other's manifest for their own.
+        let writing = new_writing(self.folder())?;
+        let manifest = Manifest { epoch, writing, ..self.inner.manifest.clone() };
         let bytes = manifest.encode();
         let revision = publish(&*self.inner.backend, self.folder(), Some(&self.inner.revision), &bytes)?;
         Ok(Self::new(&self.inner.backend, revision, manifest, bytes.len()))

@@ -106,12 +106,16 @@ pub fn write(
         backend.flush(folder)?;
         Ok(prepared)
     });
-    let (manifest, dead, mut written) = prepared.inspect_err(|_| writing.packer.abandon())?;
+    let (manifest, dead, mut written) = prepared.inspect_err(|_| writing.packer.abandon(|_| true))?;
     let bytes = manifest.encode();
     let revision = publish(&**backend, folder, base.map(Snapshot::revision), &bytes).inspect_err(|error| {
-        // After any other error it may have happened, or may still happen.
-        if error.is_conflict() {
-            writing.packer.abandon();
+        // After any other error it may have happened, or may still happen. After a conflict it may have happened before, and be
+        // what the other owner goes on from: what that one needs stays.
+        if error.is_conflict()
+            && let Ok(newest) = Snapshot::open(backend, folder)
+        {
+            let needs = |number| newest.as_ref().is_some_and(|newest| newest.manifest().blob(number).is_some());
+            writing.packer.abandon(|number| !needs(number));
         }
     })?;
     let (blobs, blob_bytes) = writing.packer.totals();

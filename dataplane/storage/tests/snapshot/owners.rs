@@ -31,6 +31,18 @@ fn who_was_replaced_publishes_nothing_and_removes_nothing() {
 }
 
 #[test]
+fn of_two_who_claim_the_same_epoch_one_has_it() {
+    let mut random = Random::new(seed());
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+    let model = Model::filled(&mut random, 5, 50);
+    write(&backend, &folder(), None, &model, &WritePlan::new(1)).unwrap();
+    let open = || Snapshot::open(&backend, &folder()).unwrap().unwrap();
+    let (one, other) = (open(), open());
+    assert_eq!(one.claim(2).unwrap().epoch(), 2);
+    assert!(other.claim(2).unwrap_err().is_conflict());
+}
+
+#[test]
 fn an_epoch_never_goes_back() {
     let mut random = Random::new(seed());
     let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());

@@ -25,7 +25,7 @@ pub(super) const PLOT: Plot = Plot {
     title: "No-op invocation",
     method: "A no-op that returns its payload: round trips. The caller fills the payload before each call and compares every byte of \
              the answer after it, both within the timed span, for all series alike; the function looks at nothing. \
-             Local: a function calls the function of another worker of its own process (context.invoke(SELF, …), from 64 B on \
+             Local: a function calls the function of another worker of its own process (context.invoke(SELF, …), above 64 B \
              with a payload that it builds in the lane, context.loan(SELF, …)) and times that itself. An answer that is its input \
              is read where it was built. The prototype is rebuilt as three processes over POSIX message queues (four passes of 8 KiB messages, eight copies, \
              queues of five messages, a controller that blocks), without its logging and serialisation. Remote: a client \
