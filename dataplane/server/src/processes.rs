@@ -426,6 +426,8 @@ impl Shard {
         }
         self.log.info(format_args!("process {id} has ended"));
         self.show_state(key);
+        // Whoever waited for it to come back must not reach another life of its name.
+        self.refuse_waiters(&id, &ControlError::UnknownProcess { process: id });
         self.serve_followers(key);
         for asker in askers {
             self.answer_done(asker);

@@ -169,6 +169,10 @@ impl Shard {
                 Ok(())
             }
             Stage::Draining(drain) if drain.is_swap() => {
+                if reason == SwapReason::Asked {
+                    // Who is idle may be called back; who was told to sleep may not.
+                    drain.purpose = Purpose::Swap(reason);
+                }
                 drain.askers.extend(asker);
                 Ok(())
             }

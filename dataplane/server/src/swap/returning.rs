@@ -85,7 +85,9 @@ impl Shard {
         let Rest::Waking { since } = swapped.rest else { return };
         if self.shutting_down {
             // Its stored copy is what it was.
-            return self.set_rest(id, Rest::Asleep, "the server ends");
+            let askers = std::mem::take(&mut swapped.askers);
+            self.set_rest(id, Rest::Asleep, "the server ends");
+            return askers.into_iter().for_each(|asker| self.answer_failed(asker, ControlError::ShuttingDown));
         }
         let back = match read {
             Ok(returned) => self.enter_again(id, returned, since),

@@ -128,7 +128,7 @@ impl Shard {
     }
 
     /// Tells everybody who waits for a process why it does not come.
-    pub(super) fn refuse_waiters(&mut self, id: &ProcessId, error: &ControlError) {
+    pub(crate) fn refuse_waiters(&mut self, id: &ProcessId, error: &ControlError) {
         for (_, waiter) in self.swaps.waiting.by_process.remove(id).unwrap_or_default() {
             self.refuse_waiter(waiter, error.clone());
         }
