@@ -6,7 +6,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use mio::Interest;
 use praas_protocol::codec;
@@ -15,6 +14,7 @@ use praas_protocol::limits::{CLIENTS_MAX, CONTROL_MESSAGE_BYTES_MAX};
 use praas_protocol::token::Claims;
 use praas_sys::MessageSocket;
 
+use crate::clock;
 use crate::lanes::LaneOwner;
 use crate::limits::{ACCEPTS_TURN_MAX, PEER_PACKETS_TURN_MAX, PENDING_PER_CLIENT_MAX};
 use crate::message_lanes::{OutboundPlaces, Sending};
@@ -264,7 +264,7 @@ impl Shard {
         if network && !self.is_own_process(key) {
             return self.refuse_client(key, protocol("only the server itself opens network sessions"));
         }
-        let now_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+        let now_unix_s = clock::unix_time().as_secs();
         match self.secret.verify(token, now_unix_s) {
             Ok(claims) => {
                 if let Some(client) = self.clients.get_mut(key) {
@@ -329,7 +329,7 @@ impl Shard {
     /// Timer: a client with unread answers.
     pub(crate) fn client_stall_due(&mut self, key: ClientKey) {
         let Some(end) = self.clients.get(key).and_then(|client| client.peer.stall_end()) else { return };
-        if end <= Instant::now() {
+        if end <= clock::now() {
             self.cut_client(key, "it does not read its answers");
         } else {
             self.timers.at(end, Timer::ClientStall(key));

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use praas_protocol::control::{ConnectionId, ConnectionLimits, ControlError, WorkerCommand};
 use praas_protocol::limits::RING_ENTRIES_MAX;
@@ -17,6 +17,7 @@ use praas_protocol::token::Claims;
 use rustix::net::Shutdown;
 
 use crate::application::Application;
+use crate::clock;
 use crate::lanes::{LaneWish, limit};
 use crate::limits::{
     CONNECTION_CALLS_DEFAULT, CONNECTION_WINDOW_BYTES_MIN, CONNECTION_WINDOW_PAYLOADS, CONNECTIONS_MAX,
@@ -105,7 +106,7 @@ impl Shard {
     pub(crate) fn connection_due(&mut self, connection: ConnectionId) {
         let Some(given) = self.dedicated.entries.get(&connection) else { return };
         let Some(expires_unix_s) = given.expires_unix_s else { return };
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = clock::unix_time();
         let left = Duration::from_secs(expires_unix_s).saturating_sub(now);
         if left.is_zero() {
             self.log.info(format_args!("connection {} is ended: its token has expired", connection.0));

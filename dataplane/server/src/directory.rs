@@ -17,6 +17,7 @@ use praas_protocol::control::ProcessState;
 use praas_protocol::{Name, ProcessId};
 use praas_shm::directory::{Directory, DirectorySlot, ListedProcess};
 
+use crate::clock;
 use crate::limits::{ACTIVITY_LOOKS_TURN, ACTIVITY_PAUSE_MIN, ACTIVITY_PERIOD_MAX, ACTIVITY_PERIOD_MIN};
 use crate::processes::{ProcessKey, Stage};
 use crate::shard::Shard;
@@ -81,7 +82,7 @@ pub(crate) struct Activity {
 impl Activity {
     /// Of a process that begins.
     pub(crate) fn new() -> Self {
-        Self { calls: 0, active_at: Instant::now(), is_idle: false }
+        Self { calls: 0, active_at: clock::now(), is_idle: false }
     }
 
     /// When a look found it doing something last.
@@ -90,7 +91,7 @@ impl Activity {
     }
 
     fn look(&mut self, calls: u64, works: bool, process_idle: Duration) {
-        let now = Instant::now();
+        let now = clock::now();
         if works || calls != self.calls {
             (self.calls, self.active_at) = (calls, now);
         }

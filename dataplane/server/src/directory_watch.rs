@@ -20,9 +20,9 @@ use praas_protocol::token::Scope;
 use praas_protocol::{Address, Name, ProcessId};
 
 use crate::clients::ClientKey;
+use crate::clock;
 use crate::lanes::limit;
 use crate::limits::{DIRECTORY_GONE_KEPT, DIRECTORY_LISTS_MAX, DIRECTORY_LOOKS_MAX, DIRECTORY_WATCHERS_MAX};
-use crate::message_lanes::unix_time_ns;
 use crate::processes::Asker;
 use crate::shard::Shard;
 
@@ -80,7 +80,7 @@ struct Page {
 impl Default for DirectoryWatch {
     fn default() -> Self {
         // Above the numbers of all earlier servers.
-        let first = unix_time_ns() & !LIST;
+        let first = clock::unix_time_ns() & !LIST;
         Self {
             first,
             last: first,
@@ -326,7 +326,7 @@ mod tests {
 
     #[test]
     fn lists_in_pages_are_right_whatever_changes_between_the_pages() {
-        let seed = unix_time_ns();
+        let seed = clock::unix_time_ns();
         println!("seed {seed}");
         let mut state = seed | 1;
         let mut random = move |below: u64| {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use praas_protocol::control::{ControlError, ProcessState};
 use praas_protocol::{Outcome, Phase};
 
+use crate::clock;
 use crate::limits::{DRAIN_LOOK_PERIOD, WORKER_EXIT_MAX};
 use crate::processes::{Asker, Process, ProcessKey, Stage};
 use crate::shard::Shard;
@@ -83,7 +84,7 @@ impl Shard {
     pub(crate) fn begin_drain(&mut self, key: ProcessKey, purpose: Purpose, mut askers: Vec<Asker>) {
         let Some(process) = self.processes.get_mut(key) else { return };
         self.log.info(format_args!("process {} drains", process.id));
-        let until = Instant::now() + Duration::from_millis(process.application.limits.drain_ms);
+        let until = clock::now() + Duration::from_millis(process.application.limits.drain_ms);
         let id = process.id;
         let disappointed = match std::mem::replace(&mut process.stage, Stage::Ended) {
             // Who waits for the workers of an earlier restart is served by those of this one.
@@ -150,7 +151,7 @@ impl Shard {
 
     /// Moves a drain on as far as it goes, and looks again later if that is not to its end.
     pub(crate) fn look_at_drain(&mut self, key: ProcessKey) {
-        let now = Instant::now();
+        let now = clock::now();
         if let Some(Step::Finishing { until }) = self.drain_step(key) {
             let overdue = now >= until;
             if overdue && self.spares_calls(key) {

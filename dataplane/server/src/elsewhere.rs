@@ -21,6 +21,7 @@ use praas_protocol::message::Address;
 use praas_protocol::{Name, ProcessId};
 use praas_shm::directory::{DirectorySlot, ListedProcess};
 
+use crate::clock;
 use crate::limits::{ELSEWHERE_TURN_MAX, LEARNING_MAX, PEER_ENTRIES_MAX};
 use crate::shard::Shard;
 use crate::sources::Source;
@@ -128,7 +129,7 @@ impl Elsewhere {
             tables: Mutex::new(tables),
             applications: applications.collect(),
             shards: shards.max(1),
-            started: Instant::now(),
+            started: clock::now(),
             waker,
         }
     }
@@ -146,7 +147,7 @@ impl Elsewhere {
 
     /// Whether a server that has just started may still be told of what it does not know.
     pub(crate) fn is_learning(&self) -> bool {
-        self.started.elapsed() < LEARNING_MAX && self.tables().peers.iter().any(|peer| !peer.has_told)
+        clock::since(self.started) < LEARNING_MAX && self.tables().peers.iter().any(|peer| !peer.has_told)
     }
 
     /// How things stand with each.

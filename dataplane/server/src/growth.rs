@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use praas_protocol::Phase;
 use praas_protocol::limits::WORKERS_MAX;
 
+use crate::clock;
 use crate::processes::ProcessKey;
 use crate::shard::Shard;
 use crate::timers::Timer;
@@ -175,7 +176,7 @@ impl Shard {
             return;
         }
         let calls = self.workers_of(key).map(|(_, worker)| worker.page.calls()).fold(0, u64::wrapping_add);
-        let now = Instant::now();
+        let now = clock::now();
         let Some(process) = self.processes.get_mut(key) else { return };
         let seen = process.growth.standstill.filter(|seen| seen.calls == calls);
         let seen = *process.growth.standstill.insert(seen.unwrap_or(Standstill { calls, since: now }));

@@ -10,6 +10,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::clock;
 use crate::limits::IDLE_SWAP_RETRY_MAX;
 use crate::processes::{Process, ProcessKey, Stage};
 use crate::shard::Shard;
@@ -62,7 +63,7 @@ impl Shard {
         let Some(limit) = process.idle_swap_after().filter(|_| is_quiet && !process.has_failed()) else { return };
         // From now on looks come often enough for this one.
         self.directories.note_idle_time(limit);
-        let (now, active_at) = (Instant::now(), process.activity.active_at());
+        let (now, active_at) = (clock::now(), process.activity.active_at());
         if !process.idle_swap.is_due(limit, active_at, now) || queued(process) > 0 {
             return;
         }

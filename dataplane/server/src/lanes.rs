@@ -29,6 +29,7 @@ use praas_sys::Doorbell;
 use crate::application::Application;
 use crate::budget::Charge;
 use crate::clients::ClientKey;
+use crate::clock;
 use crate::limits::{NETWORK_REPLY_BUDGET_PARTS, NETWORK_REPLY_BYTES_MIN, NETWORK_REPLY_PAYLOADS};
 use crate::peer::{Peer, PeerError};
 use crate::processes::{Asker, Process, ProcessKey, Stage};
@@ -289,7 +290,7 @@ impl Shard {
             && client.lanes.len() < LANES_PER_CLIENT_MAX / 2
             && sizes.charged_bytes().is_ok_and(|bytes| self.budget.leaves_free(bytes, PREPARED_BUDGET_PARTS));
         if may_call && has_room {
-            let stage = LaneStage::Prepared(Instant::now() + PREPARED_LANE_MAX);
+            let stage = LaneStage::Prepared(clock::now() + PREPARED_LANE_MAX);
             if let Ok(standing) = self.standing_of(client_key)
                 && let Ok(id) = self.make_lane(key, standing, sizes, stage)
             {
@@ -484,7 +485,7 @@ impl Shard {
         let lane = self.processes.get(key).and_then(|process| process.lanes.get(&id));
         match lane.map(|lane| lane.stage) {
             Some(LaneStage::Opening(_)) => self.open_if_attached(key, id),
-            Some(LaneStage::Prepared(end)) if end <= Instant::now() => self.close_lane(key, id),
+            Some(LaneStage::Prepared(end)) if end <= clock::now() => self.close_lane(key, id),
             _ => {}
         }
     }

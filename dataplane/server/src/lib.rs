@@ -15,6 +15,7 @@
 //! | `durability` | what takes the changes of logged processes to their logs |
 //! | `directory` | what workers see of the processes of their application |
 //! | `idle_swap` | processes that nobody has called for long enough sleep |
+//! | `clock` | the time that all of this goes by |
 //! | `transitions` | what happened in the lives of processes, for whoever watches |
 //! | `directory_watch` | what other servers are told of all processes |
 //! | `elsewhere` | what other servers have |
@@ -27,6 +28,7 @@
 mod application;
 mod budget;
 mod clients;
+mod clock;
 mod data_directory;
 mod dedicated;
 mod directory;
@@ -70,6 +72,8 @@ mod watch;
 mod workers;
 
 pub use application::{Application, ApplicationLimits, CALL_MS_MAX_DEFAULT, FieldError, Network, SwapWait};
+#[cfg(any(test, feature = "simulation"))]
+pub use clock::TestClock;
 pub use durability::{DiskLog, Log, LogStore, MemoryLog};
 pub use elsewhere::{Peer, PeerFacts};
 pub use log::Level;

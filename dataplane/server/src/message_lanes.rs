@@ -26,7 +26,7 @@ mod tally;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use praas_protocol::Address;
 use praas_protocol::control::{ControlError, MessageLaneGeometry, MessageLaneSlot, ServerMessage, WorkerCommand};
@@ -37,6 +37,7 @@ pub(crate) use self::name::LaneName;
 pub(crate) use self::opening::MessageLaneWish;
 use self::tally::{Counted, Tally};
 use crate::budget::{Budget, Charge};
+use crate::clock;
 use crate::lanes::{LaneAsker, LaneOwner};
 use crate::limits::{MESSAGE_LANE_BUSY_MAX, MESSAGE_LANE_IDLE_MAX, MESSAGE_LANE_LOOK_PERIOD};
 use crate::peer::{Peer, PeerError};
@@ -114,19 +115,14 @@ impl Default for MessageLanes {
     fn default() -> Self {
         Self {
             // Above those of all earlier servers, which counted on from their own start.
-            next_serial: unix_time_ns(),
+            // Higher than the numbers of an earlier server.
+            next_serial: clock::unix_time_ns(),
             lanes: Tally::default(),
             orphans: VecDeque::new(),
             look_period: MESSAGE_LANE_LOOK_PERIOD,
             next_look: None,
         }
     }
-}
-
-/// Nanoseconds since 1970; numbers that begin with it are higher than those of an earlier server.
-pub(crate) fn unix_time_ns() -> u64 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl LaneStage {
@@ -168,7 +164,7 @@ impl MessageLane {
         let is_attached = worker.inbound.get(&slot) == Some(&Attachment::Attached);
         let is_busy = worker.page.claims().next().is_some();
         let patience = if is_busy { MESSAGE_LANE_BUSY_MAX } else { MESSAGE_LANE_IDLE_MAX };
-        worker.is_ready() && !is_attached && since.elapsed() < patience
+        worker.is_ready() && !is_attached && clock::since(since) < patience
     }
 }
 

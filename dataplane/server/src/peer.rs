@@ -13,6 +13,7 @@ use praas_protocol::limits::CONTROL_MESSAGE_FDS_MAX;
 use praas_sys::message_socket::{MessageSocket, Sending, SocketError};
 use serde::Serialize;
 
+use crate::clock;
 use crate::limits::{OUT_QUEUE_BYTES_MAX, OUT_QUEUE_MESSAGES_MAX, PEER_STALL_MAX};
 
 /// Packets that can wait in a socket's receive queue: the host's `net.unix.max_dgram_qlen` is far below this.
@@ -105,7 +106,7 @@ impl Peer {
         let fds = fds.map_err(|_| PeerError::Slow { messages: self.queue.len(), bytes: self.queued_bytes })?;
         self.queued_bytes += bytes.len();
         self.queue.push_back(Queued { bytes, fds });
-        self.stalled_since.get_or_insert_with(Instant::now);
+        self.stalled_since.get_or_insert_with(clock::now);
         Ok(())
     }
 
@@ -128,7 +129,7 @@ impl Peer {
             }
             let sent = self.queue.pop_front().map_or(0, |sent| sent.bytes.len());
             self.queued_bytes -= sent;
-            self.stalled_since = (!self.queue.is_empty()).then(Instant::now);
+            self.stalled_since = (!self.queue.is_empty()).then(clock::now);
         }
         Ok(())
     }

@@ -14,13 +14,14 @@ use praas_shm::mail_bell::MailBell;
 
 use crate::application::Application;
 use crate::clients::ClientKey;
+use crate::clock;
 use crate::directory::{Activity, Listed};
 use crate::drain::{Drain, Purpose};
 use crate::growth::Growth;
 use crate::idle_swap::IdleSwap;
 use crate::lanes::Lane;
 use crate::limits::{OUTPUT_QUOTED_BYTES, WORKER_UID_FIRST, WORKER_UIDS};
-use crate::message_lanes::{MessageLane, Sending, unix_time_ns};
+use crate::message_lanes::{MessageLane, Sending};
 use crate::output::OutputRing;
 use crate::process_memory::ProcessMemory;
 use crate::settling::Unsettled;
@@ -245,7 +246,7 @@ impl Processes {
 
     /// The incarnation of a new process: higher than that of all before it, as far as anybody can know of them.
     fn next_incarnation(&mut self) -> u64 {
-        self.note_incarnation(unix_time_ns());
+        self.note_incarnation(clock::unix_time_ns());
         self.note_incarnation(self.last_incarnation.saturating_add(1));
         self.last_incarnation
     }

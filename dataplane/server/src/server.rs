@@ -104,7 +104,11 @@ impl Server {
     pub fn start(options: ServerOptions) -> Result<ServerHandle, StartError> {
         let (started, outcome) = channel();
         let (orders, received) = channel();
+        #[cfg(any(test, feature = "simulation"))]
+        let clock = crate::clock::current();
         let run = move || {
+            #[cfg(any(test, feature = "simulation"))]
+            crate::clock::adopt(clock);
             let mut shard = match prepare(&options, received) {
                 Ok(Prepared { shard, waker, sandbox_lacks }) => {
                     let network = shard.network.as_ref().map(NetworkThreads::facts);

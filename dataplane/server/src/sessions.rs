@@ -33,6 +33,7 @@ use serde::{Deserialize, Serialize};
 use crate::application::Application;
 use crate::budget::Charge;
 use crate::clients::ClientKey;
+use crate::clock;
 use crate::gateways::{GatewayTarget, GatewayWish, OpenedGateway, SessionClient, Speaker};
 use crate::lanes::{LaneOwner, LaneSizes, limit};
 use crate::limits::{
@@ -267,7 +268,7 @@ impl Shard {
         let Some(found) = self.sessions.entries.get_mut(&session) else { return };
         let Some((_, lane)) = found.lane.take() else { return };
         // Should there be no room for another lane, its client has as long to come back as if it had just left.
-        found.left_at = Instant::now();
+        found.left_at = clock::now();
         found.superseded.push_back(lane);
         let is_one_too_many = found.superseded.len() > SESSION_LANES_SUPERSEDED_MAX;
         let ended = if is_one_too_many { found.superseded.pop_front() } else { None };
@@ -294,13 +295,13 @@ impl Shard {
         let session = SessionId(random_u128()?);
         let entry = self.make_session(session, &found, principal, payload_bytes_max, opening)?;
         self.sessions.entries.insert(session, entry);
-        self.sessions.begun.push_back((Instant::now(), application, principal));
+        self.sessions.begun.push_back((clock::now(), application, principal));
         self.keep_session(session);
         Ok(())
     }
 
     fn admit_session(&mut self, application: Name, principal: Name) -> Result<(), ControlError> {
-        let now = Instant::now();
+        let now = clock::now();
         while self.sessions.begun.pop_front_if(|(begun, ..)| *begun + SOURCE_KEPT <= now).is_some() {}
         let begun = self.sessions.begun.iter().filter(|begun| (begun.1, begun.2) == (application, principal));
         let advice = "go on with a session instead of beginning another for each message, or wait some minutes";
@@ -331,7 +332,7 @@ impl Shard {
         let layout = ObjectsLayout::for_limit(bytes).map_err(|error| host("laying out a session", &error))?;
         let objects = Objects::create(layout).map_err(|error| host("creating a session", &error))?;
         let objects = Arc::new(objects);
-        let incarnation = crate::message_lanes::unix_time_ns();
+        let incarnation = clock::unix_time_ns();
         let name = application.name;
         let secret = random_u128()?;
         let record = SessionRecord { session, secret, application: name, principal, incarnation, payload_bytes_max };
@@ -345,7 +346,7 @@ impl Shard {
             opening: Some(opening),
             lane: None,
             superseded: VecDeque::new(),
-            left_at: Instant::now(),
+            left_at: clock::now(),
             is_timed: false,
             _charge: charge,
         })
@@ -500,7 +501,7 @@ impl Shard {
             return;
         }
         found.lane = None;
-        found.left_at = Instant::now();
+        found.left_at = clock::now();
         self.time_session(session);
     }
 
@@ -522,7 +523,7 @@ impl Shard {
         if found.lane.is_some() || found.opening.is_some() {
             return;
         }
-        if found.left_at + linger > Instant::now() {
+        if found.left_at + linger > clock::now() {
             return self.time_session(session);
         }
         self.end_client_session(session);
@@ -584,7 +585,7 @@ impl Shard {
             opening: None,
             lane: None,
             superseded: VecDeque::new(),
-            left_at: Instant::now(),
+            left_at: clock::now(),
             is_timed: false,
             _charge: self.budget.charge_in_use(name.bytes / SESSION_ADMITTED_PARTS),
         })

@@ -12,6 +12,7 @@ use praas_protocol::control::ControlError;
 use praas_shm::WorkerTag;
 use praas_shm::objects::{LockOwner, RecoverError};
 
+use crate::clock;
 use crate::processes::{ProcessKey, Stage};
 use crate::shard::Shard;
 use crate::timers::Timer;
@@ -84,7 +85,7 @@ impl Shard {
             // Messages that the dead held may be taken by others now.
             return self.ring_mail_bell(key);
         };
-        let now = Instant::now();
+        let now = clock::now();
         if now.duration_since(*process.unsettled.since.get_or_insert(now)) >= SETTLING_MAX {
             process.unsettled.since = None;
             if !self.end_writer(key, writer) {

@@ -12,7 +12,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll};
@@ -25,6 +25,7 @@ use praas_sys::{Listener, SignalQueue};
 use crate::application::Application;
 use crate::budget::Budget;
 use crate::clients::Clients;
+use crate::clock;
 use crate::data_directory::DataDirectory;
 use crate::dedicated::Dedicated;
 use crate::directory::Directories;
@@ -119,12 +120,12 @@ impl Shard {
     pub(crate) fn run(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(POLL_EVENTS_MAX);
         while !self.is_over() {
-            let wait = if self.ready.len() > 0 { Some(Duration::ZERO) } else { self.timers.wait(Instant::now()) };
+            let wait = if self.ready.len() > 0 { Some(Duration::ZERO) } else { self.timers.wait(clock::now()) };
             match self.poll.poll(&mut events, wait) {
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
-            let start = Instant::now();
+            let start = clock::now();
             for source in events.iter().filter_map(|event| Source::of(event.token())) {
                 self.ready.add(source);
             }
@@ -133,7 +134,7 @@ impl Shard {
                 self.serve(source);
             }
             self.fire_timers();
-            let turn_us = u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX);
+            let turn_us = u64::try_from(clock::since(start).as_micros()).unwrap_or(u64::MAX);
             self.metrics.turn_us_max = self.metrics.turn_us_max.max(turn_us);
             self.metrics.turn_backlog_max = self.metrics.turn_backlog_max.max(self.ready.len() as u64);
         }
@@ -163,7 +164,7 @@ impl Shard {
     }
 
     fn fire_timers(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         for _ in 0..TIMERS_TURN_MAX {
             let Some(timer) = self.timers.take_due(now) else { return };
             match timer {

@@ -5,12 +5,13 @@
 //! 2. A claim is condemned by compare-and-swap before its worker is killed for it: a call that was just answered costs nobody.
 //! 3. Claims are looked at often only while some are in sight, and never more often than every 10 ms.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use praas_protocol::control::{ControlError, LaneId};
 use praas_protocol::limits::CLAIM_SAMPLE_MS_MIN;
 use praas_sys::Exit;
 
+use crate::clock;
 use crate::hosting::Job;
 use crate::lanes::LaneOwner;
 use crate::limits::{
@@ -60,7 +61,7 @@ impl Shard {
         let process = worker.process;
         let words = exit_words(worker, exit);
         let expected = worker.stage == WorkerStage::Leaving;
-        let ready_for = worker.ready_since.map(|since| since.elapsed());
+        let ready_for = worker.ready_since.map(clock::since);
         let tag = worker.tag;
         self.recover_lanes(key);
         self.drop_worker(key);
@@ -217,7 +218,7 @@ impl Shard {
 
     /// Timer: condemns and kills what runs for longer than its application allows.
     pub(crate) fn look_at_claims(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         let mut next = CLAIM_LOOK_PERIOD_MAX;
         let mut overdue = Vec::new();
         for (key, worker) in &mut self.workers {
@@ -264,7 +265,7 @@ impl Shard {
     /// Timer: ends workers above the minimum that have had nothing to do.
     pub(crate) fn look_for_idle_workers(&mut self) {
         self.idle_watched = false;
-        let now = Instant::now();
+        let now = clock::now();
         let keys: Vec<_> = self.processes.entries.keys().copied().collect();
         for key in keys {
             let Some(process) = self.processes.get(key) else { continue };

@@ -10,6 +10,7 @@ use praas_protocol::SessionId;
 use praas_protocol::control::ConnectionId;
 
 use crate::clients::ClientKey;
+use crate::clock;
 use crate::processes::ProcessKey;
 use crate::workers::WorkerKey;
 
@@ -74,7 +75,7 @@ impl Timers {
     }
 
     pub(crate) fn after(&mut self, delay: Duration, timer: Timer) {
-        self.at(Instant::now() + delay, timer);
+        self.at(clock::now() + delay, timer);
     }
 
     /// The next timer that is due at `now`.

@@ -6,7 +6,7 @@
 //! and the same state shown afterwards is no second change.
 
 use std::collections::{HashMap, VecDeque};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use praas_protocol::ProcessId;
 use praas_protocol::control::{ProcessState, ServerMessage, Transition};
@@ -14,6 +14,7 @@ use praas_protocol::limits::{LIST_PAGE_PROCESSES, TRANSITION_REASON_BYTES_MAX};
 use praas_protocol::token::Scope;
 
 use crate::clients::ClientKey;
+use crate::clock;
 use crate::limits::TRANSITIONS_KEPT;
 use crate::processes::Asker;
 use crate::shard::Shard;
@@ -70,7 +71,7 @@ impl Transitions {
         to: Option<ProcessState>,
         circumstances: &Circumstances<'_>,
     ) -> Option<&Transition> {
-        let now = Instant::now();
+        let now = clock::now();
         let before = match to {
             Some(state) => self.states.insert(process, (state, now)),
             None => self.states.remove(&process),
@@ -95,7 +96,7 @@ impl Transitions {
             process,
             from,
             to,
-            at_unix_ms: unix_time_ms(),
+            at_unix_ms: clock::unix_time_ms(),
             took_us: took.map_or(0, |took| u64::try_from(took.as_micros()).unwrap_or(u64::MAX)),
             bytes: circumstances.bytes,
             reason: reason[..reason.floor_char_boundary(TRANSITION_REASON_BYTES_MAX)].to_owned(),
@@ -177,12 +178,6 @@ impl Shard {
             self.answer(asker, &ServerMessage::Transitions { request, upto: number, lost: 0, transitions }, &[]);
         }
     }
-}
-
-/// Milliseconds since 1970 by the host's clock, for people; nothing is decided by it.
-pub(crate) fn unix_time_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ use praas_shm::log_ring::LogWriter;
 use praas_shm::worker_page::ServerWorkerPage;
 use praas_sys::{Cgroup, MessageSocket, Pidfd};
 
+use crate::clock;
 use crate::hosting::{SpawnJob, Started, WorkerDescriptors};
 use crate::lanes::LaneOwner;
 use crate::limits::{PEER_PACKETS_TURN_MAX, PEER_STALL_MAX, WORKER_EXIT_MAX};
@@ -357,7 +358,7 @@ impl Shard {
         if worker.page.claims().next().is_some() {
             // It reads between calls; how long a call may take is another limit.
             self.timers.after(PEER_STALL_MAX, Timer::WorkerStall(key));
-        } else if end <= Instant::now() {
+        } else if end <= clock::now() {
             self.end_worker(key, "it did not read its messages".into());
         } else {
             self.timers.at(end, Timer::WorkerStall(key));
@@ -569,7 +570,7 @@ impl Shard {
     fn worker_ready(&mut self, key: WorkerKey) {
         let Some(worker) = self.workers.get_mut(&key) else { return };
         worker.stage = WorkerStage::Ready;
-        worker.ready_since = Some(Instant::now());
+        worker.ready_since = Some(clock::now());
         let process = worker.process;
         if let Some(process) = self.processes.get_mut(process) {
             process.never_ready = false;

@@ -4,7 +4,6 @@
 //! sessions, with the rights of the token that it speaks for.
 
 use std::os::fd::AsFd;
-use std::time::Instant;
 
 use praas_protocol::control::{
     ControlError, MessageLaneGeometry, MessageLaneSlot, ProcessState, ServerMessage, WorkerCommand,
@@ -15,6 +14,7 @@ use praas_shm::message_lane::{ServerMessageLane, geometry_for, segment_bytes};
 
 use super::tally::Tally;
 use super::{LaneName, LaneStage, LaneUse, MessageLane, Sending, host};
+use crate::clock;
 use crate::lanes::{LaneAsker, LaneOwner, limit};
 use crate::limits::{
     KEEPER_FDS_MAX, LINK_SMALL_BYTES_MAX, MESSAGE_LANE_BUDGET_PARTS, MESSAGE_LANE_BUSY_MAX,
@@ -164,7 +164,7 @@ impl Shard {
             fd,
             kept_name: name.to_string(),
             is_kept: false,
-            stage: LaneStage::Opening { asker, since: Instant::now() },
+            stage: LaneStage::Opening { asker, since: clock::now() },
             _use: lane_use,
         };
         process.inbound.insert(slot, lane);

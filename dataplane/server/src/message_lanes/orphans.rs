@@ -4,13 +4,14 @@
 //! often while nothing becomes of them, a bounded number at a time.
 
 use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use praas_protocol::control::{MessageLaneSlot, WorkerCommand};
 use praas_shm::message_lane::{ServerMessageLane, segment_bytes};
 use praas_shm::segment::AttachError;
 
 use super::{LaneName, LaneStage, LaneUse, MessageLane};
+use crate::clock;
 use crate::limits::{MESSAGE_LANE_LOOK_PERIOD, MESSAGE_LANE_LOOK_PERIOD_MAX, ORPHANS_LOOKED_AT_MAX};
 use crate::processes::ProcessKey;
 use crate::shard::Shard;
@@ -63,7 +64,7 @@ impl Shard {
     /// Sets a timer unless one comes by then. However often it is asked for, at most one more timer is pending a period than
     /// are needed, and one that is left over does nothing.
     fn look_at_orphans_within(&mut self, period: Duration) {
-        let look = Instant::now() + period;
+        let look = clock::now() + period;
         if !self.messages.orphans.is_empty() && self.messages.next_look.is_none_or(|next| next > look) {
             self.messages.next_look = Some(look);
             self.timers.at(look, Timer::OrphanedLanes);
@@ -72,7 +73,7 @@ impl Shard {
 
     /// Timer: removes the lanes without a sender in which nothing is left.
     pub(crate) fn look_at_orphaned_lanes(&mut self) {
-        if self.messages.next_look.is_none_or(|next| next > Instant::now()) {
+        if self.messages.next_look.is_none_or(|next| next > clock::now()) {
             return;
         }
         self.messages.next_look = None;

@@ -16,10 +16,10 @@ use super::table::Swapped;
 use super::transfer::{Job, Written};
 use super::writing::WriteJob;
 use super::{StoredCopy, SwapReason};
+use crate::clock;
 use crate::drain::Purpose;
 use crate::processes::{Asker, Process, ProcessKey, Stage};
 use crate::shard::Shard;
-use crate::transitions::unix_time_ms;
 
 /// A process that is being written.
 #[derive(Debug)]
@@ -71,7 +71,7 @@ impl Shard {
     pub(crate) fn begin_writing(&mut self, key: ProcessKey, reason: SwapReason, askers: Vec<Asker>) {
         let Some(process) = self.processes.get_mut(key) else { return };
         process.stage =
-            Stage::Swapping(Swapping { reason, askers, stoppers: Vec::new(), since: Instant::now(), written: None });
+            Stage::Swapping(Swapping { reason, askers, stoppers: Vec::new(), since: clock::now(), written: None });
         self.show_state(key);
         match self.write_job(key) {
             Ok(job) => {
@@ -140,8 +140,8 @@ impl Shard {
             let error = ControlError::UnknownProcess { process: snapshot.folder().process };
             return swapping.askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
         }
-        let (id, took) = (process.id, swapping.since.elapsed());
-        let mut swapped = Swapped::new(snapshot.folder().incarnation, stored_bytes, Some(unix_time_ms()));
+        let (id, took) = (process.id, clock::since(swapping.since));
+        let mut swapped = Swapped::new(snapshot.folder().incarnation, stored_bytes, Some(clock::unix_time_ms()));
         swapped.listed = process.listed.take();
         self.processes.by_id.remove(&id);
         self.processes.swapped.insert(id, swapped);

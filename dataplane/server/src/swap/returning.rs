@@ -18,6 +18,7 @@ use super::StoredCopy;
 use super::reading::{ReadJob, Returned};
 use super::table::Rest;
 use super::transfer::Job;
+use crate::clock;
 use crate::process_memory::ProcessMemory;
 use crate::processes::{Asker, Process, ProcessKey, Stage};
 use crate::shard::Shard;
@@ -76,7 +77,7 @@ impl Shard {
         let folder = Folder { process: *id, incarnation: swapped.incarnation };
         let Some(transfers) = &self.swaps.transfers else { return };
         transfers.begin(Job::Read { process: *id, job: Box::new(ReadJob { folder }) });
-        self.set_rest(*id, Rest::Waking { since: Instant::now() }, "needed");
+        self.set_rest(*id, Rest::Waking { since: clock::now() }, "needed");
     }
 
     /// A thread has read a process, or has not.
@@ -102,7 +103,7 @@ impl Shard {
     pub(super) fn failed_just_now(&self, id: &ProcessId) -> Option<ControlError> {
         let swapped = self.processes.swapped.get(id).filter(|swapped| swapped.sleeps())?;
         let reason =
-            swapped.failure.as_ref().filter(|_| swapped.tried_until.is_some_and(|until| Instant::now() < until))?;
+            swapped.failure.as_ref().filter(|_| swapped.tried_until.is_some_and(|until| clock::now() < until))?;
         Some(ControlError::SwapFailed { process: *id, what: "restoring".into(), reason: reason.to_string() })
     }
 
@@ -114,7 +115,7 @@ impl Shard {
         let Some(swapped) = self.processes.swapped.get_mut(&id) else { return };
         let askers = std::mem::take(&mut swapped.askers);
         swapped.failure = Some(reason.clone().into());
-        swapped.tried_until = Some(Instant::now() + RETRY_DELAY);
+        swapped.tried_until = Some(clock::now() + RETRY_DELAY);
         self.set_rest(id, Rest::Asleep, &reason);
         askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
         self.refuse_waiters(&id, error);
@@ -172,7 +173,7 @@ impl Shard {
         };
         process.memory = Some(memory);
         let key = self.processes.enter(process);
-        let took = since.elapsed();
+        let took = clock::since(since);
         self.metrics.swaps_in += 1;
         self.metrics.swapped_in_bytes += read_bytes;
         self.log.info(format_args!("process {id} is back: {read_bytes} bytes read in {took:?}"));

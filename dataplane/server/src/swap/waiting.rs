@@ -15,6 +15,7 @@ use praas_protocol::control::{ClientRequest, ControlError, ProcessState};
 use praas_protocol::{Name, ProcessId};
 
 use crate::application::SwapWait;
+use crate::clock;
 use crate::lanes::LaneWish;
 use crate::message_lanes::MessageLaneWish;
 use crate::processes::Asker;
@@ -77,7 +78,7 @@ impl Shard {
         if let Some(error) = self.failed_just_now(&id) {
             return Err(error);
         }
-        let until = self.swaps.waiting.until.unwrap_or_else(|| Instant::now() + AWAY_MAX);
+        let until = self.swaps.waiting.until.unwrap_or_else(|| clock::now() + AWAY_MAX);
         let queue = self.swaps.waiting.by_process.entry(id).or_default();
         if queue.len() >= WAITERS_PER_PROCESS_MAX {
             return Err(ControlError::LimitReached {
@@ -150,7 +151,7 @@ impl Shard {
 
     /// Timer: whose time is over.
     pub(crate) fn away_due(&mut self) {
-        let now = Instant::now();
+        let now = clock::now();
         let mut late = Vec::new();
         for (id, queue) in &mut self.swaps.waiting.by_process {
             // In the order in which they came, which is that of their ends but for those that wait anew.
