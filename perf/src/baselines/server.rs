@@ -210,10 +210,11 @@ impl Launch {
         self.directory.path()
     }
 
-    /// Starts it and waits until `answers` succeeds, which is asked again and again and must not wait long itself.
+    /// Starts it and waits until `answers` succeeds, which is asked again and again and must not wait long itself. What it
+    /// says counts only while the server runs: another program's server may have answered on its port.
     ///
     /// # Errors
-    /// [`BaselineError::NotUp`] if it ends or its patience does.
+    /// [`BaselineError::NotUp`] if it ends, even behind its answer, or its patience does.
     pub fn start<T, E: ToString>(
         self,
         mut answers: impl FnMut() -> Result<T, E>,
@@ -222,7 +223,10 @@ impl Launch {
         let until = Instant::now() + server.patience;
         loop {
             match answers() {
-                Ok(answer) => return Ok((server, answer)),
+                Ok(answer) => {
+                    server.check_runs()?;
+                    return Ok((server, answer));
+                }
                 Err(error) => server.check_not_over(until, &error)?,
             }
             thread::sleep(START_POLL);
@@ -294,14 +298,21 @@ impl ServerProgram {
         }
     }
 
-    fn check_not_over(&mut self, until: Instant, last: &impl ToString) -> Result<(), BaselineError> {
+    fn check_runs(&mut self) -> Result<(), BaselineError> {
         let ended = self.child.try_wait().map_err(BaselineError::system("look at a server"))?;
-        let reason = match ended {
-            Some(status) => format!("it ended with {status}"),
-            None if Instant::now() < until => return Ok(()),
-            None => format!("it did not answer in {:?}: {}", self.patience, last.to_string()),
-        };
-        Err(BaselineError::NotUp { program: self.name, reason, log: self.log_end() })
+        ended.map_or(Ok(()), |status| Err(self.not_up(format!("it ended with {status}"))))
+    }
+
+    fn check_not_over(&mut self, until: Instant, last: &impl ToString) -> Result<(), BaselineError> {
+        self.check_runs()?;
+        if Instant::now() < until {
+            return Ok(());
+        }
+        Err(self.not_up(format!("it did not answer in {:?}: {}", self.patience, last.to_string())))
+    }
+
+    fn not_up(&self, reason: String) -> BaselineError {
+        BaselineError::NotUp { program: self.name, reason, log: self.log_end() }
     }
 }
 
@@ -341,6 +352,20 @@ mod tests {
         let error = launch.start(|| Err::<(), _>("not yet")).expect_err("it ends");
         let text = error.to_string();
         assert!(text.contains("exit status: 3") && text.contains("no such port"), "{text}");
+    }
+
+    #[test]
+    fn an_answer_does_not_count_when_the_server_has_ended() {
+        let launch = Launch::new("a shell", "/bin/sh").expect("a directory").args(["-c", "echo $$; exit 4"]);
+        let log = launch.directory().join(LOG_FILE);
+        // Somebody answers as soon as the server is a zombie.
+        let answers = || {
+            let text = fs::read_to_string(&log).map_err(|error| error.to_string())?;
+            let state = fs::read_to_string(format!("/proc/{}/stat", text.trim())).map_err(|error| error.to_string())?;
+            if state.contains(") Z ") { Ok(()) } else { Err("it runs".to_owned()) }
+        };
+        let error = launch.start(answers).expect_err("it has ended");
+        assert!(error.to_string().contains("exit status: 4"), "{error}");
     }
 
     #[test]

@@ -1,20 +1,28 @@
 //! S3 servers of our own, and the one that the environment names, behind one name.
+//!
+//! A server of our own knows one user, made up for this start, and is taken as up when that user has made the bucket, put an
+//! object into it and got the same back, and its process still runs. So the server of another program, which may have taken a
+//! port between our finding it free and our server's binding it, is never measured in its place.
 
 use std::fs;
+use std::hash::{BuildHasher, RandomState};
 use std::path::Path;
+
+use bytes::Bytes;
 
 use super::super::server::{Launch, ServerProgram, free_ports, version_line};
 use super::super::{BaselineError, install};
 use super::elsewhere;
-use super::{S3Client, S3Endpoint};
+use super::{S3Client, S3Endpoint, SYSTEM};
 
-/// The user, of all our servers.
-const ACCESS_KEY: &str = "praas-perf-key";
-const SECRET_KEY: &str = "praas-perf-secret";
+/// How the names of our users begin.
+const USER_PREFIX: &str = "praas-perf-";
 const REGION: &str = "us-east-1";
 const BUCKET: &str = "praas-perf";
 /// Times that a server is started: another program may take a port that was found free.
 const STARTS_TRIED: u32 = 3;
+/// The object that is put and got before a server counts as up.
+const PROBE: &str = "praas-perf-probe";
 
 /// An S3 server to measure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -137,65 +145,95 @@ impl S3Server {
     }
 }
 
+/// A server of our own on this port, and a user that no other server knows.
 fn endpoint(port: u16) -> S3Endpoint {
+    // Each `RandomState` has keys of its own; nobody guesses on loopback, the names only have to differ.
+    let [user, secret] = [(); 2].map(|()| format!("{USER_PREFIX}{:016x}", RandomState::new().hash_one(port)));
     S3Endpoint {
         url: format!("http://127.0.0.1:{port}"),
         region: REGION.to_owned(),
         bucket: BUCKET.to_owned(),
-        access_key: ACCESS_KEY.to_owned(),
-        secret_key: SECRET_KEY.to_owned(),
+        access_key: user,
+        secret_key: secret,
         session_token: None,
     }
 }
 
-/// Starts it and waits until it has made the bucket for us, which only a server does that knows our key.
-fn start(launch: Launch, port: u16) -> Result<(ServerProgram, S3Endpoint), BaselineError> {
-    let endpoint = endpoint(port);
+/// Starts it and waits until all of it works.
+fn start(launch: Launch, endpoint: S3Endpoint) -> Result<(ServerProgram, S3Endpoint), BaselineError> {
     let client = S3Client::new(&endpoint)?;
-    let (server, ()) = launch.start(|| client.create_bucket())?;
+    let (server, ()) = launch.start(|| keeps_what_it_is_given(&client, &endpoint))?;
     Ok((server, endpoint))
+}
+
+/// The bucket is there, and what is put into it comes back.
+fn keeps_what_it_is_given(client: &S3Client, endpoint: &S3Endpoint) -> Result<(), BaselineError> {
+    match client.create_bucket() {
+        // Of an attempt before this one: a server that is just starting may make it and say that it could not.
+        Err(BaselineError::S3 { reason, .. }) if reason.contains("BucketAlready") => {}
+        made => made?,
+    }
+    let value = Bytes::from(endpoint.access_key.clone());
+    client.put(PROBE, value.clone())?;
+    let kept = client.get(PROBE)?;
+    if kept.as_ref() != Some(&value) {
+        let actual = kept.map_or_else(|| "nothing".to_owned(), |kept| format!("{} other bytes", kept.len()));
+        let expected = format!("the {} bytes just put", value.len());
+        return Err(BaselineError::WrongAnswer { system: SYSTEM, expected, actual });
+    }
+    client.delete(PROBE)
 }
 
 fn start_rclone(program: &Path, cpu: Option<usize>) -> Result<(ServerProgram, S3Endpoint), BaselineError> {
     let [port] = free_ports()?;
+    let endpoint = endpoint(port);
     let launch = Launch::new("rclone", program)?.cpu(cpu);
     let files = launch.directory().join("files");
     fs::create_dir(&files).map_err(BaselineError::system("make a directory"))?;
     let launch = launch.args(["serve", "s3", "--addr"]).arg(format!("127.0.0.1:{port}"));
-    let launch = launch.arg("--auth-key").arg(format!("{ACCESS_KEY},{SECRET_KEY}"));
+    let launch = launch.arg("--auth-key").arg(format!("{},{}", endpoint.access_key, endpoint.secret_key));
     // Its configuration and caches in its own directory, not in the user's.
     let (config, cache) = (launch.directory().join("rclone.conf"), launch.directory().join("cache"));
     let launch = launch.arg("--config").arg(config).arg("--cache-dir").arg(cache).arg(&files);
-    start(launch, port)
+    start(launch, endpoint)
 }
 
 fn start_seaweedfs(program: &Path, cpu: Option<usize>) -> Result<(ServerProgram, S3Endpoint), BaselineError> {
-    let ports: [u16; 10] = free_ports()?;
-    let launch = Launch::new("weed", program)?.cpu(cpu);
-    let (data, identities) = (launch.directory().join("data"), launch.directory().join("identities.json"));
-    fs::create_dir(&data).map_err(BaselineError::system("make a directory"))?;
-    let credentials = serde_json::json!([{ "accessKey": ACCESS_KEY, "secretKey": SECRET_KEY }]);
-    let actions = ["Admin", "Read", "Write", "List", "Tagging"];
-    let known =
-        serde_json::json!({ "identities": [{ "name": "perf", "credentials": credentials, "actions": actions }] });
-    fs::write(&identities, known.to_string()).map_err(BaselineError::system("write a file"))?;
     let options = [
+        "s3.port",
+        "s3.port.grpc",
+        // These two have fixed ports otherwise; a server that finds one taken ends after its gateway has answered.
+        "s3.port.iceberg",
+        "s3.port.lance",
         "master.port",
         "master.port.grpc",
         "volume.port",
         "volume.port.grpc",
         "filer.port",
         "filer.port.grpc",
-        "s3.port",
-        "s3.port.grpc",
     ];
+    let ports: [u16; 10] = free_ports()?;
+    let endpoint = endpoint(ports[0]);
+    let launch = Launch::new("weed", program)?.cpu(cpu);
+    let (data, identities) = (launch.directory().join("data"), launch.directory().join("identities.json"));
+    fs::create_dir(&data).map_err(BaselineError::system("make a directory"))?;
+    let credentials = serde_json::json!([{ "accessKey": endpoint.access_key, "secretKey": endpoint.secret_key }]);
+    let actions = ["Admin", "Read", "Write", "List", "Tagging"];
+    let known =
+        serde_json::json!({ "identities": [{ "name": "perf", "credentials": credentials, "actions": actions }] });
+    fs::write(&identities, known.to_string()).map_err(BaselineError::system("write a file"))?;
     let launch = options
         .iter()
         .zip(ports)
         .fold(launch.arg("server"), |launch, (option, port)| launch.arg(format!("-{option}={port}")));
     let launch = launch.args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-filer", "-s3", "-master.telemetry=false"]);
+    // Sockets in its own directory too; by default they lie in /tmp, where another user's may be.
+    let sockets = ["filer", "s3"].map(|part| (part, launch.directory().join(format!("{part}.sock"))));
+    let launch = sockets
+        .iter()
+        .fold(launch, |launch, (part, path)| launch.arg(format!("-{part}.localSocket={}", path.display())));
     let launch = launch.arg(format!("-dir={}", data.display())).arg(format!("-s3.config={}", identities.display()));
-    start(launch, ports[6])
+    start(launch, endpoint)
 }
 
 /// The number in a line such as `rclone v1.75.2` or `version 8000GB 4.48 …`.
@@ -207,8 +245,6 @@ fn short_version(line: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use bytes::Bytes;
-
     use super::*;
 
     fn server(kind: S3Kind) -> Option<S3Server> {
@@ -250,6 +286,25 @@ mod tests {
     #[test]
     fn rclone_keeps_objects_and_checks_signatures() {
         check(S3Kind::Rclone);
+    }
+
+    #[test]
+    fn no_user_is_known_to_two_starts() {
+        let (one, other) = (endpoint(1), endpoint(1));
+        assert!(one.access_key != other.access_key && one.secret_key != other.secret_key, "{one:?} {other:?}");
+        assert_ne!(one.access_key, one.secret_key);
+    }
+
+    #[test]
+    fn another_server_on_the_port_is_not_taken_for_ours() {
+        let Some(server) = server(S3Kind::Rclone) else { return };
+        let ours =
+            endpoint(server.endpoint().url.rsplit(':').next().and_then(|port| port.parse().ok()).expect("a port"));
+        assert_eq!(ours.url, server.endpoint().url);
+        let client = S3Client::new(&ours).expect("a client");
+        keeps_what_it_is_given(&client, &ours).expect_err("it does not know this user");
+        let client = server.client().expect("a client");
+        keeps_what_it_is_given(&client, server.endpoint()).expect("it knows its own, and has the bucket");
     }
 
     #[test]
