@@ -27,6 +27,14 @@ pub const BLOB_BYTES_MAX: usize = 64 << 20;
 /// Blobs or folders named by one answer.
 pub const LISTED_MAX: usize = 1000;
 
+/// Pages of blobs that a folder has at most. A manifest names half a million blobs; so many more are what thousands of
+/// transfers left that were cut off, and a list that goes on behind them is none.
+const FOLDER_PAGES_MAX: usize = 10_000;
+
+/// Times that the blobs of a folder are removed: the second finds none, unless somebody was still writing.
+#[cfg(any(feature = "redis", feature = "s3"))]
+const REMOVAL_PASSES_MAX: usize = 4;
+
 /// Which manifest of a folder it is; only compared.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Revision(pub String);
@@ -58,6 +66,67 @@ pub fn check_bytes(place: &str, what: &'static str, bytes: &[u8], limit_bytes: u
         return Ok(());
     }
     Err(StorageError::TooLarge { place: place.to_owned(), what, bytes: bytes.len() as u64, limit: limit_bytes as u64 })
+}
+
+/// So many random bytes, for what must never come again.
+///
+/// # Errors
+/// [`StorageError::Unusable`] when the system has none.
+#[cfg(any(feature = "redis", feature = "s3"))]
+pub(crate) fn random_bytes<const COUNT: usize>(place: &str) -> Result<[u8; COUNT], StorageError> {
+    let mut bytes = [0; COUNT];
+    getrandom::fill(&mut bytes).map_err(|error| StorageError::Unusable {
+        place: place.to_owned(),
+        reason: format!("the system gives no random bytes: {error}"),
+        advice: "see why getrandom fails on this host",
+    })?;
+    Ok(bytes)
+}
+
+/// Shows all blobs of a folder, page by page, in the order of their names. What is put or removed meanwhile is shown or not.
+///
+/// # Errors
+/// What `each` or the backend says; [`StorageError::Failed`] when the backend's list goes back or never ends.
+pub fn each_blob_page(
+    backend: &dyn Backend,
+    folder: &Folder,
+    each: &mut dyn FnMut(&[BlobEntry]) -> Result<(), StorageError>,
+) -> Result<(), StorageError> {
+    let mut after: Option<BlobName> = None;
+    for _ in 0..FOLDER_PAGES_MAX {
+        let page = backend.blobs(folder, after.as_ref())?;
+        let is_last = page.len() < LISTED_MAX;
+        if page.first().is_some_and(|first| after.is_some_and(|after| first.blob <= after)) {
+            break;
+        }
+        after = page.last().map(|last| last.blob);
+        each(&page)?;
+        if is_last {
+            return Ok(());
+        }
+    }
+    let reason = format!("the list of {folder} goes back, or has more than {FOLDER_PAGES_MAX} pages of {LISTED_MAX}");
+    Err(StorageError::Failed { place: backend.place(), what: "listing blobs", reason })
+}
+
+/// Removes all blobs of a folder that nobody goes on writing to.
+///
+/// # Errors
+/// What the backend says; [`StorageError::Failed`] when some are there again each time.
+#[cfg(any(feature = "redis", feature = "s3"))]
+pub(crate) fn remove_all_blobs(backend: &dyn Backend, folder: &Folder) -> Result<(), StorageError> {
+    for _ in 0..REMOVAL_PASSES_MAX {
+        let mut left = 0;
+        each_blob_page(backend, folder, &mut |page| {
+            left += page.len();
+            backend.remove(&page.iter().map(|entry| entry.blob).collect::<Vec<_>>())
+        })?;
+        if left == 0 {
+            return Ok(());
+        }
+    }
+    let reason = format!("{folder} has blobs again after each of {REMOVAL_PASSES_MAX} removals: somebody writes to it");
+    Err(StorageError::Failed { place: backend.place(), what: "removing a folder", reason })
 }
 
 /// A place in which processes sleep.

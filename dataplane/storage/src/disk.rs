@@ -24,10 +24,12 @@
 //! | `host` | the host's own |
 //! | `model` | one in memory that loses power and fails, for tests |
 //! | `paths` | which file is what |
+//! | `locks` | who uses the directory, and waits for locks that end |
 //! | `manifests` | publishing and finding the newest |
 
 mod host;
 mod layer;
+mod locks;
 mod manifests;
 #[cfg(any(test, feature = "faults"))]
 pub mod model;
@@ -38,7 +40,7 @@ mod power_cuts;
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -46,13 +48,13 @@ use praas_protocol::{Name, ProcessId};
 use praas_sys::Errno;
 use praas_sys::private_directory::create_private_directory;
 use rustix::fd::OwnedFd;
-use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
-use rustix::io::retry_on_intr;
+use rustix::fs::FlockOperation;
 
 pub use self::host::HostFiles;
 pub use self::layer::{Access, FileLayer, FolderLock, StoredFile};
+use self::locks::{LOCK_LIMIT_MS, lock_use, lock_within_limit};
 use self::paths::Paths;
-use crate::backend::{BLOB_BYTES_MAX, Backend, BlobEntry, LISTED_MAX, Published, Revision};
+use crate::backend::{BLOB_BYTES_MAX, Backend, BlobEntry, LISTED_MAX, Published, Revision, check_bytes};
 use crate::error::StorageError;
 use crate::name::{BlobName, Folder};
 
@@ -84,7 +86,7 @@ impl DiskBackend {
         let place = directory.display().to_string();
         let unusable = |reason: String| StorageError::Unusable { place: place.clone(), reason, advice: ADVICE };
         create_private_directory(directory).map_err(|error| unusable(error.to_string()))?;
-        let (lock, is_alone) = lock(&directory.join(paths::LOCK)).map_err(|errno| unusable(errno.to_string()))?;
+        let (lock, is_alone) = lock_use(&directory.join(paths::LOCK)).map_err(|errno| unusable(errno.to_string()))?;
         Self::begin(Arc::new(HostFiles::new()), directory, is_alone, Some(lock))
     }
 
@@ -116,7 +118,8 @@ impl DiskBackend {
         }
         if let Some(lock) = &backend.lock {
             // From now on others may begin, and find that they are not alone.
-            flock(lock, FlockOperation::LockShared).map_err(|errno| backend.failure("sharing its lock", errno))?;
+            lock_within_limit(lock, FlockOperation::NonBlockingLockShared)
+                .map_err(|errno| backend.failure("sharing its lock", errno))?;
         }
         Ok(backend)
     }
@@ -127,6 +130,11 @@ impl DiskBackend {
         match errno {
             Errno::NOSPC | Errno::DQUOT => StorageError::Full { place, what, reason },
             Errno::ACCESS | Errno::PERM | Errno::ROFS => StorageError::Denied { place, what, reason },
+            Errno::WOULDBLOCK => {
+                let reason =
+                    format!("another server has had its lock for more than {LOCK_LIMIT_MS} ms: see whether it hangs");
+                StorageError::Failed { place, what, reason }
+            }
             Errno::NOENT | Errno::NOTDIR | Errno::NODEV | Errno::STALE => {
                 StorageError::Unusable { place, reason: format!("{what}: {reason}"), advice: ADVICE }
             }
@@ -311,17 +319,14 @@ impl Backend for DiskBackend {
     }
 
     fn put(&self, blob: &BlobName, bytes: &[u8]) -> Result<(), StorageError> {
-        if bytes.len() > BLOB_BYTES_MAX {
-            let (bytes, limit) = (bytes.len() as u64, BLOB_BYTES_MAX as u64);
-            return Err(StorageError::TooLarge { place: self.place(), what: "a blob", bytes, limit });
-        }
-        self.write_whole(&blob.folder, &self.paths.blob(blob), bytes)
-            .map_err(|errno| self.failure("writing a blob", errno))
+        const WHAT: &str = "writing a blob";
+        check_bytes(&self.place(), WHAT, bytes, BLOB_BYTES_MAX)?;
+        self.write_whole(&blob.folder, &self.paths.blob(blob), bytes).map_err(|errno| self.failure(WHAT, errno))
     }
 
     fn read(&self, blob: &BlobName, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
         let failed = |errno| match errno {
-            Errno::NOENT => StorageError::Missing { blob: Box::new(*blob), place: self.place() },
+            Errno::NOENT => StorageError::missing(blob, self.place()),
             errno => self.failure("reading a blob", errno),
         };
         let file = self.files.open(&self.paths.blob(blob), Access::Read).map_err(failed)?;
@@ -335,7 +340,7 @@ impl Backend for DiskBackend {
             if is_whole && actual >= offset {
                 return Ok(());
             }
-            return Err(StorageError::Truncated { blob: Box::new(*blob), place: self.place(), expected, actual });
+            return Err(StorageError::truncated(blob, self.place(), offset, into.len(), actual));
         }
         Ok(())
     }
@@ -376,16 +381,4 @@ impl Backend for DiskBackend {
 
 fn missing_is_fine(result: Result<(), Errno>) -> Result<(), Errno> {
     if result == Err(Errno::NOENT) { Ok(()) } else { result }
-}
-
-/// Says that a directory is in use, until it is dropped, and whether nobody else said so before.
-fn lock(path: &PathBuf) -> Result<(OwnedFd, bool), Errno> {
-    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = open(path, flags, Mode::RUSR | Mode::WUSR)?;
-    let is_alone = flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
-    if !is_alone {
-        // Waits only for one that is just beginning, for as long as it removes what was left.
-        retry_on_intr(|| flock(&file, FlockOperation::LockShared))?;
-    }
-    Ok((file, is_alone))
 }

@@ -33,7 +33,8 @@ pub use self::address::SCHEMES;
 use self::connections::{Connections, Limited};
 use self::scripts::Scripts;
 use crate::backend::{
-    BLOB_BYTES_MAX, Backend, BlobEntry, LISTED_MAX, MANIFEST_BYTES_MAX, Published, Revision, check_bytes,
+    BLOB_BYTES_MAX, Backend, BlobEntry, LISTED_MAX, MANIFEST_BYTES_MAX, Published, Revision, check_bytes, random_bytes,
+    remove_all_blobs,
 };
 use crate::error::StorageError;
 use crate::name::{BlobName, Folder};
@@ -42,8 +43,8 @@ use crate::name::{BlobName, Folder};
 const LIMIT_MS_DEFAULT: u64 = 30_000;
 /// What travels in one command. Redis does nothing else meanwhile.
 const PIECE_BYTES: usize = 4 << 20;
-/// How long a part is kept that nobody goes on with.
-const PART_KEPT_S: u64 = 3600;
+/// How long a part is kept that nobody goes on with: many times what an operation may take.
+const PART_KEPT_S: u64 = 600;
 /// Longest string that Redis has: nothing begins behind it.
 const STRING_BYTES_MAX: u64 = 512 << 20;
 /// Blobs that one script removes.
@@ -159,9 +160,11 @@ impl RedisBackend {
         format!("{}:blob:{}:", self.prefix, member(folder))
     }
 
-    /// Sends a blob in pieces to a part of this writer's own, then makes it the blob.
-    fn send(&self, blob: &BlobName, bytes: &[u8], limited: &mut Limited<'_>) -> RedisResult<()> {
-        let part = format!("{}:part:{}:{}", self.prefix, member(&blob.folder), number(blob));
+    /// Sends a blob in pieces to a part of this try's own, then makes it the blob. A try whose connection broke may still have
+    /// pieces on their way: they must not get into the part of the next one. Whether the part became the blob; it does not
+    /// when it is not as long.
+    fn send(&self, blob: &BlobName, bytes: &[u8], try_of: u128, limited: &mut Limited<'_>) -> RedisResult<bool> {
+        let part = format!("{}:part:{}:{}:{try_of:032x}", self.prefix, member(&blob.folder), number(blob));
         let (first, rest) = bytes.split_at(bytes.len().min(PIECE_BYTES));
         cmd("SET").arg(&part).arg(first).arg("EX").arg(PART_KEPT_S).exec(limited.now()?)?;
         for piece in rest.chunks(PIECE_BYTES) {
@@ -169,7 +172,7 @@ impl RedisBackend {
         }
         let mut finish = self.scripts.finish.key(part);
         finish.key(self.blob_key(blob)).key(self.index_key(&blob.folder)).key(self.folders_key());
-        finish.arg(number(blob)).arg(member(&blob.folder)).invoke::<i64>(limited.now()?).map(drop)
+        finish.arg(number(blob)).arg(member(&blob.folder)).arg(bytes.len()).invoke(limited.now()?)
     }
 
     /// Fills `into`; or says how long the blob is, or that there is none.
@@ -266,7 +269,16 @@ impl Backend for RedisBackend {
     fn put(&self, blob: &BlobName, bytes: &[u8]) -> Result<(), StorageError> {
         const WHAT: &str = "writing a blob";
         check_bytes(&self.place(), WHAT, bytes, BLOB_BYTES_MAX)?;
-        self.connections.run(WHAT, |limited| self.send(blob, bytes, limited))
+        let mut try_of = u128::from_le_bytes(random_bytes(&self.place())?);
+        let is_whole = self.connections.run(WHAT, |limited| {
+            try_of = try_of.wrapping_add(1);
+            self.send(blob, bytes, try_of, limited)
+        })?;
+        if is_whole {
+            return Ok(());
+        }
+        let reason = format!("{blob} was not {} bytes long when all of it was sent", bytes.len());
+        Err(StorageError::Failed { place: self.place(), what: WHAT, reason })
     }
 
     fn read(&self, blob: &BlobName, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
@@ -294,13 +306,7 @@ impl Backend for RedisBackend {
     fn publish(&self, folder: &Folder, replaces: Option<&Revision>, bytes: &[u8]) -> Result<Revision, StorageError> {
         const WHAT: &str = "publishing a manifest";
         check_bytes(&self.place(), WHAT, bytes, MANIFEST_BYTES_MAX)?;
-        let mut random = [0; 16];
-        getrandom::fill(&mut random).map_err(|error| StorageError::Unusable {
-            place: self.place(),
-            reason: format!("the system gives no random bytes: {error}"),
-            advice: "see why getrandom fails on this host",
-        })?;
-        let revision = Revision(format!("{:032x}", u128::from_le_bytes(random)));
+        let revision = Revision(format!("{:032x}", u128::from_le_bytes(random_bytes(&self.place())?)));
         let replaced = replaces.map_or("", |replaces| replaces.0.as_str());
         let published = self.connections.run(WHAT, |limited| {
             let mut publish = self.scripts.publish.key(self.manifest_key(folder));
@@ -360,13 +366,7 @@ impl Backend for RedisBackend {
     fn remove_folder(&self, folder: &Folder) -> Result<(), StorageError> {
         self.connections
             .run("removing a folder", |limited| cmd("DEL").arg(self.manifest_key(folder)).exec(limited.now()?))?;
-        loop {
-            let page: Vec<_> = self.blobs(folder, None)?.iter().map(|it| it.blob).collect();
-            if page.is_empty() {
-                break;
-            }
-            self.remove(&page)?;
-        }
+        remove_all_blobs(self, folder)?;
         // Without blobs it forgets the folder, if that is empty.
         self.connections.run("removing a folder", |limited| {
             let mut forget = self.scripts.remove.key(self.index_key(folder));

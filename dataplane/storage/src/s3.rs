@@ -44,6 +44,7 @@ use self::keys::Keys;
 pub use self::settings::{S3Settings, SCHEME};
 use crate::backend::{
     BLOB_BYTES_MAX, Backend, BlobEntry, LISTED_MAX, MANIFEST_BYTES_MAX, Published, Revision, check_bytes,
+    remove_all_blobs,
 };
 use crate::error::StorageError;
 use crate::name::{BlobName, Folder};
@@ -315,14 +316,8 @@ impl Backend for S3Backend {
     fn remove_folder(&self, folder: &Folder) -> Result<(), StorageError> {
         const WHAT: &str = "removing a folder";
         self.run(WHAT, self.remove_keys(&[self.keys.manifest(folder)]))?;
-        loop {
-            // Each page has a limit of its own: there may be many.
-            let page = self.blobs(folder, None)?;
-            if page.is_empty() {
-                break;
-            }
-            self.remove(&page.iter().map(|it| it.blob).collect::<Vec<_>>())?;
-        }
+        // Each page has a limit of its own: there may be many.
+        remove_all_blobs(self, folder)?;
         // Servers that keep keys in directories list an empty one until it is removed by this name. Elsewhere there is none.
         self.run(WHAT, self.remove_keys(&[self.keys.folder(folder)]))?;
         self.run(WHAT, async { self.abort_uploads(folder).await.map_err(|refused| self.typed(WHAT, &refused)) })

@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use praas_sys::{DiskRing, Errno};
 use rustix::fs::{
     AtFlags, CWD, Dir, FallocateFlags, FlockOperation, Mode, OFlags, RenameFlags, StatxFlags, fallocate, fdatasync,
-    flock, fstat, fsync, ftruncate, linkat, mkdirat, openat, renameat_with, statat, statx, unlinkat,
+    fstat, fsync, ftruncate, linkat, mkdirat, openat, renameat_with, statat, statx, unlinkat,
 };
 use rustix::io::retry_on_intr;
 
 use super::layer::{Access, FileLayer, FolderLock, StoredFile};
+use super::locks::lock_within_limit;
 use crate::buffer::{AlignedBuffer, BLOCK_BYTES};
 
 /// Bytes of a buffer through which memory goes that a disk cannot take: several operations' worth.
@@ -137,7 +138,7 @@ impl FileLayer for HostFiles {
 
     fn lock_directory(&self, path: &Path) -> Result<FolderLock, Errno> {
         let directory = openat(CWD, path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        retry_on_intr(|| flock(&directory, FlockOperation::LockExclusive))?;
+        lock_within_limit(&directory, FlockOperation::NonBlockingLockExclusive)?;
         Ok(Box::new(directory))
     }
 

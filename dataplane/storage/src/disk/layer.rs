@@ -43,10 +43,11 @@ pub trait FileLayer: fmt::Debug + Send + Sync {
     /// What the system says: then any of them may be lost.
     fn sync_directory(&self, path: &Path) -> Result<(), Errno>;
 
-    /// Waits until nobody else has locked a directory, and locks it. Whoever has it gives it back after a few calls.
+    /// Waits until nobody else has locked a directory, and locks it. Whoever has it gives it back after a few calls; the wait
+    /// has a limit all the same.
     ///
     /// # Errors
-    /// What the system says.
+    /// What the system says; `WOULDBLOCK` when the limit has passed.
     fn lock_directory(&self, path: &Path) -> Result<FolderLock, Errno>;
 
     /// Tells the names in a directory, in no order. What is entered or removed meanwhile may be told or not.

@@ -9,7 +9,7 @@ use praas_sys::Errno;
 
 use super::layer::{Access, FolderLock};
 use super::{DiskBackend, ENTER_ATTEMPTS_MAX, missing_is_fine, paths};
-use crate::backend::{Backend, MANIFEST_BYTES_MAX, Published, Revision};
+use crate::backend::{Backend, MANIFEST_BYTES_MAX, Published, Revision, check_bytes};
 use crate::error::StorageError;
 use crate::name::Folder;
 
@@ -91,11 +91,8 @@ impl DiskBackend {
     ) -> Result<Revision, StorageError> {
         const WHAT: &str = "publishing a manifest";
         let failed = |errno| self.failure(WHAT, errno);
-        let conflict = || StorageError::Conflict { folder: Box::new(*folder), place: self.place() };
-        if bytes.len() > MANIFEST_BYTES_MAX {
-            let (bytes, limit) = (bytes.len() as u64, MANIFEST_BYTES_MAX as u64);
-            return Err(StorageError::TooLarge { place: self.place(), what: "a manifest", bytes, limit });
-        }
+        let conflict = || StorageError::conflict(folder, self.place());
+        check_bytes(&self.place(), WHAT, bytes, MANIFEST_BYTES_MAX)?;
         let Some(_lock) = self.lock_folder(folder, replaces.is_none()).map_err(failed)? else { return Err(conflict()) };
         let older = self.manifest_numbers(folder).map_err(failed)?;
         let newest = older.last().copied();

@@ -5,7 +5,7 @@
 //! PREFIX:index:FOLDER             sorted set    numbers of the folder's blobs, likewise
 //! PREFIX:manifest:FOLDER          hash          r: revision, b: bytes
 //! PREFIX:blob:FOLDER:NUMBER       string
-//! PREFIX:part:FOLDER:NUMBER       string        a blob that is being written; Redis forgets it if nobody goes on
+//! PREFIX:part:FOLDER:NUMBER:TRY   string        a blob that is being written; Redis forgets it if nobody goes on
 //! ```
 //!
 //! A blob's entry in the index comes with its last byte, and goes with the blob. Folders are written with `!` between
@@ -13,8 +13,10 @@
 
 use ::redis::Script;
 
-/// `KEYS`: part, blob, index, folders. `ARGV`: number, folder. Makes of a part that is complete a blob.
+/// `KEYS`: part, blob, index, folders. `ARGV`: number, folder, bytes. Makes of a part that is complete a blob; 0: it is not
+/// that long.
 const FINISH: &str = "
+if redis.call('STRLEN', KEYS[1]) ~= tonumber(ARGV[3]) then return 0 end
 redis.call('RENAME', KEYS[1], KEYS[2])
 redis.call('PERSIST', KEYS[2])
 redis.call('ZADD', KEYS[3], 0, ARGV[1])

@@ -11,9 +11,9 @@
 //! was us.
 
 use super::errors::Refused;
-use super::objects::body;
+use super::objects::{body, whole_body};
 use super::{ATTEMPTS_MAX, S3Backend};
-use crate::backend::{MANIFEST_BYTES_MAX, Revision};
+use crate::backend::{MANIFEST_BYTES_MAX, Revision, random_bytes};
 use crate::error::StorageError;
 use crate::name::Folder;
 
@@ -53,14 +53,11 @@ impl S3Backend {
                 Err(refused) if refused.is_absent() => return Ok(None),
                 Err(refused) => return Err(self.typed(WHAT, &refused)),
             };
-            let length = answer.content_length().unwrap_or_default().unsigned_abs();
-            if length > (MANIFEST_BYTES_MAX + HEAD_BYTES) as u64 {
-                return Err(self.no_manifest(folder, &format!("it has {length} bytes")));
-            }
             let etag = answer.e_tag().unwrap_or_default().to_owned();
-            match answer.body.collect().await {
-                Ok(bytes) => break (Revision(etag), bytes.into_bytes().to_vec()),
-                Err(error) if tried >= ATTEMPTS_MAX => return Err(self.typed(WHAT, &Refused::body(&error))),
+            match whole_body(answer, MANIFEST_BYTES_MAX + HEAD_BYTES).await {
+                Ok(Some(bytes)) => break (Revision(etag), bytes),
+                Ok(None) => return Err(self.no_manifest(folder, "it is longer than any")),
+                Err(refused) if tried >= ATTEMPTS_MAX => return Err(self.typed(WHAT, &refused)),
                 Err(_) => {}
             }
         };
@@ -177,12 +174,6 @@ impl S3Backend {
     }
 
     fn nonce(&self) -> Result<Nonce, StorageError> {
-        let mut nonce = Nonce::default();
-        getrandom::fill(&mut nonce).map_err(|error| StorageError::Unusable {
-            place: self.settings.place(),
-            reason: format!("the system gives no random bytes: {error}"),
-            advice: "see why getrandom fails on this host",
-        })?;
-        Ok(nonce)
+        random_bytes(&self.settings.place())
     }
 }

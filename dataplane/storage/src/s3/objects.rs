@@ -19,6 +19,8 @@ const WHOLE_BYTES_MAX: usize = 16 << 20;
 const PART_BYTES: usize = 8 << 20;
 /// Parts of one blob that are on their way at once.
 const PARTS_IN_FLIGHT: usize = 4;
+/// Pages of uploads, of up to 1000 each, that are given up at once: each was left by a server that died in one.
+const UPLOAD_PAGES_MAX: usize = 16;
 /// Times that a range is read in all when its body breaks off.
 const BODIES_TRIED: u32 = 3;
 
@@ -71,19 +73,26 @@ impl S3Backend {
     /// Gives up uploads in parts that somebody left in a folder.
     pub(super) async fn abort_uploads(&self, folder: &Folder) -> Result<(), Refused> {
         let bucket = &self.settings.bucket;
-        let listed = self.client.list_multipart_uploads().bucket(bucket).prefix(self.keys.folder(folder)).send().await;
-        let listed = listed.map_err(|error| Refused::by(&error))?;
-        for upload in listed.uploads() {
-            let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else { continue };
-            let given_up = self.client.abort_multipart_upload().bucket(bucket).key(key).upload_id(id).send().await;
-            // Somebody else may have been faster.
-            if let Err(refused) = given_up.map_err(|error| Refused::by(&error))
-                && refused.status != Some(404)
-            {
-                return Err(refused);
+        // Those of a page are gone when the next one is asked for, so each begins at the first that is left.
+        for _ in 0..UPLOAD_PAGES_MAX {
+            let listed = self.client.list_multipart_uploads().bucket(bucket).prefix(self.keys.folder(folder));
+            let listed = listed.send().await.map_err(|error| Refused::by(&error))?;
+            for upload in listed.uploads() {
+                let (Some(key), Some(id)) = (upload.key(), upload.upload_id()) else { continue };
+                let given_up = self.client.abort_multipart_upload().bucket(bucket).key(key).upload_id(id).send().await;
+                // Somebody else may have been faster.
+                if let Err(refused) = given_up.map_err(|error| Refused::by(&error))
+                    && refused.status != Some(404)
+                {
+                    return Err(refused);
+                }
+            }
+            if listed.is_truncated() != Some(true) {
+                return Ok(());
             }
         }
-        Ok(())
+        let words = format!("more than {UPLOAD_PAGES_MAX} pages of uploads were left in {folder}: remove it once more");
+        Err(Refused::body(&std::io::Error::other(words)))
     }
 
     /// Fills `into` from `offset` on; or says how long the object is, when it is too short for that.
@@ -109,7 +118,8 @@ impl S3Backend {
             tried += 1;
             let request = self.client.get_object().bucket(&self.settings.bucket).key(key);
             match request.range(format!("bytes={from}-{last}")).send().await.map_err(|error| Refused::by(&error)) {
-                Ok(answer) if answer.content_length().map(i64::unsigned_abs) == Some(into.len() as u64) => {
+                // A server that does not say how long its answer is is believed when that is over.
+                Ok(answer) if answer.content_length().is_none_or(|it| it.unsigned_abs() == into.len() as u64) => {
                     match fill(answer, into).await {
                         Err(_) if tried < BODIES_TRIED => {}
                         outcome => return outcome.map(|()| Range::Read),
@@ -124,13 +134,32 @@ impl S3Backend {
 
     async fn length(&self, key: &str) -> Result<u64, Refused> {
         let head = self.client.head_object().bucket(&self.settings.bucket).key(key).send().await;
-        Ok(head.map_err(|error| Refused::by(&error))?.content_length().unwrap_or_default().unsigned_abs())
+        let length = head.map_err(|error| Refused::by(&error))?.content_length();
+        let untold = || Refused::body(&std::io::Error::other("the server does not say how long the object is"));
+        length.map(i64::unsigned_abs).ok_or_else(untold)
     }
 }
 
 /// A copy: the client keeps bodies for as long as it may have to send them again.
 pub(super) fn body(bytes: &[u8]) -> ByteStream {
     ByteStream::new(SdkBody::from(bytes.to_vec()))
+}
+
+/// The body of an answer; `None` when it is longer than that, of which no more is taken then.
+pub(super) async fn whole_body(answer: GetObjectOutput, limit_bytes: usize) -> Result<Option<Vec<u8>>, Refused> {
+    let told = answer.content_length().map(|told| usize::try_from(told).unwrap_or(usize::MAX));
+    if told.is_some_and(|told| told > limit_bytes) {
+        return Ok(None);
+    }
+    let (mut body, mut bytes) = (answer.body, Vec::with_capacity(told.unwrap_or_default()));
+    while let Some(chunk) = body.next().await {
+        let chunk = chunk.map_err(|error| Refused::body(&error))?;
+        if bytes.len() + chunk.len() > limit_bytes {
+            return Ok(None);
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(Some(bytes))
 }
 
 async fn fill(answer: GetObjectOutput, into: &mut [u8]) -> Result<(), Refused> {

@@ -1,6 +1,8 @@
 //! Where a value lies: a fixed number of bytes, which memory keeps in the value's place until somebody asks for it.
 
 use super::limits::{PIECE_BYTES, VALUE_BYTES_MAX};
+use super::pieces::table_bytes;
+use crate::backend::BLOB_BYTES_MAX;
 
 /// Bytes of a [`Location`], wherever it is kept.
 pub const LOCATION_BYTES: usize = 40;
@@ -89,18 +91,26 @@ impl Location {
         Self::from_bytes(&bytes)
     }
 
-    /// Whether its parts agree with each other.
-    fn is_sound(&self) -> bool {
+    /// Whether its parts agree with each other: it lies within a blob, and has no more bytes than its form can have.
+    pub(super) fn is_sound(&self) -> bool {
         let ends = u64::from(self.offset) + u64::from(self.stored_bytes);
-        ends <= u64::from(VALUE_BYTES_MAX) && (self.blob != NO_BLOB || *self == Self::EMPTY)
+        let most = match self.form {
+            Form::Plain | Form::Zstd => PIECE_BYTES as u64,
+            Form::Pieces => table_bytes(VALUE_BYTES_MAX),
+        };
+        ends <= BLOB_BYTES_MAX as u64
+            && u64::from(self.stored_bytes) <= most
+            && (self.blob != NO_BLOB || *self == Self::EMPTY)
     }
 
-    /// Whether a value of so many bytes can be stored like this.
+    /// Whether a value of so many bytes can be stored like this. So what is read for a value is never more than the value and
+    /// its table of pieces are long.
     pub(crate) fn suits(&self, value_bytes: u32) -> bool {
+        let is_long = value_bytes as usize > PIECE_BYTES;
         match self.form {
-            Form::Plain => value_bytes == self.stored_bytes,
-            Form::Zstd => self.stored_bytes > 0 && value_bytes > 0 && value_bytes as usize <= PIECE_BYTES,
-            Form::Pieces => self.offset == 0 && self.stored_bytes > 0 && value_bytes as usize > PIECE_BYTES,
+            Form::Plain => value_bytes == self.stored_bytes && !is_long,
+            Form::Zstd => (1..value_bytes).contains(&self.stored_bytes) && !is_long,
+            Form::Pieces => self.offset == 0 && u64::from(self.stored_bytes) == table_bytes(value_bytes) && is_long,
         }
     }
 }
@@ -139,10 +149,25 @@ mod tests {
     #[test]
     fn what_no_location_has_is_refused() {
         let sound = Location { blob: 1, offset: 5, stored_bytes: 9, checksum: 1, form: Form::Plain }.to_bytes();
-        for (at, value) in [(32, 3), (39, 1), (0, 0), (19, 0xff), (23, 0xff)] {
+        // The last two: more than a blob has, and more than a value that is not cut into pieces has.
+        for (at, value) in [(32, 3), (39, 1), (0, 0), (19, 0xff), (23, 0xff), (19, 4), (22, 0x81)] {
             let mut bytes = sound;
             bytes[at] = value;
             assert_eq!(Location::from_bytes(&bytes), None, "byte {at}");
         }
+    }
+
+    #[test]
+    fn a_value_has_no_more_bytes_in_storage_than_its_length_needs() {
+        let piece = u32::try_from(PIECE_BYTES).unwrap();
+        let suits = |form, stored_bytes, value_bytes| {
+            Location { blob: 1, offset: 0, stored_bytes, checksum: 1, form }.suits(value_bytes)
+        };
+        assert!(suits(Form::Plain, piece, piece) && !suits(Form::Plain, piece + 1, piece + 1));
+        assert!(suits(Form::Zstd, 99, 100) && !suits(Form::Zstd, 100, 100) && !suits(Form::Zstd, 0, 100));
+        assert!(!suits(Form::Zstd, 100, piece + 1) && !suits(Form::Zstd, u32::MAX, 100));
+        // A head of 8 bytes, and 13 for each piece.
+        assert!(suits(Form::Pieces, 34, piece + 1) && !suits(Form::Pieces, 35, piece + 1));
+        assert!(!suits(Form::Pieces, 21, piece) && !suits(Form::Pieces, u32::MAX, VALUE_BYTES_MAX));
     }
 }

@@ -21,6 +21,10 @@ use super::share::{lock, share};
 use crate::buffer::AlignedBuffer;
 
 const MAGIC: [u8; 4] = *b"pcs1";
+/// Bytes before the first piece of a table.
+const HEAD_BYTES: u64 = 8;
+/// Bytes of each.
+const PIECE_ENTRY_BYTES: u64 = 13;
 
 /// One piece of a value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,6 +37,11 @@ pub(crate) struct Piece {
 /// How many pieces such a value has.
 pub(crate) fn piece_count(value_bytes: u32) -> u64 {
     (value_bytes as usize).div_ceil(PIECE_BYTES) as u64
+}
+
+/// Bytes of the table of such a value.
+pub(crate) fn table_bytes(value_bytes: u32) -> u64 {
+    HEAD_BYTES + PIECE_ENTRY_BYTES * piece_count(value_bytes)
 }
 
 /// All blobs that have a share in a value: their numbers, and how much of each it is; `None` for the whole of it.

@@ -10,7 +10,7 @@ use super::location::{Form, Location};
 use super::manifest::{Manifest, PagePlace, SectionPlace};
 use super::pack::new_writing;
 use super::page::{self, PageObject};
-use crate::backend::{Backend, LISTED_MAX, MANIFEST_BYTES_MAX, Revision};
+use crate::backend::{Backend, LISTED_MAX, MANIFEST_BYTES_MAX, Revision, each_blob_page};
 use crate::error::StorageError;
 use crate::name::{BlobName, Folder};
 
@@ -239,15 +239,10 @@ impl Snapshot {
         let backend = &*self.inner.backend;
         let manifest = self.manifest();
         let mut unneeded = Vec::new();
-        let mut after: Option<BlobName> = None;
-        loop {
-            let listed = backend.blobs(self.folder(), after.as_ref())?;
-            unneeded.extend(listed.iter().copied().filter(|entry| manifest.blob(entry.blob.number).is_none()));
-            after = listed.last().map(|entry| entry.blob);
-            if listed.len() < LISTED_MAX {
-                break;
-            }
-        }
+        each_blob_page(backend, self.folder(), &mut |page| {
+            unneeded.extend(page.iter().copied().filter(|entry| manifest.blob(entry.blob.number).is_none()));
+            Ok(())
+        })?;
         // Another owner claims before it writes. So what it wrote is not on the list if nobody has claimed yet.
         let newest = backend.manifest(self.folder())?.map(|published| published.revision);
         if newest.as_ref() != Some(&self.inner.revision) {
