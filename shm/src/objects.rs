@@ -18,6 +18,7 @@
 //! | `pin`, `reader`, `recall` | lookup without the lock |
 //! | `memory`, `store`, `guard`, `loan`, `list`, `usage`, `validated`, `trim` | what server and workers use |
 //! | `archived` | objects read as archives, in place |
+//! | `hold` | objects as they were at one position, kept while writers go on |
 //! | `restoring`, `stub` | a segment whose objects come back while it is used; objects without their values |
 //! | `incoming` | objects that come back from elsewhere; see `crate::swap` |
 //! | `keyed_calls`, `call_record`, `row_owner` | which of several equal calls runs, and what the others are told |
@@ -45,12 +46,12 @@
 #[cfg(not(loom))]
 mod archived;
 pub(crate) mod block;
-mod bucket;
+pub(crate) mod bucket;
 #[cfg(not(loom))]
 mod call_record;
 #[cfg(not(loom))]
 pub(crate) mod check;
-mod entry;
+pub(crate) mod entry;
 pub(crate) mod error;
 #[cfg(not(loom))]
 pub(crate) mod everything;
@@ -59,6 +60,7 @@ pub(crate) mod granule;
 mod guard;
 pub(crate) mod hash;
 pub(crate) mod heap;
+pub(crate) mod hold;
 #[cfg(not(loom))]
 pub(crate) mod incoming;
 pub(crate) mod index;
@@ -83,7 +85,7 @@ mod reader;
 mod recall;
 mod recovery;
 pub(crate) mod restoring;
-mod retire;
+pub(crate) mod retire;
 #[cfg(not(loom))]
 pub(crate) mod row_owner;
 mod size_class;

@@ -14,18 +14,20 @@
 //! |---|---|
 //! | `lanes` | what lies in its message lanes into its segment, before the cut |
 //! | `cut` | what a process that stands still has, while nobody can change it |
+//! | `held_cut` | what a process has at one position while it goes on |
 //! | `remainder`, `encoding` | what it has beside its objects, as plain data and as bytes |
 //! | `restorer` | objects one by one into a segment that is used already |
 //! | `import` | all of it into a segment that nobody else has yet |
 //!
 //! Invariants:
-//! 1. A cut is taken of a process whose workers have ended and were recovered, and the writers' lock is held for as long as it
-//!    is used: what it shows is one instant.
+//! 1. A quiet cut is taken of a process whose workers have ended and were recovered, and the writers' lock is held for as long as it
+//!    is used; a held cut, of one that goes on, has what is at or below one position. What each shows is one instant.
 //! 2. An import owns its segment until it is finished: nobody ever sees half of it.
 //! 3. What comes from outside is checked before it is believed. What cannot be is an error that names it, never a panic.
 
 mod cut;
 mod encoding;
+mod held_cut;
 mod import;
 mod lanes;
 mod remainder;
@@ -33,6 +35,7 @@ mod restorer;
 
 pub use cut::{CutObject, CutValue, QuietCut};
 pub use encoding::BadRemainder;
+pub use held_cut::{HELD_MAIL_BYTES_MAX, HeldCut, HeldCutError};
 pub use import::{Import, ImportError, ImportFacts, ImportedObject, ValueRoom};
 pub use lanes::close_lanes;
 pub use remainder::{KeptMail, Remainder};

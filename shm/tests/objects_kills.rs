@@ -16,6 +16,7 @@ use praas_shm::objects::steps::observe;
 use praas_shm::objects::{
     Condition, Key, LockOwner, Meta, Namespace, Objects, ObjectsLayout, Page, RecoverError, Settled, StateError, Store,
 };
+use praas_shm::swap::{HeldCut, HeldCutError};
 
 const LIMIT_BYTES: u64 = 256 << 10;
 /// Buckets at the start, and keys a bucket at which they begin to split.
@@ -247,6 +248,55 @@ fn blocks_that_come_and_go_between_free_neighbours_are_never_lost() {
         put(store, "key 1", 1200);
     };
     kill_prepared("neighbours", 31, &objects, &worker, operation);
+}
+
+#[test]
+fn what_a_server_holds_is_kept_whole_by_whoever_dies_and_freed_by_the_next_server() {
+    let objects = create();
+    let worker = objects.worker_store(DYING).unwrap();
+    ["a", "b", "c"].into_iter().for_each(|text| put(&worker, text, 3000));
+    let cut = HeldCut::begin(Arc::clone(&objects), Vec::new()).unwrap();
+    put(&worker, "b", 200);
+    kill_prepared("replace what is held", 4, &objects, &worker, |store| put(store, "a", 2000));
+    kill_prepared("delete what is held", 4, &objects, &worker, |store| {
+        store.delete(&key("c"), Condition::Any).unwrap().unwrap();
+    });
+    assert_eq!(objects.check().unwrap().kept, 3);
+    assert_eq!(cut.object_count(), 3);
+    // The next server dies at each store of its own.
+    let (again, second) = (create(), create());
+    let (left, expected) = (image(&objects), contents(&objects));
+    restore(&again, &left);
+    let deaths = Rc::new(RefCell::new(0));
+    let observing = {
+        let (again, deaths) = (Arc::clone(&again), Rc::clone(&deaths));
+        observe(move || {
+            restore(&second, &image(&again));
+            second.recover_all().unwrap();
+            assert_eq!(second.check().unwrap().kept, 0);
+            assert_eq!(contents(&second), expected);
+            goes_on(&second);
+            *deaths.borrow_mut() += 1;
+        })
+    };
+    again.recover_all().unwrap();
+    drop(observing);
+    assert_eq!(again.check().unwrap().kept, 0);
+    assert!(deaths.take() > 7, "the words of the list");
+}
+
+#[test]
+fn whoever_ends_a_hold_for_room_and_dies_leaves_all_of_it_kept_or_none() {
+    let objects = create();
+    let worker = objects.worker_store(DYING).unwrap();
+    put(&worker, "a", 60_000);
+    put(&worker, "b", (objects.usage().free_bytes - 20_000) as usize);
+    let cut = HeldCut::begin(Arc::clone(&objects), Vec::new()).unwrap();
+    put(&worker, "a", 10);
+    kill_prepared("put that ends a hold", 7, &objects, &worker, |store| put(store, "a", 50_000));
+    assert_eq!(objects.check().unwrap().kept, 0);
+    let shown = cut.objects(|_| Ok(()));
+    assert!(matches!(shown, Err(HeldCutError::Over { .. })), "{shown:?}");
 }
 
 #[test]

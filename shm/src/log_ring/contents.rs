@@ -101,7 +101,8 @@ impl Contents {
         lasting::messages(space, |source, key, message| {
             let key = String::from_utf8(key);
             let key = key.map_err(|_| StateError::corrupt("key of a queue", message.arrival_at))?;
-            let payload = bytes_at(message.payload.0, message.payload.1);
+            let (offset, bytes) = message.payload_in_segment()?;
+            let payload = bytes_at(offset, bytes);
             contents.messages.insert(message.arrival, KeptMessage { source, key, id: message.id, payload });
             Ok(())
         })?;

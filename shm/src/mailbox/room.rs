@@ -1,6 +1,7 @@
-//! Room in the heap that the mailbox can do without: idle queues and spare blocks.
+//! Room in the heap that is not needed: what somebody holds of the past, idle queues and spare blocks.
 
 use crate::objects::error::StateError;
+use crate::objects::hold;
 use crate::objects::layout::header::{MAIL_REPAIRS, MAIL_TABLE};
 use crate::objects::lock::Locked;
 
@@ -13,13 +14,14 @@ pub(crate) fn make_spares(locked: &Locked<'_>) -> Result<bool, StateError> {
     Ok(Spares::SMALL.give_back(locked)? + Spares::LARGE.give_back(locked)? > 0)
 }
 
-/// Gives back what is kept for later messages. False if there was nothing. No queue may be in use that was looked up before
+/// Gives back what a hold has kept, and what is kept for later messages. False if there was nothing. No queue may be in use that was looked up before
 /// and has no messages.
 #[cold]
 pub(crate) fn make(locked: &Locked<'_>) -> Result<bool, StateError> {
     let words = locked.space().words;
+    let had_kept = hold::give_up(locked)?;
     if words.load(MAIL_TABLE) == 0 {
-        return Ok(false);
+        return Ok(had_kept);
     }
     if claim::settle(locked)?.is_some() {
         // Whoever has its lane tells it.
@@ -27,5 +29,5 @@ pub(crate) fn make(locked: &Locked<'_>) -> Result<bool, StateError> {
     }
     let spares = Spares::SMALL.give_back(locked)? + Spares::LARGE.give_back(locked)?;
     let queues = queue::sweep_all(locked)?;
-    Ok(spares + queues > 0)
+    Ok(had_kept || spares + queues > 0)
 }

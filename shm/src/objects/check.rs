@@ -16,7 +16,7 @@ use super::limits::LOANS_PER_WORKER;
 use super::lock::Locked;
 use super::object::Placed;
 use super::pin::Row;
-use super::retire::Retired;
+use super::retire::{List, Retired};
 use super::size_class::{POWER_MAP, POWERS, STEP_MAPS, STEPS, SizeClass};
 use super::words::Space;
 
@@ -33,6 +33,8 @@ pub struct Checked {
     pub loans: u64,
     /// Blocks that wait for readers.
     pub retired: u64,
+    /// Blocks that are kept for whoever holds what they were.
+    pub kept: u64,
     /// Overflow buckets.
     pub overflow_buckets: u64,
     /// Free blocks.
@@ -71,7 +73,11 @@ pub(crate) fn check(locked: &Locked<'_>) -> Result<Checked, StateError> {
     let mut found = Checked::default();
     check_free_lists(&mut blocks, &mut found)?;
     check_index(&mut blocks, &mut found)?;
-    check_retired(&mut blocks, &mut found)?;
+    found.retired = check_retired(&mut blocks, List::RETIRED)?;
+    found.kept = check_retired(&mut blocks, List::KEPT)?;
+    if found.kept != 0 && space.words.load(header::HELD) == 0 {
+        return Err(StateError::corrupt("blocks kept for nobody", header::KEPT_TOTALS));
+    }
     check_loans(&mut blocks, &mut found)?;
     found.mail = crate::mailbox::check::check(&mut blocks)?;
     blocks.all_named()?;
@@ -257,22 +263,22 @@ fn is_same_key(space: Space<'_>, one: &Placed, other: &Placed) -> bool {
         && one.key_words(space).eq(other.key_words(space))
 }
 
-fn check_retired(blocks: &mut Blocks<'_>, found: &mut Checked) -> Result<(), StateError> {
+/// How many blocks a list has.
+fn check_retired(blocks: &mut Blocks<'_>, list: List) -> Result<u64, StateError> {
     let space = blocks.space;
-    let (mut number, mut last, mut granules) = (space.words.load(header::RETIRED_HEAD), 0, 0);
+    let (mut number, mut last) = (space.words.load(list.head), 0);
+    let mut totals = Retired { blocks: 0, granules: 0 };
     while number != 0 {
         // Ends: no block is named twice.
-        let block = blocks.name(number, Kind::Retired, header::RETIRED_HEAD)?;
-        found.retired += 1;
-        granules += u64::from(block.granules);
+        let block = blocks.name(number, Kind::Retired, list.head)?;
+        totals = totals.and(Retired { blocks: 1, granules: u64::from(block.granules) });
         last = number;
         number = link_of(space.words.load(block.place.at() + KIND_AND_LINK));
     }
-    let totals = Retired { blocks: found.retired, granules };
-    if Retired::load(space) == totals && space.words.load(header::RETIRED_TAIL) == last {
-        Ok(())
+    if Retired::of_list(space, list) == totals && space.words.load(list.tail) == last {
+        Ok(totals.blocks)
     } else {
-        Err(StateError::corrupt("list of retired blocks", header::RETIRED_TOTALS))
+        Err(StateError::corrupt("list of retired blocks", list.totals))
     }
 }
 

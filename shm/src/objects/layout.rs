@@ -57,6 +57,14 @@ pub(crate) mod header {
     pub(crate) const LOG_TAIL: usize = 57;
     /// Pages of objects that are not in yet, see `restoring`; 0 if all are.
     pub(crate) const RESTORING: usize = 58;
+    /// Blocks of objects up to this version, less one, are kept when they leave the index, see `hold`; 0 for none.
+    pub(crate) const HELD: usize = 59;
+    pub(crate) const KEPT_HEAD: usize = 60;
+    pub(crate) const KEPT_TAIL: usize = 61;
+    /// As `RETIRED_TOTALS`, of blocks that are kept.
+    pub(crate) const KEPT_TOTALS: usize = 62;
+    /// Counts holds.
+    pub(crate) const HOLDS: usize = 63;
     /// The mailbox's table, 0 before the first message; what follows is the mailbox's too, see `crate::mailbox`.
     pub(crate) const MAIL_TABLE: usize = 64;
     /// Messages that are queued or held.

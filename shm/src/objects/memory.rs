@@ -29,7 +29,7 @@ use crate::sync::Ordering;
 use crate::tag::WorkerTag;
 
 const MAGIC: u64 = u64::from_le_bytes(*b"praasobj");
-const VERSION: u32 = 4;
+const VERSION: u32 = 5;
 const KIND: &str = "objects segment";
 
 /// The mapped state of one process.

@@ -6,6 +6,7 @@
 //! 3. The work is bounded by the log, the rows and the segment's number of buckets in one chain, whatever stands in memory.
 
 use super::error::{RecoverError, StateError};
+use super::hold;
 use super::limits::LOANS_PER_WORKER;
 use super::lock::{self, LockOwner, Locked};
 use super::pin::Row;
@@ -48,7 +49,16 @@ pub(crate) fn recover_row(space: Space<'_>, dead: WorkerTag, row: usize) -> Resu
 pub(crate) fn recover_all(space: Space<'_>) -> Result<Recovered, RecoverError> {
     let held = lock::owner(space) != LockOwner::Nobody;
     let locked = if held { Locked::inherit(space) } else { lock::acquire(space, LockOwner::Server, Duration::ZERO)? };
-    finish(locked, held, 0..space.layout.row_count)
+    let ended = transaction::settle(&locked).and_then(|settled| hold::end(&locked).map(|_| settled));
+    match ended {
+        Ok(settled) => {
+            finish(locked, held, 0..space.layout.row_count).map(|recovered| Recovered { settled, ..recovered })
+        }
+        Err(error) => {
+            locked.keep_for_good();
+            Err(error.into())
+        }
+    }
 }
 
 fn finish(locked: Locked<'_>, inherited: bool, rows: std::ops::Range<usize>) -> Result<Recovered, RecoverError> {

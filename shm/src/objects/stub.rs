@@ -117,7 +117,7 @@ pub(crate) fn replace(
         keyed_calls::count_replaced(&mut transaction, place, &stub)?;
     }
     let block = Block::of_kind(space, stub.place, Kind::Object)?;
-    retire::retire(&mut transaction, block)?;
+    retire::retire(&mut transaction, block, stub.version)?;
     transaction.publish(at, entry::entry(key.hash, place, space.layout))
 }
 

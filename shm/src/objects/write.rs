@@ -263,7 +263,7 @@ pub(crate) fn count_key(transaction: &mut Transaction<'_>) -> Result<(), StateEr
 /// Retires an object's block; how many granules it has.
 fn retire_object(transaction: &mut Transaction<'_>, object: &object::Placed) -> Result<u32, StateError> {
     let block = Block::of_kind(transaction.space(), object.place, Kind::Object)?;
-    retire::retire(transaction, block)?;
+    retire::retire(transaction, block, object.version)?;
     Ok(block.granules)
 }
 
