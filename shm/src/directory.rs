@@ -26,8 +26,8 @@ pub(crate) mod table;
 pub use ends::{Directory, DirectoryFull, DirectorySlot, DirectoryView};
 pub use listing::{ListedProcess, Listing};
 
-/// Processes that one directory lists: as many as a server has at all.
-pub const DIRECTORY_ENTRIES_MAX: usize = praas_protocol::limits::PROCESSES_MAX;
+/// Processes that one directory lists: as many as a server has at all, in memory and asleep.
+pub const DIRECTORY_ENTRIES_MAX: usize = praas_protocol::limits::PROCESSES_MAX + praas_protocol::limits::SLEEPERS_MAX;
 
 /// Changes that a copy may lag behind before all entries are looked at again. With the head they fill one page.
 pub(crate) const RECENT_CHANGES: usize = 448;

@@ -48,9 +48,12 @@ pub(crate) const STATE_COPIED_BYTES: usize = 1024;
 /// Objects that one list goes through at most: none takes less than 64 bytes of a state.
 pub(crate) const STATE_OBJECTS_MAX: u64 = praas_protocol::limits::STATE_BYTES_MAX_MOST / 64;
 
-/// Pages of a list that are read at most: above the processes that a server can have.
-pub(crate) const LIST_PAGES_MAX: usize =
-    praas_protocol::limits::PROCESSES_MAX / praas_protocol::limits::LIST_PAGE_PROCESSES + 2;
+/// Pages of a list that are read at most: above the processes that a server can have, in memory and asleep, with as many earlier
+/// lives of which something is stored. A page that is full of bytes may have half of the entries.
+pub(crate) const LIST_PAGES_MAX: usize = 4
+    * (praas_protocol::limits::PROCESSES_MAX + praas_protocol::limits::SLEEPERS_MAX)
+    / praas_protocol::limits::LIST_PAGE_PROCESSES
+    + 2;
 
 /// Longest sleep of whoever reads a network connection before it looks at deadlines: the socket's own time limit.
 pub(crate) const READ_TICK: Duration = Duration::from_millis(25);

@@ -65,8 +65,11 @@ pub const LANES_PER_CLIENT_MAX: usize = 1024;
 /// Client connections that a server accepts at a time; further ones wait in the listen queue.
 pub const CLIENTS_MAX: usize = 4096;
 
-/// Processes on one server.
+/// Processes in the memory of one server.
 pub const PROCESSES_MAX: usize = 16_384;
+
+/// Processes that sleep on one server: with their entries of at most 1 KiB each 64 MiB.
+pub const SLEEPERS_MAX: usize = 65_536;
 
 /// Reply cells of one lane, that is, calls in flight on it (abandoned ones included); its ring has as many entries.
 pub const CELLS_DEFAULT: u32 = 64;

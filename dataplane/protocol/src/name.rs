@@ -59,6 +59,13 @@ pub enum NameError {
 }
 
 impl Name {
+    /// The name that comes before all others.
+    pub const FIRST: Self = {
+        let mut bytes = [0; NAME_BYTES_MAX];
+        bytes[0] = b'0';
+        Self { bytes, length: 1 }
+    };
+
     /// The bytes of its text.
     #[must_use]
     #[inline]

@@ -8,14 +8,29 @@
 //! they are there when it is called. A process whose swap fails goes on, and is tried again after twice the time, so that a
 //! place without room is not asked for it all the time.
 
+use std::ops::RangeInclusive;
 use std::time::{Duration, Instant};
 
+use crate::application::{IDLE_SWAP_MS_MAX, IDLE_SWAP_MS_MIN};
 use crate::clock;
 use crate::limits::IDLE_SWAP_RETRY_MAX;
 use crate::processes::{Process, ProcessKey, Stage};
 use crate::shard::Shard;
 use crate::stats::queued;
 use crate::swap::SwapReason;
+
+/// Milliseconds without a call after which a process may be swapped out; 0 beside them is for never.
+const POSSIBLE_MS: RangeInclusive<u64> = IDLE_SWAP_MS_MIN..=IDLE_SWAP_MS_MAX;
+
+/// Whether a process can be given such an idle time; the error says what can.
+pub(crate) fn check_idle_swap_ms(idle_swap_ms: Option<u64>) -> Result<(), String> {
+    match idle_swap_ms {
+        Some(idle_swap_ms) if idle_swap_ms != 0 && !POSSIBLE_MS.contains(&idle_swap_ms) => Err(format!(
+            "an idle time of {idle_swap_ms} ms is not possible: choose {IDLE_SWAP_MS_MIN} to {IDLE_SWAP_MS_MAX} ms, or 0 for never"
+        )),
+        _ => Ok(()),
+    }
+}
 
 /// How often a process has been sent to sleep in vain since it was active.
 #[derive(Debug, Default)]
@@ -98,6 +113,17 @@ mod tests {
         assert!(idle.is_due(second, active_at, active_at + second), "it was active meanwhile: it begins anew");
         idle.note(active_at, active_at + second);
         assert_eq!(idle.attempts, 1);
+    }
+
+    #[test]
+    fn only_times_that_praas_toml_can_set_are_taken_from_elsewhere() {
+        for possible in [None, Some(0), Some(IDLE_SWAP_MS_MIN), Some(IDLE_SWAP_MS_MAX)] {
+            check_idle_swap_ms(possible).unwrap();
+        }
+        for impossible in [1, IDLE_SWAP_MS_MIN - 1, IDLE_SWAP_MS_MAX + 1, u64::MAX] {
+            let error = check_idle_swap_ms(Some(impossible)).unwrap_err();
+            assert!(error.contains(&impossible.to_string()), "{error}");
+        }
     }
 
     #[test]

@@ -29,7 +29,8 @@ pub(crate) const TIMERS_TURN_MAX: usize = 256;
 pub(crate) const PEERS_MAX: usize = 32;
 
 /// Processes and sessions that are known of one other server: all that one can have.
-pub(crate) const PEER_ENTRIES_MAX: usize = 2 * praas_protocol::limits::PROCESSES_MAX;
+pub(crate) const PEER_ENTRIES_MAX: usize =
+    praas_protocol::limits::PROCESSES_MAX + praas_protocol::limits::SLEEPERS_MAX + SESSIONS_OF_SERVER_MAX;
 
 /// Time after its start in which a server says of names that it does not know that they cannot be reached now: other servers may
 /// have them. Links that can be made are made by then.
@@ -309,6 +310,12 @@ pub(crate) const ACTIVITY_PERIOD_MIN: Duration = Duration::from_millis(10);
 
 /// Transitions that are kept for who watches: with the longest reasons some 600 KiB, and minutes of a busy server.
 pub(crate) const TRANSITIONS_KEPT: usize = 1024;
+
+/// Questions for transitions that wait for one: each transition looks at all of them.
+pub(crate) const TRANSITION_WATCHERS_MAX: usize = 1024;
+
+/// Time in which a page of what is stored is looked up: what was counted by then is the page. Less than a client waits.
+pub(crate) const USAGE_PAGE_MAX: Duration = Duration::from_secs(5);
 
 /// Questions about what is stored that are looked up at a time: half of the threads that also transfer processes.
 pub(crate) const USAGE_QUESTIONS_MAX: usize = 2;

@@ -18,8 +18,8 @@ use crate::clock;
 use crate::directory::{Activity, Listed};
 use crate::drain::{Drain, Purpose};
 use crate::growth::Growth;
-use crate::idle_swap::IdleSwap;
-use crate::lanes::Lane;
+use crate::idle_swap::{IdleSwap, check_idle_swap_ms};
+use crate::lanes::{Lane, limit};
 use crate::limits::{OUTPUT_QUOTED_BYTES, WORKER_UID_FIRST, WORKER_UIDS};
 use crate::message_lanes::{MessageLane, Sending};
 use crate::output::OutputRing;
@@ -272,6 +272,11 @@ impl Processes {
         })
     }
 
+    /// Whether one more process may be in memory.
+    pub(crate) fn has_room_for_process(&self) -> Result<(), ControlError> {
+        limit("processes in this server's memory", self.entries.len(), PROCESSES_MAX, "stop some, or let them sleep")
+    }
+
     /// Whether there is a process of this id, awake or not.
     pub(crate) fn has(&self, id: &ProcessId) -> bool {
         self.by_id.contains_key(id) || self.swapped.contains_key(id)
@@ -295,16 +300,9 @@ impl Shard {
         if self.processes.has(&id) {
             return Err(ControlError::ProcessExists { process: id });
         }
-        let used = self.processes.entries.len();
-        if used >= PROCESSES_MAX {
-            return Err(ControlError::LimitReached {
-                what: "processes on this server".into(),
-                used: used as u64,
-                limit: PROCESSES_MAX as u64,
-                asked: 1,
-                advice: "stop some".into(),
-            });
-        }
+        check_idle_swap_ms(idle_swap_ms)
+            .map_err(|reason| ControlError::Host { what: format!("creating {id}"), reason })?;
+        self.processes.has_room_for_process()?;
         let control = ControlPage::create(self.incarnation, 1).map_err(|error| ControlError::Host {
             what: "creating a control page".into(),
             reason: error.to_string(),

@@ -9,13 +9,14 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use praas_protocol::ProcessId;
-use praas_protocol::control::{ProcessState, ServerMessage, Transition};
+use praas_protocol::control::{ControlError, ProcessState, ServerMessage, Transition};
 use praas_protocol::limits::{LIST_PAGE_PROCESSES, TRANSITION_REASON_BYTES_MAX};
 use praas_protocol::token::Scope;
 
 use crate::clients::ClientKey;
 use crate::clock;
-use crate::limits::TRANSITIONS_KEPT;
+use crate::lanes::limit;
+use crate::limits::{TRANSITION_WATCHERS_MAX, TRANSITIONS_KEPT};
 use crate::processes::Asker;
 use crate::shard::Shard;
 
@@ -76,7 +77,7 @@ impl Transitions {
             Some(state) => self.states.insert(process, (state, now)),
             None => self.states.remove(&process),
         };
-        // What an earlier server has put to sleep is not known here until it wakes.
+        // One that sleeps since an earlier server and was not noted then: its state is known all the same.
         let slept = (to == Some(ProcessState::Restoring)).then_some(ProcessState::Swapped);
         let from = before.map(|(state, _)| state).or(slept);
         if from == to {
@@ -128,22 +129,29 @@ impl Transitions {
 
 impl Shard {
     /// Tells a client what happened since a number, or lets it wait for what happens next.
-    pub(crate) fn watch_transitions(&mut self, asker: Asker, wish: Wish, after: Option<u64>) {
-        let Some(after) = after else {
-            let (request, upto) = (asker.request, self.transitions.last);
-            return self.answer(
-                asker,
-                &ServerMessage::Transitions { request, upto, lost: 0, transitions: vec![] },
-                &[],
-            );
-        };
-        let (transitions, upto, lost) = self.transitions.since(&wish, after);
-        if transitions.is_empty() && lost == 0 {
-            self.transitions.watchers.push(Watcher { asker, wish });
-            return;
-        }
+    pub(crate) fn watch_transitions(
+        &mut self,
+        asker: Asker,
+        wish: Wish,
+        after: Option<u64>,
+    ) -> Result<(), ControlError> {
         let request = asker.request;
+        let (transitions, upto, lost) = match after {
+            None => (Vec::new(), self.transitions.last, 0),
+            Some(after) => {
+                let (transitions, upto, lost) = self.transitions.since(&wish, after);
+                if transitions.is_empty() && lost == 0 {
+                    let waiting = self.transitions.watchers.len();
+                    let what = "questions for what happens to processes, on this server";
+                    limit(what, waiting, TRANSITION_WATCHERS_MAX, "end some that watch")?;
+                    self.transitions.watchers.push(Watcher { asker, wish });
+                    return Ok(());
+                }
+                (transitions, upto, lost)
+            }
+        };
         self.answer(asker, &ServerMessage::Transitions { request, upto, lost, transitions }, &[]);
+        Ok(())
     }
 
     /// A process is in a state: `note_transition` without circumstances. Nothing happens if that is known.

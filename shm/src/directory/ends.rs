@@ -14,7 +14,7 @@ use crate::segment::{AttachError, Segment};
 use crate::sync::{Ordering, sleep_low_half, wake_low_half};
 
 const MAGIC: u64 = u64::from_le_bytes(*b"praasdir");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const KIND: &str = "directory of processes";
 
 fn table(segment: &Segment) -> Table<'_> {
@@ -220,7 +220,7 @@ mod tests {
         let mut slots = Vec::new();
         for number in 0..DIRECTORY_ENTRIES_MAX as u64 {
             slots.push(directory.enter(ListedProcess { name: numbered(number), state: ProcessState::Active }).unwrap());
-            if number % 97 == 0 {
+            if number % 997 == 0 {
                 view.follow(&mut follower);
                 assert_eq!(follower.iter().count() as u64, number + 1);
             }

@@ -30,9 +30,9 @@ const LOOKS_MAX: usize = 4;
 /// Words of a name: 63 bytes and its length.
 const NAME_WORDS: usize = 8;
 
-/// The low byte of an entry's word is its state, of a recent change's word its slot's low byte.
+/// The low byte of an entry's word is its state, of a recent change's word the low bits are its slot.
 const STATE_BITS: u32 = 8;
-const SLOT_BITS: u32 = 16;
+const SLOT_BITS: u32 = 20;
 
 /// State of a free slot.
 const FREE: u64 = 0;
@@ -142,8 +142,8 @@ impl Table<'_> {
         while change != now {
             change = change.wrapping_add(1);
             let word = self.recent[change_index(change, self.recent.len())].load(Ordering::Relaxed);
-            #[allow(clippy::cast_possible_truncation, reason = "the slot is the low part")]
-            let slot = usize::from(word as u16);
+            #[allow(clippy::cast_possible_truncation, reason = "a slot has far fewer bits")]
+            let slot = (word & ((1 << SLOT_BITS) - 1)) as usize;
             if word >> SLOT_BITS != change << SLOT_BITS >> SLOT_BITS || slot >= self.entries.len() {
                 return false;
             }

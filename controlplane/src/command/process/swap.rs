@@ -27,8 +27,10 @@ pub struct SwapArguments {
 /// What became of a process that was told to sleep or to wake.
 struct Moved {
     took: Duration,
-    /// The transition into the state that was asked for; `None` if it was in it before.
+    /// The transition into the state that was asked for, if the server still knew of it.
     transition: Option<Transition>,
+    /// Whether the process was in that state before; `None` where the server has forgotten what happened.
+    changed: Option<bool>,
 }
 
 /// Stores what a process knows and gives its memory up.
@@ -40,13 +42,14 @@ pub fn swap(context: &Context, arguments: &SwapArguments) -> Result<(), Failure>
     let moved = send(context, arguments, |state| state == ProcessState::Swapped, Client::swap)?;
     let output = context.output();
     output.value(&moved.as_json(process, ProcessState::Swapped))?;
-    output.line(match &moved.transition {
-        Some(transition) => format!(
+    output.line(match (&moved.transition, moved.changed) {
+        (Some(transition), _) => format!(
             "{process} sleeps: {} stored in {}; whatever needs it wakes it",
             readable_bytes(transition.bytes),
             moved.readable_took()
         ),
-        None => format!("{process} sleeps already"),
+        (None, Some(_)) => format!("{process} sleeps already"),
+        (None, None) => format!("{process} sleeps after {}; whatever needs it wakes it", moved.readable_took()),
     })
 }
 
@@ -60,9 +63,9 @@ pub fn restore(context: &Context, arguments: &SwapArguments) -> Result<(), Failu
     let moved = send(context, arguments, is_awake, Client::restore)?;
     let output = context.output();
     output.value(&moved.as_json(process, ProcessState::Active))?;
-    output.line(match &moved.transition {
-        Some(_) => format!("{process} takes calls again after {}", moved.readable_took()),
-        None => format!("{process} is awake already"),
+    output.line(match moved.changed {
+        Some(false) => format!("{process} is awake already"),
+        Some(true) | None => format!("{process} takes calls again after {}", moved.readable_took()),
     })
 }
 
@@ -71,7 +74,7 @@ impl Moved {
         json!({
             "process": process.to_string(),
             "state": state,
-            "changed": self.transition.is_some(),
+            "changed": self.changed,
             "took_ms": self.took.as_secs_f64() * 1e3,
             "bytes": self.transition.as_ref().map_or(0, |transition| transition.bytes),
         })
@@ -97,5 +100,7 @@ fn send(
     // What has happened is known to the server before it answers the order.
     let news = follower.next(TRANSITION_LOOK_MAX)?.unwrap_or_default();
     let transition = news.transitions.into_iter().rfind(|transition| transition.to.is_some_and(&is_there));
-    Ok(Moved { took, transition })
+    // Of many processes that move at once the server keeps only the last transitions.
+    let changed = if transition.is_none() && news.lost > 0 { None } else { Some(transition.is_some()) };
+    Ok(Moved { took, transition, changed })
 }

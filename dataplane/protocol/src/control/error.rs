@@ -88,7 +88,7 @@ pub enum ControlError {
     SwapFailed {
         /// Its id.
         process: ProcessId,
-        /// What was being done: "swapping out", "restoring".
+        /// What was being done: "swapping out", "restoring", "removing what is stored of it".
         what: String,
         /// What happened, and what to do.
         reason: String,

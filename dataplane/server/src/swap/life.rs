@@ -6,6 +6,7 @@ use praas_protocol::limits::WORKERS_MAX;
 use praas_protocol::{ProcessId, codec};
 use serde::{Deserialize, Serialize};
 
+use crate::idle_swap::check_idle_swap_ms;
 use crate::process_ledger::LedgerRecord;
 
 /// What [`Life::to_bytes`] writes.
@@ -73,6 +74,7 @@ impl Life {
                         life.generations.len()
                     ));
                 }
+                check_idle_swap_ms(life.idle_swap_ms).map_err(|error| format!("its ledger: {error}"))?;
                 Ok(life)
             }
             Some((version, _)) => Err(format!(
@@ -103,6 +105,13 @@ mod tests {
         assert_eq!(back, life);
         assert_eq!(back.record().generations[3], 7);
         assert_eq!(back.record(), life.record());
+    }
+
+    #[test]
+    fn an_idle_time_that_nobody_can_have_set_is_refused() {
+        let impossible = Life { idle_swap_ms: Some(1), ..life() };
+        let error = Life::from_bytes(&impossible.to_bytes().unwrap()).unwrap_err();
+        assert!(error.contains("an idle time of 1 ms"), "{error}");
     }
 
     #[test]

@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use praas_protocol::ProcessId;
 use praas_protocol::control::{ControlError, ProcessState};
-use praas_protocol::limits::PROCESSES_MAX;
 use praas_shm::control_page::ControlPage;
 use praas_storage::Folder;
 
@@ -118,7 +117,7 @@ impl Shard {
         swapped.tried_until = Some(clock::now() + RETRY_DELAY);
         self.set_rest(id, Rest::Asleep, &reason);
         askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
-        self.refuse_waiters(&id, error);
+        self.refuse_all_but_stops(&id, error);
     }
 
     /// What was read becomes a process again.
@@ -127,16 +126,7 @@ impl Shard {
         let application = self.applications.get(&id.application).cloned().ok_or_else(|| {
             ControlError::UnknownApplication { application: id.application, known: self.application_names() }
         })?;
-        let used = self.processes.entries.len();
-        if used >= PROCESSES_MAX {
-            return Err(ControlError::LimitReached {
-                what: "processes on this server".into(),
-                used: used as u64,
-                limit: PROCESSES_MAX as u64,
-                asked: 1,
-                advice: "stop some, or let them sleep".into(),
-            });
-        }
+        self.processes.has_room_for_process()?;
         let control = ControlPage::create(self.incarnation, snapshot.epoch()).map_err(|error| ControlError::Host {
             what: "creating a control page".into(),
             reason: error.to_string(),

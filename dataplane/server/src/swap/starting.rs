@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use praas_protocol::limits::SLEEPERS_MAX;
 use praas_protocol::{Name, ProcessId};
 use praas_storage::snapshot::Snapshot;
 use praas_storage::{Backend, Folder, StorageError};
 
-use super::table::{SLEEPERS_MAX, Swapped};
+use super::table::Swapped;
 use super::transfer::Job;
 use crate::shard::Shard;
 

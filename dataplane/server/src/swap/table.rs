@@ -6,18 +6,18 @@
 use std::ops::Bound;
 use std::time::{Duration, Instant};
 
-use praas_protocol::ProcessId;
 use praas_protocol::control::{ControlError, ProcessState, ProcessStatus};
+use praas_protocol::limits::SLEEPERS_MAX;
+use praas_protocol::token::Scope;
+use praas_protocol::{Name, ProcessId};
 
 use crate::directory::Listed;
+use crate::lanes::limit;
 use crate::processes::Asker;
 use crate::shard::Shard;
 
 /// Memory that a process may take while it sleeps.
 const SLEEPER_BYTES_MAX: usize = 1024;
-
-/// Processes that may sleep on one server: with their entries 64 MiB.
-pub(crate) const SLEEPERS_MAX: usize = 65_536;
 
 const _: () = assert!(2 * (size_of::<ProcessId>() + size_of::<Swapped>()) <= SLEEPER_BYTES_MAX);
 
@@ -107,16 +107,27 @@ impl Shard {
         sleeps.or_else(|| self.processes.by_id.get(id).and_then(|key| Some(self.processes.get(*key)?.state())))
     }
 
-    /// The ids of all processes after one, awake or not, in their order.
-    pub(crate) fn ids_after(&self, after: Option<ProcessId>) -> impl Iterator<Item = ProcessId> {
-        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    /// The ids of all processes of a scope after one, awake or not, in their order. No others are looked at.
+    pub(crate) fn ids_after(&self, scope: &Scope, after: Option<ProcessId>) -> impl Iterator<Item = ProcessId> {
+        let first = match scope {
+            Scope::Any => None,
+            Scope::Application(application) => Some(ProcessId { application: *application, process: Name::FIRST }),
+            Scope::Process(process) => Some(*process),
+        };
+        let from = match (first, after) {
+            (Some(first), Some(after)) if first <= after => Bound::Excluded(after),
+            (Some(first), _) => Bound::Included(first),
+            (None, after) => after.map_or(Bound::Unbounded, Bound::Excluded),
+        };
         let mut awake = self.processes.by_id.range((from, Bound::Unbounded)).map(|(id, _)| *id).peekable();
         let mut asleep = self.processes.swapped.range((from, Bound::Unbounded)).map(|(id, _)| *id).peekable();
-        std::iter::from_fn(move || match (awake.peek(), asleep.peek()) {
+        let ids = std::iter::from_fn(move || match (awake.peek(), asleep.peek()) {
             (Some(one), Some(other)) if other < one => asleep.next(),
             (None, Some(_)) => asleep.next(),
             _ => awake.next(),
-        })
+        });
+        // The ids of a scope lie side by side.
+        ids.take_while(|id| scope.covers(id))
     }
 
     /// The state of a process, awake or not, for people and programs.
@@ -155,16 +166,6 @@ impl Shard {
 
     /// Whether one more process may sleep.
     pub(super) fn has_room_for_sleeper(&self) -> Result<(), ControlError> {
-        let used = self.processes.swapped.len();
-        if used < SLEEPERS_MAX {
-            return Ok(());
-        }
-        Err(ControlError::LimitReached {
-            what: "processes that sleep on this server".into(),
-            used: used as u64,
-            limit: SLEEPERS_MAX as u64,
-            asked: 1,
-            advice: "stop some".into(),
-        })
+        limit("processes that sleep on this server", self.processes.swapped.len(), SLEEPERS_MAX, "stop some")
     }
 }

@@ -105,7 +105,8 @@ impl Transfers {
         self.under_way.get() == 0
     }
 
-    /// Queues a job. There are as many as processes at most.
+    /// Queues a job. A process has one at a time, and its memory one more to be let go of; questions about usage are bounded where
+    /// they are taken.
     pub(super) fn begin(&self, job: Job) {
         // Fails only when all threads have panicked, which their hook has printed.
         if self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {

@@ -1,7 +1,10 @@
 //! What storage holds, for whoever asks: looked up page by page by the threads that transfer processes.
 //!
 //! Folders are asked for in the backend's order, and the parts of each are counted. What a token does not cover is passed over
-//! without a look into it. Few questions are looked up at a time: processes that are to sleep or to wake come first.
+//! without a look into it. Few questions are looked up at a time, each for [`USAGE_PAGE_MAX`]: processes that are to sleep or to
+//! wake come first. What was counted by then is the page; where that is nothing, the question fails and says so.
+
+use std::time::{Duration, Instant};
 
 use praas_protocol::control::{ControlError, ServerMessage, StoredFolder, StoredPlace};
 use praas_protocol::limits::{LIST_PAGE_PROCESSES, STORAGE_PLACE_BYTES_MAX};
@@ -10,7 +13,7 @@ use praas_storage::backend::LISTED_MAX;
 use praas_storage::{Backend, Folder, StorageError};
 
 use super::transfer::Job;
-use crate::limits::USAGE_QUESTIONS_MAX;
+use crate::limits::{USAGE_PAGE_MAX, USAGE_QUESTIONS_MAX};
 use crate::processes::Asker;
 use crate::shard::Shard;
 
@@ -26,7 +29,7 @@ pub(crate) struct UsageJob {
 #[derive(Debug)]
 pub(crate) struct UsageFound {
     asker: Asker,
-    page: Result<UsagePage, StorageError>,
+    page: Result<UsagePage, String>,
 }
 
 /// Folders with their parts and bytes, and whether more may follow.
@@ -39,43 +42,61 @@ struct UsagePage {
 impl UsageJob {
     /// Looks it up; for a thread that may wait.
     pub(crate) fn carry_out(self, backend: &dyn Backend) -> UsageFound {
-        UsageFound { asker: self.asker, page: self.page(backend) }
+        let page = match self.page(backend, Instant::now() + USAGE_PAGE_MAX) {
+            Ok(Some(page)) => Ok(page),
+            Ok(None) => Err(too_slow(USAGE_PAGE_MAX)),
+            Err(error) => Err(error.to_string()),
+        };
+        UsageFound { asker: self.asker, page }
     }
 
-    fn page(&self, backend: &dyn Backend) -> Result<UsagePage, StorageError> {
+    /// A page, which ends early when the time is over; `None` if nothing was counted by then.
+    fn page(&self, backend: &dyn Backend, until: Instant) -> Result<Option<UsagePage>, StorageError> {
         let mut page = UsagePage::default();
         let mut after = self.after;
         loop {
+            if Instant::now() >= until {
+                page.more = true;
+                return Ok((!page.folders.is_empty()).then_some(page));
+            }
             let folders = backend.folders(after.as_ref())?;
             let is_last = folders.len() < LISTED_MAX;
             after = folders.last().copied();
             for folder in folders.into_iter().filter(|folder| self.scope.covers(&folder.process)) {
-                if page.folders.len() == LIST_PAGE_PROCESSES {
+                let counted =
+                    if page.folders.len() < LIST_PAGE_PROCESSES { count(backend, &folder, until)? } else { None };
+                let Some((blobs, bytes)) = counted else {
                     page.more = true;
-                    return Ok(page);
-                }
-                let (blobs, bytes) = count(backend, &folder)?;
+                    return Ok((!page.folders.is_empty()).then_some(page));
+                };
                 page.folders.push((folder, blobs, bytes));
             }
             if is_last {
-                return Ok(page);
+                return Ok(Some(page));
             }
         }
     }
 }
 
-/// Parts of a folder, and their bytes with those of its manifest.
-fn count(backend: &dyn Backend, folder: &Folder) -> Result<(u64, u64), StorageError> {
+fn too_slow(limit: Duration) -> String {
+    format!("not even one process was counted within {limit:?}: ask again when the storage has less to do")
+}
+
+/// Parts of a folder, and their bytes with those of its manifest; `None` when the time is over.
+fn count(backend: &dyn Backend, folder: &Folder, until: Instant) -> Result<Option<(u64, u64)>, StorageError> {
     let manifest = backend.manifest(folder)?;
     let (mut blobs, mut bytes) = (0, manifest.map_or(0, |manifest| manifest.bytes.len() as u64));
     let mut after = None;
     loop {
+        if Instant::now() >= until {
+            return Ok(None);
+        }
         let some = backend.blobs(folder, after.as_ref())?;
         blobs += some.len() as u64;
         bytes += some.iter().map(|entry| entry.bytes).sum::<u64>();
         after = some.last().map(|entry| entry.blob);
         if some.len() < LISTED_MAX {
-            return Ok((blobs, bytes));
+            return Ok(Some((blobs, bytes)));
         }
     }
 }
@@ -122,7 +143,7 @@ impl Shard {
             }
             Err(error) => {
                 let what = format!("looking up what is stored in {place}");
-                self.answer_failed(asker, ControlError::Host { what, reason: error.to_string() });
+                self.answer_failed(asker, ControlError::Host { what, reason: error });
             }
         }
     }
@@ -158,6 +179,21 @@ mod tests {
         UsageJob { asker: Asker { client: ClientKey(0), request: 1 }, scope, after }
     }
 
+    fn far() -> Instant {
+        Instant::now() + Duration::from_secs(3600)
+    }
+
+    #[test]
+    fn a_question_whose_time_is_over_ends() {
+        let backend = MemoryBackend::new();
+        let folder = folder("alice", 1);
+        backend.put(&BlobName { folder, number: 0 }, &[0; 3]).unwrap();
+        let over = Instant::now();
+        assert!(job(Scope::Any, None).page(&backend, over).unwrap().is_none());
+        assert_eq!(count(&backend, &folder, over).unwrap(), None);
+        assert!(too_slow(USAGE_PAGE_MAX).contains("5s"));
+    }
+
     #[test]
     fn parts_and_bytes_of_each_life_are_counted_page_by_page() {
         let backend = MemoryBackend::new();
@@ -172,7 +208,7 @@ mod tests {
         }
         let (mut seen, mut after) = (Vec::new(), None);
         loop {
-            let page = job(Scope::Any, after).page(&backend).unwrap();
+            let page = job(Scope::Any, after).page(&backend, far()).unwrap().unwrap();
             seen.extend(page.folders);
             after = seen.last().map(|(folder, ..)| *folder);
             if !page.more {
@@ -185,7 +221,7 @@ mod tests {
             (*folder, blobs, blobs * 100 + 20)
         });
         assert_eq!(seen, expected.collect::<Vec<_>>());
-        let one = job(Scope::Process(all[3].process), None).page(&backend).unwrap();
+        let one = job(Scope::Process(all[3].process), None).page(&backend, far()).unwrap().unwrap();
         assert_eq!((one.folders.len(), one.folders[0].0, one.more), (1, all[3], false));
     }
 
@@ -197,6 +233,6 @@ mod tests {
             backend.put(&BlobName { folder, number }, &[0; 3]).unwrap();
         }
         let blobs = LISTED_MAX as u64 + 5;
-        assert_eq!(count(&backend, &folder).unwrap(), (blobs, 3 * blobs));
+        assert_eq!(count(&backend, &folder, far()).unwrap(), Some((blobs, 3 * blobs)));
     }
 }

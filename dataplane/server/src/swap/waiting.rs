@@ -1,9 +1,11 @@
-//! Who needs a process that is away: requests for lanes of any kind, which wait in the order in which they came.
+//! Who needs a process that is away: requests for lanes of any kind, and orders to stop, restart or restore it. They wait in the
+//! order in which they came.
 //!
 //! 1. What waits is a request that was checked (rights, scope) and not begun. It is carried out from its beginning when the
 //!    process is there: limits and states are those of then.
 //! 2. It waits for [`AWAY_MAX`] at most, then it is refused with the state that the process is in: whoever asks again goes on
-//!    waiting, to the deadline of the call or message that it asks for.
+//!    waiting, to the deadline of the call or message that it asks for. An order waits for [`ORDER_AWAY_MAX`], because whoever gave
+//!    it does not ask again; and `swap_wait = "refuse"` is about those who need the process, not about those who order it.
 //! 3. There are at most [`WAITERS_PER_PROCESS_MAX`] for one process, and a client or worker has only so many requests open.
 //! 4. Who is gone by then costs a look.
 
@@ -26,6 +28,9 @@ use crate::workers::WorkerKey;
 /// How long a request waits for a process that is away. Less than clients and workers wait for an answer of the server.
 const AWAY_MAX: Duration = Duration::from_secs(8);
 
+/// How long an order to stop, restart or restore a process waits: as long as `praas process` waits for it.
+const ORDER_AWAY_MAX: Duration = Duration::from_secs(600);
+
 /// Requests that wait for one process: each is a few hundred bytes.
 const WAITERS_PER_PROCESS_MAX: usize = 4096;
 
@@ -42,12 +47,26 @@ pub(crate) enum Waiter {
     MessageLane(Box<MessageLaneWish>),
 }
 
+impl Waiter {
+    /// Whether it is an order about the process itself.
+    fn is_order(&self) -> bool {
+        use ClientRequest::{ProcessRestart, ProcessRestore};
+        let is_one = |body| matches!(body, &ProcessRestart { .. } | &ProcessRestore { .. });
+        self.is_stop() || matches!(self, Self::Request { body, .. } if is_one(&**body))
+    }
+
+    /// Whether it is an order to stop the process.
+    fn is_stop(&self) -> bool {
+        matches!(self, Self::Request { body, .. } if matches!(**body, ClientRequest::ProcessStop { .. }))
+    }
+}
+
 /// All of them.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
     by_process: BTreeMap<ProcessId, VecDeque<(Instant, Waiter)>>,
-    /// Whether a timer looks after them.
-    is_watched: bool,
+    /// When a timer looks after them first.
+    watched_at: Option<Instant>,
     /// Until when what is carried out now may wait if it has to again.
     until: Option<Instant>,
 }
@@ -70,15 +89,17 @@ impl Shard {
         if self.processes.swapped.get(&id).is_some_and(super::Swapped::is_ending) {
             return Err(ControlError::UnknownProcess { process: id });
         }
-        if refuses {
+        let is_order = waiter.is_order();
+        if refuses && !is_order {
             let state = self.state_of(&id).unwrap_or(ProcessState::Swapped);
             self.wake(&id, None);
             return Err(ControlError::WrongState { process: id, state });
         }
-        if let Some(error) = self.failed_just_now(&id) {
+        if let Some(error) = self.failed_just_now(&id).filter(|_| !is_order) {
             return Err(error);
         }
-        let until = self.swaps.waiting.until.unwrap_or_else(|| clock::now() + AWAY_MAX);
+        let longest = if is_order { ORDER_AWAY_MAX } else { AWAY_MAX };
+        let until = self.swaps.waiting.until.unwrap_or_else(|| clock::now() + longest);
         let queue = self.swaps.waiting.by_process.entry(id).or_default();
         if queue.len() >= WAITERS_PER_PROCESS_MAX {
             return Err(ControlError::LimitReached {
@@ -91,11 +112,17 @@ impl Shard {
         }
         queue.push_back((until, waiter));
         self.metrics.requests_waited += 1;
-        if !std::mem::replace(&mut self.swaps.waiting.is_watched, true) {
-            self.timers.at(until, Timer::Away);
-        }
+        self.watch_waiters(until);
         self.wake(&id, None);
         Ok(())
+    }
+
+    /// Has somebody look at who waits at a time, if nobody does so before.
+    fn watch_waiters(&mut self, at: Instant) {
+        if self.swaps.waiting.watched_at.is_none_or(|watched_at| at < watched_at) {
+            self.swaps.waiting.watched_at = Some(at);
+            self.timers.at(at, Timer::Away);
+        }
     }
 
     /// The process is there, or will not be: what waited for it is carried out, which says so to whoever asked.
@@ -135,6 +162,17 @@ impl Shard {
         }
     }
 
+    /// The same for a process that sleeps on because it cannot be woken: it can be stopped all the same.
+    pub(super) fn refuse_all_but_stops(&mut self, id: &ProcessId, error: &ControlError) {
+        for (_, waiter) in self.swaps.waiting.by_process.remove(id).unwrap_or_default() {
+            if waiter.is_stop() {
+                self.carry_on(waiter);
+            } else {
+                self.refuse_waiter(waiter, error.clone());
+            }
+        }
+    }
+
     fn refuse_waiter(&mut self, waiter: Waiter, error: ControlError) {
         match waiter {
             Waiter::Request { asker, .. } | Waiter::Lane { asker, .. } => self.answer_failed(asker, error),
@@ -162,9 +200,10 @@ impl Shard {
         }
         self.swaps.waiting.by_process.retain(|_, queue| !queue.is_empty());
         let next = self.swaps.waiting.by_process.values().flatten().map(|(until, _)| *until).min();
-        self.swaps.waiting.is_watched = next.is_some();
+        // One that was set for later comes to nothing, or to this.
+        self.swaps.waiting.watched_at = None;
         if let Some(next) = next {
-            self.timers.at(next, Timer::Away);
+            self.watch_waiters(next);
         }
         for (process, waiter) in late {
             let state = self.state_of(&process).unwrap_or(ProcessState::Swapped);
