@@ -9,6 +9,7 @@ mod msg_local;
 mod msg_local_1mib;
 mod msg_remote;
 mod msg_remote_bulk;
+mod restore_disk;
 mod self_invoke;
 mod shm_1mib_descriptor;
 mod shm_1mib_touched;
@@ -19,15 +20,20 @@ mod shm_noop_spin;
 mod shm_noop_untrusted;
 mod shm_steady;
 mod shm_throughput;
+mod sleeping;
 mod state_get;
 mod state_million;
 mod state_put;
+mod swap_incremental;
+mod swap_out_disk;
+mod swapped_10k;
 mod tcp_1mib;
 mod tcp_connections;
 mod tcp_driver;
 mod tcp_noop;
 mod tcp_noop_spin;
 mod tcp_throughput;
+mod wake_disk;
 
 use crate::floors::{Batch, FloorError};
 use crate::interleave::{Outcome, RoundError, Turn, interleave};
@@ -67,8 +73,21 @@ impl Settings {
     /// # Errors
     /// The first round that fails.
     pub fn interleave(self, label: &str, turns: &mut [Turn<'_>]) -> Result<Vec<Outcome>, RoundError> {
-        let progress = Progress::new(label, u64::from(self.rounds()));
-        interleave(self.rounds(), turns, |_| progress.advance())
+        self.interleave_rounds(label, self.rounds(), turns)
+    }
+
+    /// The same of another number of rounds: fewer, where each takes seconds.
+    ///
+    /// # Errors
+    /// The first round that fails.
+    pub fn interleave_rounds(
+        self,
+        label: &str,
+        rounds: u32,
+        turns: &mut [Turn<'_>],
+    ) -> Result<Vec<Outcome>, RoundError> {
+        let progress = Progress::new(label, u64::from(rounds));
+        interleave(rounds, turns, |_| progress.advance())
     }
 }
 
@@ -136,6 +155,11 @@ pub const ALL: &[Bar] = &[
     msg_remote::BAR,
     msg_remote_bulk::BAR,
     self_invoke::BAR,
+    swap_out_disk::BAR,
+    swap_incremental::BAR,
+    wake_disk::BAR,
+    restore_disk::BAR,
+    swapped_10k::BAR,
 ];
 
 /// The bars of these ids, in their order; all of them for no ids.

@@ -13,6 +13,8 @@ mod bare_ring;
 mod bulk;
 mod cell;
 mod clock;
+#[cfg(feature = "bars")]
+mod disk;
 mod error;
 mod mapping;
 mod message_queue;
@@ -49,6 +51,8 @@ pub use background::{Background, Spinning};
 pub use bare_ring::{BareRing, CALLS_PER_SAMPLE, IN_FLIGHT};
 pub use bulk::{Blocks, Copy, CopyFromPeer, Touched, expected_sum, fill, is_filled, sum};
 pub use clock::Clock;
+#[cfg(feature = "bars")]
+pub use disk::{SequentialFile, drop_cached_files};
 pub use error::FloorError;
 pub use message_queue::MessageQueue;
 pub use one_way::OneWay;

@@ -9,6 +9,7 @@ use praas_function::{Application, Call, FunctionError, FunctionResult};
 
 use super::message_functions::with_message_functions;
 use super::self_invoke::with_self_invoke;
+use super::sleeper_functions::with_sleeper_functions;
 use super::state_functions::with_state_functions;
 use super::{allocations, trap};
 use crate::floors::{Pinned, sum};
@@ -40,7 +41,7 @@ pub(super) fn application() -> Application {
         confined_at.set(Counts::now());
         Ok(())
     };
-    with_message_functions(with_self_invoke(with_state_functions(Application::new())))
+    with_sleeper_functions(with_message_functions(with_self_invoke(with_state_functions(Application::new()))))
         .function(NOOP.name(), |call: &mut Call| call.reply(call.input()))
         .function(ACCEPT.name(), |_: &mut Call| ())
         .function(ANSWER_IN_KIND.name(), |call: &mut Call| call.output(call.input().len()).map(drop))

@@ -10,6 +10,7 @@
 //! | `self_invoke` | a process that calls itself |
 //! | `remote` | the same over TCP on loopback, with a server of its own |
 //! | `state_functions`, `state_process` | a process of two workers whose functions time their own puts and gets |
+//! | `sleeper_functions`, `sleeper`, `storage_place` | a process that is put to sleep and woken, and where it sleeps |
 //! | `message_functions`, `message_pair` | two processes whose functions send each other messages |
 //! | `steady`, `confined`, `allocations`, `trap` | a caller that may neither call the system nor allocate |
 //! | `window` | one thread that keeps calls in flight over a lane |
@@ -32,9 +33,12 @@ mod remote;
 mod role;
 mod running_server;
 mod self_invoke;
+mod sleeper;
+mod sleeper_functions;
 mod state_functions;
 mod state_process;
 mod steady;
+mod storage_place;
 #[allow(unsafe_code)] // The handler of the trap's signal is set by the C library.
 mod trap;
 mod window;
@@ -52,9 +56,12 @@ pub use remote::{Remote, RemotePlan, Route};
 pub use role::{serve_role_if_asked, serve_role_if_asked_with};
 pub use running_server::{NetworkPlan, RunningServer};
 pub use self_invoke::SelfInvoke;
+pub use sleeper::{Sleeper, SleeperState};
+pub use sleeper_functions::with_sleeper_functions;
 pub use state_functions::GETS_PER_SAMPLE;
 pub use state_process::{KEY_BYTES, Objects, Replacements, StateProcess};
 pub use steady::{Restlessness, Steadiness, steady_calls};
+pub use storage_place::StoragePlace;
 pub use window::Window;
 pub use wire_load::{WireCalls, WireConnection, wire_crowd, wire_load};
 

@@ -23,6 +23,7 @@ use praas_sys::data_directory::TOKEN_FILE;
 use praas_sys::{Pidfd, Signal, SignalQueue};
 
 use super::role::{KEEPER_ARGUMENT, SERVER_ARGUMENT};
+use super::storage_place::{self, DISK_DIRECTORY, STORAGE_VARIABLE, StoragePlace};
 use super::{SubjectError, Trust};
 use crate::floors::Pinned;
 
@@ -41,6 +42,11 @@ const STATE_BYTES_MAX: u64 = 1 << 30;
 /// The application whose only worker may use the host's network, and sleeps between calls: its functions keep what they
 /// have elsewhere.
 const NETWORKED_APPLICATION: &str = "networked";
+/// The application whose processes sleep, and its function binary beside this program, if that was built.
+const SLEEPER_APPLICATION: &str = "sleeper";
+const SLEEPER_WORKER: &str = "sleeper-worker";
+/// Bytes that the state of such a process may grow to: a gibibyte of values, and what comes with a million objects.
+const SLEEPER_STATE_BYTES_MAX: u64 = 2 << 30;
 /// Where the kernel says whether the clock may be trusted.
 const CLOCK_TRUST: &str = "/proc/cpuinfo";
 /// What a server is told that has a peer: where it listens, the secret of its tokens, where the peer listens, and the token for
@@ -81,6 +87,14 @@ impl RunningServer {
     /// [`SubjectError::ServerNotUp`] and the like.
     pub fn start() -> Result<Self, SubjectError> {
         Self::start_as(Command::new(THIS_PROGRAM).arg(SERVER_ARGUMENT))
+    }
+
+    /// The same with a place where processes sleep.
+    ///
+    /// # Errors
+    /// As [`RunningServer::start`].
+    pub fn start_with_storage(place: &StoragePlace) -> Result<Self, SubjectError> {
+        Self::start_as(Command::new(THIS_PROGRAM).arg(SERVER_ARGUMENT).env(STORAGE_VARIABLE, place.to_variable()))
     }
 
     /// The same with a network: it listens on a free port of loopback, on this core if one is given, with everything it
@@ -219,6 +233,25 @@ impl RunningServer {
         format!("{STATE_APPLICATION}/p{number}").parse().expect("two names")
     }
 
+    /// The same of the application whose processes are put to sleep.
+    #[must_use]
+    pub fn new_sleeper_id(&self) -> ProcessId {
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        format!("{SLEEPER_APPLICATION}/p{number}").parse().expect("two names")
+    }
+
+    /// What the workers of those processes run, in words.
+    #[must_use]
+    pub fn sleeper_words(&self) -> &'static str {
+        if worker_beside(SLEEPER_WORKER).is_some() { "small worker" } else { "this program as worker" }
+    }
+
+    /// Where processes sleep, of a server whose processes sleep on a disk.
+    #[must_use]
+    pub fn disk_directory(&self) -> PathBuf {
+        self.data_directory.join(DISK_DIRECTORY)
+    }
+
     /// The same of the application whose only worker may use the host's network, and sleeps between calls.
     #[must_use]
     pub fn new_networked_id(&self) -> ProcessId {
@@ -288,6 +321,7 @@ pub(super) fn serve(mut arguments: impl Iterator<Item = OsString>) -> Result<(),
     options.applications = applications()?;
     options.keeper_linger = Duration::ZERO;
     options.log_level = Level::Error;
+    options.storage = storage_place::told(directory.path())?;
     if let Some(wait) = arguments.next() {
         options.network_wait = wait_named(&wait).ok_or("there is no such way of waiting")?;
         options.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
@@ -359,7 +393,8 @@ fn applications() -> Result<Vec<Application>, Box<dyn Error>> {
         applications.push(application);
     }
     applications.push(networked_application(program.clone())?);
-    applications.push(state_application(program)?);
+    applications.push(state_application(program.clone())?);
+    applications.push(sleeper_application(program)?);
     if let Some(program) = small_worker() {
         applications.push(Application::new(SMALL_APPLICATION.parse()?, program));
     }
@@ -375,6 +410,13 @@ fn state_application(program: PathBuf) -> Result<Application, Box<dyn Error>> {
     Ok(application)
 }
 
+fn sleeper_application(program: PathBuf) -> Result<Application, Box<dyn Error>> {
+    let program = worker_beside(SLEEPER_WORKER).unwrap_or(program);
+    let mut application = Application::new(SLEEPER_APPLICATION.parse()?, program);
+    application.limits.state_bytes_max = SLEEPER_STATE_BYTES_MAX;
+    Ok(application)
+}
+
 fn networked_application(program: PathBuf) -> Result<Application, Box<dyn Error>> {
     let mut application = Application::new(NETWORKED_APPLICATION.parse()?, program);
     application.wait = WaitMode::Park;
@@ -384,7 +426,11 @@ fn networked_application(program: PathBuf) -> Result<Application, Box<dyn Error>
 }
 
 fn small_worker() -> Option<PathBuf> {
-    let program = env::current_exe().ok()?.with_file_name(SMALL_WORKER);
+    worker_beside(SMALL_WORKER)
+}
+
+fn worker_beside(name: &str) -> Option<PathBuf> {
+    let program = env::current_exe().ok()?.with_file_name(name);
     program.is_file().then_some(program)
 }
 
