@@ -54,6 +54,11 @@ const SERVER_COUNTERS: &[Figure] = &[
     }),
     ("swaps_in", "Processes that were brought back from storage", |metrics| metrics.swaps_in),
     ("swaps_in_bytes", "Bytes that were read to bring processes back", |metrics| metrics.swapped_in_bytes),
+    ("restores_whole", "Processes of which everything came back into memory", |metrics| metrics.restores_whole),
+    ("state_fetches", "Objects, pages and lists that workers asked for while their process came back", |metrics| {
+        metrics.state_fetches
+    }),
+    ("state_fetches_failed", "Of these, those that could not be had", |metrics| metrics.state_fetches_failed),
     ("restores_failed", "Processes that could not be brought back", |metrics| metrics.restores_failed),
     ("requests_waited", "Requests that waited for a process that slept or was on its way", |metrics| {
         metrics.requests_waited

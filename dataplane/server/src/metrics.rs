@@ -43,6 +43,12 @@ pub struct Metrics {
     pub swaps_in: u64,
     /// Bytes that were read for that.
     pub swapped_in_bytes: u64,
+    /// Processes of which everything came back into memory.
+    pub restores_whole: u64,
+    /// Objects, pages and lists that workers asked for while their process came back.
+    pub state_fetches: u64,
+    /// Of these, those that could not be had.
+    pub state_fetches_failed: u64,
     /// Processes that were to be brought back and could not.
     pub restores_failed: u64,
     /// Requests that waited for a process that was away.

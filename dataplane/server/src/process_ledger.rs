@@ -18,11 +18,14 @@
 //! | 44 | 2 | bytes of its id |
 //! | 48 | 127 | its id, `APPLICATION/PROCESS`, then zeros |
 //! | 176 | 128 | generation of the last worker of each index, 2 bytes each |
-//! | 304 | 8 | FNV-1a of bytes 0 to 303 |
+//! | 304 | 8 | epoch by which this server claimed what is stored of it; 0 if nothing was when it began |
+//! | 312 | 8 | 1 while something of its state is in storage only, else 0 |
+//! | 320 | 8 | FNV-1a of bytes 0 to 319 |
 //!
 //! Invariants:
 //! 1. A generation stands here before a worker of it is started, so that no tag repeats in the life of a process.
 //! 2. A process whose ledger says that it was ended never comes back.
+//! 3. That something is in storage only stands here before a worker starts, and no longer once all of it is in the segment.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -34,14 +37,16 @@ use praas_protocol::limits::{
 use rustix::fs::{MemfdFlags, SealFlags};
 
 const MAGIC: [u8; 8] = *b"praasled";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const LIVES: u32 = 1;
 const ENDED: u32 = 2;
 const NO_USER: u32 = u32::MAX;
 
 const ID_AT: usize = 48;
 const GENERATIONS_AT: usize = 176;
-const CHECKSUM_AT: usize = GENERATIONS_AT + 2 * WORKERS_MAX;
+const EPOCH_AT: usize = GENERATIONS_AT + 2 * WORKERS_MAX;
+const RESTORING_AT: usize = EPOCH_AT + 8;
+const CHECKSUM_AT: usize = RESTORING_AT + 8;
 
 /// Bytes of a slot that are written.
 const SLOT_BYTES: usize = CHECKSUM_AT + 8;
@@ -94,6 +99,10 @@ pub(crate) struct LedgerRecord {
     pub(crate) user: Option<u32>,
     /// Generation of the last worker of each index.
     pub(crate) generations: [u16; WORKERS_MAX],
+    /// By which epoch this server claimed what is stored of it; 0 if nothing was when it began.
+    pub(crate) epoch: u64,
+    /// Whether something of its state is in storage only.
+    pub(crate) is_restoring: bool,
     /// Whether it was ended on purpose.
     pub(crate) ended: bool,
 }
@@ -164,6 +173,11 @@ impl ProcessLedger {
         self.write(LedgerRecord { user, ..self.record.clone() })
     }
 
+    /// Says that all of its state is in its segment.
+    pub(crate) fn set_restored(&mut self) -> io::Result<()> {
+        self.write(LedgerRecord { is_restoring: false, ..self.record.clone() })
+    }
+
     /// Says that the process was ended: no server brings it back.
     pub(crate) fn end(&mut self) -> io::Result<()> {
         self.write(LedgerRecord { ended: true, ..self.record.clone() })
@@ -211,6 +225,8 @@ fn encode(record: &LedgerRecord, sequence: u64) -> [u8; SLOT_BYTES] {
     for (index, generation) in record.generations.iter().enumerate() {
         put(GENERATIONS_AT + 2 * index, &generation.to_le_bytes());
     }
+    put(EPOCH_AT, &record.epoch.to_le_bytes());
+    put(RESTORING_AT, &u64::from(record.is_restoring).to_le_bytes());
     let checksum = checksum(&bytes[..CHECKSUM_AT]);
     bytes[CHECKSUM_AT..].copy_from_slice(&checksum.to_le_bytes());
     bytes
@@ -242,11 +258,25 @@ fn decode(bytes: &[u8; SLOT_BYTES]) -> Slot {
         ENDED => true,
         _ => return Slot::Damaged("it does not say whether the process lives"),
     };
+    let is_restoring = match eight(RESTORING_AT) {
+        0 => false,
+        1 => true,
+        _ => return Slot::Damaged("it does not say whether something is in storage only"),
+    };
     let user = Some(four(40)).filter(|&user| user != NO_USER);
     let generations = std::array::from_fn(|index| two(GENERATIONS_AT + 2 * index));
     Slot::Whole(Box::new((
         eight(16),
-        LedgerRecord { id, incarnation: eight(24), state_bytes, user, generations, ended },
+        LedgerRecord {
+            id,
+            incarnation: eight(24),
+            state_bytes,
+            user,
+            generations,
+            epoch: eight(EPOCH_AT),
+            is_restoring,
+            ended,
+        },
     )))
 }
 
@@ -266,6 +296,8 @@ mod tests {
             state_bytes: 64 << 20,
             user: Some(200_000),
             generations: [0; WORKERS_MAX],
+            epoch: 7,
+            is_restoring: true,
             ended: false,
         }
     }
@@ -286,6 +318,8 @@ mod tests {
             assert_eq!(ledger.next_generation(63).unwrap(), expected);
             assert_eq!(reopened(&ledger).unwrap().generations[63], expected);
         }
+        ledger.set_restored().unwrap();
+        assert_eq!((reopened(&ledger).unwrap().is_restoring, reopened(&ledger).unwrap().epoch), (false, 7));
         ledger.set_user(None).unwrap();
         assert_eq!(reopened(&ledger).unwrap().user, None);
         ledger.end().unwrap();
@@ -354,7 +388,7 @@ mod tests {
         };
         assert!(sealed(&|_| ()).is_ok());
         assert!(matches!(sealed(&|bytes| bytes[8] = 9), Err(LedgerError::Version { actual: 9 })));
-        for at in [12, 32, 39, 44, 45, ID_AT, ID_AT + 5] {
+        for at in [12, 32, 39, 44, 45, ID_AT, ID_AT + 5, RESTORING_AT] {
             assert!(matches!(sealed(&|bytes| bytes[at] = 0xff), Err(LedgerError::Damaged { .. })), "byte {at}");
         }
     }

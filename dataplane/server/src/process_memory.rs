@@ -71,7 +71,16 @@ impl ProcessMemory {
         let host = |what: &'static str| {
             move |error: &dyn fmt::Display| ControlError::Host { what: what.into(), reason: error.to_string() }
         };
-        let record = LedgerRecord { id, incarnation, state_bytes, user, generations: [0; WORKERS_MAX], ended: false };
+        let record = LedgerRecord {
+            id,
+            incarnation,
+            state_bytes,
+            user,
+            generations: [0; WORKERS_MAX],
+            epoch: 0,
+            is_restoring: false,
+            ended: false,
+        };
         let layout = ObjectsLayout::for_limit(state_bytes).map_err(|error| host("laying out its state")(&error))?;
         let objects = Objects::create(layout).map_err(|error| host("creating a state segment")(&error))?;
         let ledger = ProcessLedger::create(record).map_err(|error| host("creating a ledger")(&error))?;

@@ -27,7 +27,7 @@ use crate::process_memory::ProcessMemory;
 use crate::settling::Unsettled;
 use crate::shard::Shard;
 use crate::stats::FunctionCounts;
-use crate::swap::{StoredCopy, Swapped, Swapping};
+use crate::swap::{Filler, StoredCopy, Swapped, Swapping, Woken};
 use crate::workers::WorkerKey;
 
 /// Names one incarnation of a process; never reused.
@@ -115,6 +115,8 @@ pub(crate) struct Process {
     pub(crate) is_waking: bool,
     /// What storage has of it.
     pub(crate) stored: StoredCopy,
+    /// What brings back what is in storage only, while something is.
+    pub(crate) filler: Option<Filler>,
 }
 
 impl Process {
@@ -158,6 +160,7 @@ impl Process {
             idle_swap: IdleSwap::default(),
             is_waking: false,
             stored: StoredCopy::default(),
+            filler: None,
         }
     }
 
@@ -352,6 +355,12 @@ impl Shard {
             self.log.info(format_args!("process {} is active", process.id));
         }
         let has_woken = std::mem::take(&mut process.is_waking);
+        let (id, woken) = (process.id, process.stored.woken.take().filter(|_| has_woken));
+        if let Some(Woken { since, read_bytes }) = woken {
+            let took = crate::clock::now().saturating_duration_since(since);
+            self.note_transition(id, ProcessState::Active, "", read_bytes, took);
+        }
+        let Some(process) = self.processes.get_mut(key) else { return };
         if let Stage::Creating(askers) | Stage::Active(askers) =
             std::mem::replace(&mut process.stage, Stage::Active(Vec::new()))
         {
@@ -364,6 +373,7 @@ impl Shard {
         if has_woken {
             self.first_worker_is_ready(key);
         }
+        self.fill_later(key);
     }
 
     /// Removes what is left of a process whose last worker has ended.
@@ -371,6 +381,7 @@ impl Shard {
         // One that ends because the server does is not deleted: what was stored of it earlier stays.
         if !(self.shutting_down && askers.is_empty()) && self.begin_deleting(key) {
             if let Some(process) = self.processes.get_mut(key) {
+                process.filler = None;
                 process.stage = Stage::Removing(askers);
                 self.show_state(key);
             }
@@ -401,6 +412,7 @@ impl Shard {
     /// The same for one of which everything is stored.
     pub(crate) fn drop_memory(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.get_mut(key) else { return };
+        process.filler = None;
         if let Some(Err(error)) = process.memory.take().map(|mut memory| memory.ledger.end()) {
             self.log.error(format_args!("the end of {} cannot be noted: {error}", process.id));
         }

@@ -105,6 +105,7 @@ impl Shard {
                 if let Err(error) = memory.ledger.set_user(process.user) {
                     self.log.error(format_args!("the uid of {id} cannot be noted: {error}"));
                 }
+                process.go_on_filling();
                 names.iter().for_each(|name| drop(self.keeping.claim(name)));
                 self.metrics.processes_recovered += 1;
                 self.log.info(format_args!("process {id} is back"));

@@ -57,6 +57,7 @@ impl Shard {
         self.settle_workers(key);
         // Their indices may have been all there were.
         self.fill_workers(key);
+        self.write_when_settled(key);
     }
 
     fn settle_workers(&mut self, key: ProcessKey) {

@@ -179,6 +179,7 @@ impl Shard {
                 Timer::Drain(key) => self.look_at_drain(key),
                 Timer::Lane(key, lane) => self.opening_due(key, LaneId(lane)),
                 Timer::MessageLane(key, slot) => self.message_lane_due(key, MessageLaneSlot(slot)),
+                Timer::Fill(key) => self.fill_due(key),
                 Timer::Away => self.away_due(),
                 Timer::OrphanedLanes => self.look_at_orphaned_lanes(),
                 Timer::Connection(connection) => self.connection_due(connection),

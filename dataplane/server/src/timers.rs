@@ -39,6 +39,8 @@ pub(crate) enum Timer {
     Lane(ProcessKey, u32),
     /// Whether a message lane can be handed to its sender.
     MessageLane(ProcessKey, u16),
+    /// Whether the rest of a process can be read now.
+    Fill(ProcessKey),
     /// Whether somebody has waited too long for a process that is away.
     Away,
     /// Whether message lanes without a sender are drained.

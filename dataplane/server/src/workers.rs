@@ -103,6 +103,8 @@ pub(crate) struct Worker {
     pub(crate) sightings: HashMap<usize, Sighting>,
     /// Calls at the last look, and since when they have not changed while it was parked.
     pub(crate) idle: Option<(u64, Instant)>,
+    /// What it has asked for of its process's state and was not answered.
+    pub(crate) fetches: u32,
     /// Why the server ends it, for the record.
     pub(crate) end_reason: Option<String>,
     /// Whether it must die as soon as it has an OS process.
@@ -247,6 +249,7 @@ impl Shard {
                 call_lanes: BTreeMap::new(),
                 sightings: HashMap::new(),
                 idle: None,
+                fetches: 0,
                 end_reason: None,
                 doomed: false,
             },
@@ -466,6 +469,10 @@ impl Shard {
             WorkerMessage::Ring if worker.stage >= WorkerStage::Attaching => {
                 let process = worker.process;
                 self.worker_rang(process);
+                Ok(())
+            }
+            WorkerMessage::StateFetch { request, wanted } if worker.is_introduced() && request != 0 => {
+                self.fetch_state(key, request, wanted);
                 Ok(())
             }
             WorkerMessage::CallLaneOpen { request, to } if worker.is_introduced() => {

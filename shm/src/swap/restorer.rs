@@ -15,6 +15,7 @@ use crate::copy;
 use crate::objects::block::{Block, KIND_AND_LINK, Kind, kind_and_link};
 use crate::objects::granule::Granule;
 use crate::objects::index::{self, Spot};
+use crate::objects::layout::header::HASH_SEED;
 use crate::objects::limits::{LOANS_PER_WORKER, PUT_WITHIN_LOCK_BYTES_MAX};
 use crate::objects::lock::Locked;
 use crate::objects::object::{self, ObjectHeader, ValuePlace};
@@ -86,6 +87,18 @@ impl Restorer {
     #[must_use]
     pub fn is_absent(&self, page: u32) -> bool {
         self.restoring().is_some_and(|restoring| !restoring.is_in(self.objects.space(), page))
+    }
+
+    /// Bits of hashes that name a page, while some page is absent.
+    #[must_use]
+    pub fn page_bits(&self) -> Option<u32> {
+        self.restoring().map(|restoring| restoring.page_bits)
+    }
+
+    /// The seed of the hash of its keys.
+    #[must_use]
+    pub fn hash_seed(&self) -> u64 {
+        self.objects.space().words.load(HASH_SEED)
     }
 
     fn restoring(&self) -> Option<Restoring> {

@@ -6,6 +6,7 @@
 //! 2. A process that only seemed to be idle goes on at once when somebody needs it while it still finishes its calls.
 //! 3. What is wanted of it meanwhile is done afterwards: who wants it stopped is served when it is written or has failed to be.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use praas_protocol::control::{ControlError, ProcessState};
@@ -30,6 +31,8 @@ pub(crate) struct Swapping {
     /// Who wants it stopped.
     stoppers: Vec<Asker>,
     since: Instant,
+    /// Whether a thread writes it, or has.
+    is_written: bool,
     /// What was published. Its memory is given up when the files of its workers are gone.
     written: Option<Written>,
 }
@@ -70,9 +73,29 @@ impl Shard {
     /// All workers have ended: the rest is written.
     pub(crate) fn begin_writing(&mut self, key: ProcessKey, reason: SwapReason, askers: Vec<Asker>) {
         let Some(process) = self.processes.get_mut(key) else { return };
-        process.stage =
-            Stage::Swapping(Swapping { reason, askers, stoppers: Vec::new(), since: clock::now(), written: None });
+        process.stage = Stage::Swapping(Swapping {
+            reason,
+            askers,
+            stoppers: Vec::new(),
+            since: clock::now(),
+            is_written: false,
+            written: None,
+        });
         self.show_state(key);
+        self.write_when_settled(key);
+    }
+
+    /// The same as soon as what its workers were at is settled: what still comes back of it may hold that up for a moment.
+    pub(crate) fn write_when_settled(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let Stage::Swapping(swapping) = &mut process.stage else { return };
+        if let Some(filler) = &process.filler {
+            filler.shared().end();
+        }
+        let is_settled = process.broken.is_some() || process.unsettled.indices().next().is_none();
+        if !is_settled || std::mem::replace(&mut swapping.is_written, true) {
+            return;
+        }
         match self.write_job(key) {
             Ok(job) => {
                 if let Some(process) = self.processes.get_mut(key) {
@@ -91,19 +114,17 @@ impl Shard {
         if let Some(reason) = &process.broken {
             return Err(reason.clone());
         }
-        if process.unsettled.indices().next().is_some() {
-            return Err("what a worker was at when it died could not be settled in time".into());
-        }
         let folder = process.folder().ok_or("the process has no memory any more")?;
         let calls = process.calls_of_ended;
         let memory = process.memory.as_ref().ok_or("the process has no memory any more")?;
         Ok(WriteJob {
             folder,
-            objects: std::sync::Arc::clone(&memory.objects),
+            objects: Arc::clone(&memory.objects),
             life: Life::new(memory.ledger.record(), process.idle_swap_ms, calls),
             lanes: self.inbound_lanes(key)?,
             base: process.stored.snapshot.clone(),
             epoch: process.stored.epoch,
+            filling: process.filler.as_ref().map(|filler| Arc::clone(filler.shared())),
         })
     }
 
@@ -186,8 +207,12 @@ impl Shard {
             return;
         };
         let id = process.id;
-        // What failed to be acknowledged may have been published: the next attempt looks.
+        // What failed to be acknowledged may have been published: the next attempt looks. What is away is where it was: nothing
+        // of the snapshot before is removed until one that was acknowledged does without it.
         process.stored.snapshot = None;
+        if let Some(filler) = &process.filler {
+            filler.shared().resume();
+        }
         self.metrics.swaps_failed += 1;
         if self.shutting_down || !swapping.stoppers.is_empty() {
             if self.shutting_down {

@@ -29,7 +29,7 @@ pub(super) struct Life {
 
 impl Life {
     pub(super) fn new(record: &LedgerRecord, idle_swap_ms: Option<u64>, calls: u64) -> Self {
-        let LedgerRecord { id, incarnation, state_bytes, user, generations, ended: _ } = record;
+        let LedgerRecord { id, incarnation, state_bytes, user, generations, .. } = record;
         let (generations, user) = (generations.to_vec(), *user);
         Self {
             process: *id,
@@ -42,8 +42,8 @@ impl Life {
         }
     }
 
-    /// What the ledger of the process says when it is back.
-    pub(super) fn record(&self) -> LedgerRecord {
+    /// What the ledger of the process says when it is back: claimed by `epoch`, and whole or not yet.
+    pub(super) fn record(&self, epoch: u64, is_restoring: bool) -> LedgerRecord {
         let mut generations = [0; WORKERS_MAX];
         generations.iter_mut().zip(&self.generations).for_each(|(room, generation)| *room = *generation);
         LedgerRecord {
@@ -52,6 +52,8 @@ impl Life {
             state_bytes: self.state_bytes,
             user: self.user,
             generations,
+            epoch,
+            is_restoring,
             ended: false,
         }
     }
@@ -93,8 +95,16 @@ mod tests {
         let mut generations = [0; WORKERS_MAX];
         generations[3] = 7;
         let id = "notes/alice".parse().unwrap();
-        let record =
-            LedgerRecord { id, incarnation: 9, state_bytes: 1 << 26, user: Some(61_007), generations, ended: false };
+        let record = LedgerRecord {
+            id,
+            incarnation: 9,
+            state_bytes: 1 << 26,
+            user: Some(61_007),
+            generations,
+            epoch: 3,
+            is_restoring: true,
+            ended: false,
+        };
         Life::new(&record, Some(500), 12)
     }
 
@@ -103,8 +113,9 @@ mod tests {
         let life = life();
         let back = Life::from_bytes(&life.to_bytes().unwrap()).unwrap();
         assert_eq!(back, life);
-        assert_eq!(back.record().generations[3], 7);
-        assert_eq!(back.record(), life.record());
+        let record = back.record(4, false);
+        assert_eq!((record.generations[3], record.epoch, record.is_restoring), (7, 4, false));
+        assert_eq!(record, life.record(4, false));
     }
 
     #[test]

@@ -11,6 +11,8 @@
 //! | `leaving` | from the wish to swap a process out to the end of its memory, or back where storage fails |
 //! | `table` | processes that sleep: a few hundred bytes each |
 //! | `returning` | from the wish for a process that sleeps to its first worker |
+//! | `filling` | what woke without its objects: they come back as workers ask for them, and in the background |
+//! | `fetching` | the loop's part in that |
 //! | `waiting` | who needs a process that is away |
 //! | `deleting` | the end of what is stored of a process that was stopped |
 //! | `starting` | what the next server finds in storage |
@@ -29,9 +31,13 @@
 //! 5. Nothing that needs a process that is away is refused because of that, but to its deadline or the application's wish:
 //!    it waits in order, and is carried out as if it had come when the process is there.
 //! 6. A process is deleted when nothing of it is stored any more, and not before that is it said to be.
-//! 7. The loop never waits for storage: that is the business of the threads of `transfer`.
+//! 7. A process that woke may run before all of it is in its memory. What is not there is asked for by who needs it, and never
+//!    taken for what does not exist; it sleeps again with what is still away left where it is.
+//! 8. The loop never waits for storage: that is the business of the threads of `transfer`.
 
 mod deleting;
+mod fetching;
+mod filling;
 mod leaving;
 mod life;
 mod reading;
@@ -44,12 +50,14 @@ mod waiting;
 mod writing;
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use praas_protocol::ProcessId;
 use praas_protocol::control::ControlError;
 use praas_storage::snapshot::Snapshot;
 use praas_storage::{Backend, Folder};
 
+pub(crate) use self::fetching::Filler;
 pub(crate) use self::leaving::Swapping;
 pub(crate) use self::table::Swapped;
 pub(crate) use self::transfer::{TransferResult, Transfers};
@@ -93,6 +101,17 @@ pub(crate) struct StoredCopy {
     pub(crate) bytes: u64,
     /// When it was swapped out last.
     pub(crate) swapped_unix_ms: Option<u64>,
+    /// How it woke, until its first workers are ready.
+    pub(crate) woken: Option<Woken>,
+}
+
+/// How a process woke.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Woken {
+    /// When somebody needed it.
+    pub(crate) since: Instant,
+    /// Bytes that were read before its first worker was started.
+    pub(crate) read_bytes: u64,
 }
 
 /// The room.
@@ -220,6 +239,10 @@ impl Shard {
             TransferResult::Written { key, written } => self.written(key, *written),
             TransferResult::Read { process, read } => self.read_back(process, *read),
             TransferResult::Usage(found) => self.usage_found(found),
+            TransferResult::Fetched { process, worker, request, error } => {
+                self.state_fetched(process, worker, request, error);
+            }
+            TransferResult::Filled { key, end } => self.filled(key, end),
             TransferResult::Released => {}
             TransferResult::Removed { folder, key, removed } => self.stored_copy_removed(folder, key, removed),
         }

@@ -1,6 +1,8 @@
-//! A snapshot as the state of a process: all of it, before anybody else has the memory.
+//! A snapshot as the state of a process: a small one whole, before anybody else has the memory; of a large one only what is not
+//! an object, and its objects as they are asked for ([`super::filling`]).
 //!
-//! 1. Its manifest is claimed first, by a higher epoch: whoever else believes to own the process learns that it does not.
+//! 1. Its manifest is claimed by a higher epoch, beside the reading: whoever else believes to own the process learns that it does
+//!    not. Nothing that was read is used before that is done.
 //! 2. Values are read by several threads, straight into the places that the segment has for them, those that lie beside each
 //!    other in storage at once.
 //! 3. What is damaged or missing is named, and nothing comes of the process: it stays asleep.
@@ -8,15 +10,19 @@
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use praas_shm::objects::{Encoding, Key, Meta, Namespace, ObjectHeader, Objects, ObjectsLayout};
-use praas_shm::swap::{Import, ImportFacts, ImportedObject, Remainder};
+use praas_shm::objects::{Objects, ObjectsLayout};
+use praas_shm::swap::{Import, ImportFacts, ImportedObject, Remainder, StoredObject};
 use praas_storage::snapshot::{Fill, PageObject, Restored, SectionKind, Snapshot, SnapshotError};
 use praas_storage::{Backend, Folder};
 
+use super::filling::stub_of;
 use super::life::Life;
 
 /// Threads that read one process: enough to keep a disk busy, or the network to a bucket.
 const READING_THREADS: usize = 8;
+
+/// Bytes of values up to which a process is read whole before it runs: that takes as long as to start its first worker.
+const WHOLE_BYTES_MAX: u64 = 4 << 20;
 
 /// What is to be read.
 #[derive(Debug)]
@@ -30,6 +36,8 @@ pub(crate) struct Returned {
     pub(super) objects: Objects,
     pub(super) life: Life,
     pub(super) snapshot: Snapshot,
+    /// Whether its objects come back later.
+    pub(super) is_restoring: bool,
     pub(super) read_bytes: u64,
     pub(super) stored_bytes: u64,
 }
@@ -41,31 +49,64 @@ impl ReadJob {
         let words = |error: SnapshotError| error.to_string();
         let missing = || format!("nothing is stored of it in {}: somebody has removed it", backend.place());
         let found = Snapshot::open(backend, &folder).map_err(words)?.ok_or_else(missing)?;
-        let snapshot = found.claim(found.epoch() + 1).map_err(words)?;
+        // What makes the claim last takes a disk about as long as all the rest, and a bucket longer.
+        let (claimed, contents) = std::thread::scope(|scope| {
+            let claim = scope.spawn(|| found.claim(found.epoch() + 1));
+            let contents = Contents::read(&folder, &found);
+            (claim.join(), contents)
+        });
+        let snapshot = claimed.map_err(|_| "claiming it has panicked".to_owned())?.map_err(words)?;
+        let Contents { objects, life, is_restoring, read_bytes } = contents?;
+        let usage = snapshot.usage();
+        let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
+        let read_bytes = read_bytes + usage.manifest_bytes;
+        Ok(Returned { objects, life, snapshot, is_restoring, read_bytes, stored_bytes })
+    }
+}
+
+/// What was read beside the manifest.
+struct Contents {
+    objects: Objects,
+    life: Life,
+    is_restoring: bool,
+    read_bytes: u64,
+}
+
+impl Contents {
+    fn read(folder: &Folder, snapshot: &Snapshot) -> Result<Self, String> {
+        let words = |error: SnapshotError| error.to_string();
         let section = |kind: SectionKind| -> Result<Vec<u8>, String> {
             snapshot.section(kind).map_err(words)?.ok_or_else(|| format!("its {kind} is missing from the snapshot"))
         };
         let life = Life::from_bytes(&section(SectionKind::LEDGER)?)?;
-        let record = life.record();
+        let record = life.record(0, false);
         if (record.id, record.incarnation) != (folder.process, folder.incarnation) {
             return Err(format!("its ledger is that of {} {:016x}", record.id, record.incarnation));
         }
-        let remainder = Remainder::from_bytes(&section(SectionKind::MAILBOX)?).map_err(|error| error.to_string())?;
+        let mailbox = section(SectionKind::MAILBOX)?;
+        let remainder = Remainder::from_bytes(&mailbox).map_err(|error| error.to_string())?;
         let layout = ObjectsLayout::for_limit(record.state_bytes).map_err(|error| error.to_string())?;
-        let (hash_seed, position) = (Some(snapshot.facts().hash_seed), snapshot.facts().position);
-        let import = Import::create(layout, &ImportFacts { hash_seed, position });
+        let facts = snapshot.facts();
+        let facts = ImportFacts { hash_seed: Some(facts.hash_seed), position: facts.position };
+        let usage = snapshot.usage();
+        let is_restoring = usage.value_bytes > WHOLE_BYTES_MAX && snapshot.page_bits() <= layout.page_bits_max();
+        let import = if is_restoring {
+            Import::create_restoring(layout, &facts, snapshot.page_bits())
+        } else {
+            Import::create(layout, &facts)
+        };
         let import = import.map_err(|error| format!("no memory for its state: {error}"))?;
-        let whole = Whole { import: &import, wrong: Mutex::new(None) };
-        snapshot.restore(0..snapshot.pages(), READING_THREADS, &whole);
-        if let Some(reason) = whole.wrong.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            return Err(reason);
+        if !is_restoring {
+            let whole = Whole { import: &import, wrong: Mutex::new(None) };
+            snapshot.restore(0..snapshot.pages(), READING_THREADS, &whole);
+            if let Some(reason) = whole.wrong.into_inner().unwrap_or_else(PoisonError::into_inner) {
+                return Err(reason);
+            }
         }
         import.remainder(&remainder).map_err(|error| error.to_string())?;
         let objects = import.finish().map_err(|error| error.to_string())?;
-        let usage = snapshot.usage();
-        let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
-        let read_bytes = usage.live_bytes + usage.manifest_bytes;
-        Ok(Returned { objects, life, snapshot, read_bytes, stored_bytes })
+        let read_bytes = if is_restoring { mailbox.len() as u64 } else { usage.live_bytes };
+        Ok(Self { objects, life, is_restoring, read_bytes })
     }
 }
 
@@ -82,15 +123,7 @@ impl Whole<'_> {
     }
 
     fn bring_back(&self, object: &PageObject, fill: &mut Fill<'_>) -> Result<(), String> {
-        let text = std::str::from_utf8(&object.key).map_err(|_| format!("{} has no key", object.part()))?;
-        let key = Key::new(Namespace(object.namespace), text).map_err(|error| error.to_string())?;
-        let meta = Meta {
-            type_id: object.type_id,
-            schema_version: object.schema_version,
-            encoding: Encoding::of_code(object.encoding),
-        };
-        let &PageObject { version, value_bytes, modified_unix_ms, .. } = object;
-        let header = ObjectHeader { version, meta, value_bytes, modified_unix_ms };
+        let StoredObject { key, header, .. } = stub_of(object)?;
         let mut room = self.import.room(&ImportedObject { key, header }).map_err(|error| error.to_string())?;
         fill(room.bytes_mut()).map_err(|error| error.to_string())
     }

@@ -4,7 +4,8 @@
 //!    its memory is there.
 //! 2. What cannot be read leaves it asleep as it was, with the reason in lists and with whoever asked; the next who asks has
 //!    it tried again.
-//! 3. Until a worker is ready it is shown as restoring, though requests are taken by then.
+//! 3. A large state comes back without its objects, which follow when workers ask for them and in the background.
+//! 4. Until a worker is ready it is shown as restoring, though requests are taken by then.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,12 @@ use praas_protocol::control::{ControlError, ProcessState};
 use praas_shm::control_page::ControlPage;
 use praas_storage::Folder;
 
-use super::StoredCopy;
+use super::fetching::Filler;
+use super::filling::Filling;
 use super::reading::{ReadJob, Returned};
 use super::table::Rest;
 use super::transfer::Job;
+use super::{StoredCopy, Woken};
 use crate::clock;
 use crate::process_memory::ProcessMemory;
 use crate::processes::{Asker, Process, ProcessKey, Stage};
@@ -122,7 +125,7 @@ impl Shard {
 
     /// What was read becomes a process again.
     fn enter_again(&mut self, id: ProcessId, returned: Returned, since: Instant) -> Result<(), ControlError> {
-        let Returned { objects, life, snapshot, read_bytes, stored_bytes } = returned;
+        let Returned { objects, life, snapshot, is_restoring, read_bytes, stored_bytes } = returned;
         let application = self.applications.get(&id.application).cloned().ok_or_else(|| {
             ControlError::UnknownApplication { application: id.application, known: self.application_names() }
         })?;
@@ -131,13 +134,24 @@ impl Shard {
             what: "creating a control page".into(),
             reason: error.to_string(),
         })?;
-        let record = life.record();
+        let record = life.record(snapshot.epoch(), is_restoring);
+        let folder = *snapshot.folder();
         let user = record.user;
         let mut memory = ProcessMemory::of_returned(record, objects, &self.budget)?;
         let logged = self.logs(application.durability);
         if logged {
             memory = memory.logged(&self.budget)?;
         }
+        let filler = if is_restoring {
+            let objects = std::sync::Arc::clone(&memory.objects);
+            let filling = Filling::new(folder, snapshot.epoch(), objects, Some(snapshot.clone()));
+            Some(Filler::new(filling.map_err(|error| ControlError::Host {
+                what: "bringing its objects back".into(),
+                reason: error.to_string(),
+            })?))
+        } else {
+            None
+        };
         let Some(swapped) = self.processes.swapped.remove(&id) else { return Ok(()) };
         let mut process = Process::new(id, application, control, memory.names());
         if self.gives_users {
@@ -151,6 +165,7 @@ impl Shard {
         }
         process.stage = Stage::Active(swapped.askers);
         process.is_waking = true;
+        process.filler = filler;
         process.idle_swap_ms = life.idle_swap_ms;
         process.calls_of_ended = life.calls;
         process.listed = swapped.listed;
@@ -160,13 +175,16 @@ impl Shard {
             snapshot: Some(snapshot),
             bytes: stored_bytes,
             swapped_unix_ms: swapped.since_unix_ms,
+            woken: Some(Woken { since, read_bytes }),
         };
         process.memory = Some(memory);
         let key = self.processes.enter(process);
         let took = clock::since(since);
         self.metrics.swaps_in += 1;
+        self.metrics.restores_whole += u64::from(!is_restoring);
         self.metrics.swapped_in_bytes += read_bytes;
-        self.log.info(format_args!("process {id} is back: {read_bytes} bytes read in {took:?}"));
+        let rest = if is_restoring { ", its objects follow" } else { "" };
+        self.log.info(format_args!("process {id} is back: {read_bytes} bytes read in {took:?}{rest}"));
         if let Err(error) = self.begin_log(key) {
             self.break_process(key, &format!("its log cannot be opened: {error}"));
         }

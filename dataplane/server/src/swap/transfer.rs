@@ -1,29 +1,46 @@
 //! The threads that move processes between memory and storage, so that the loop never waits for a disk or a network.
 //!
 //! A job has everything that it needs; what comes of it goes over the channel on which all helpers of the loop report, followed
-//! by a wake of the loop. There is one job at a time for a process. Each operation of a backend has a deadline of its own, so
-//! a job ends, and so does the drop of this, which waits for the jobs under way.
+//! by a wake of the loop. There is one job at a time for a process, beside those that bring objects back. Each operation of a
+//! backend has a deadline of its own, so a job ends, and so does the drop of this, which waits for the jobs under way. One that
+//! panics is a job that failed: its thread goes on with the next.
+//!
+//! There are three queues, each with threads of its own: whole processes, what workers wait for inside a call, and what comes
+//! back in the background. However slow storage is for one of them, the others go on.
 
+use std::any::Any;
 use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use mio::Waker;
 use praas_protocol::ProcessId;
+use praas_protocol::control::{StateNotFetched, StateWanted};
 use praas_shm::objects::Objects;
 use praas_storage::snapshot::Snapshot;
 use praas_storage::{Backend, Folder};
 
+use super::filling::{FillEnd, Filling};
 use super::reading::{ReadJob, Returned};
 use super::usage::{UsageFound, UsageJob};
 use super::writing::WriteJob;
 use crate::hosting::JobResult;
 use crate::processes::ProcessKey;
+use crate::workers::WorkerKey;
 
 /// Threads, and so processes that are moved at once: storage is kept busy by the threads that each job has of its own, so
 /// these are only as many as keep one slow process from delaying all others.
 const TRANSFER_THREADS: usize = 4;
+
+/// Threads for what workers wait for: each reads one object or page. As many calls at once have theirs from a bucket at its
+/// latency, and a disk is busy with fewer.
+const FETCHING_THREADS: usize = 8;
+
+/// Threads for the background, and so processes that are filled at once; each has helpers of its own. Others wait: nobody needs
+/// them to be whole.
+const FILLING_THREADS: usize = 2;
 
 /// What is to be done.
 #[derive(Debug)]
@@ -36,6 +53,10 @@ pub(super) enum Job {
     Remove { folder: Folder, key: Option<ProcessKey> },
     /// Look up what is stored.
     Usage(UsageJob),
+    /// Bring back what a worker has asked for.
+    Fetch { process: ProcessKey, worker: WorkerKey, request: u32, wanted: StateWanted, filling: Arc<Filling> },
+    /// Bring back the rest of a process.
+    Fill { key: ProcessKey, filling: Arc<Filling> },
     /// Let go of memory: that of a large state takes the kernel longer than the loop may wait.
     Release(Arc<Objects>),
 }
@@ -49,6 +70,10 @@ pub(crate) enum TransferResult {
     Read { process: ProcessId, read: Box<Result<Returned, String>> },
     /// What was stored of a process is gone, or not.
     Removed { folder: Folder, key: Option<ProcessKey>, removed: Result<(), String> },
+    /// What a worker has asked for is there, or not.
+    Fetched { process: ProcessKey, worker: WorkerKey, request: u32, error: Option<StateNotFetched> },
+    /// The rest of a process is there, or not.
+    Filled { key: ProcessKey, end: FillEnd },
     /// What is stored was looked up, or not.
     Usage(UsageFound),
     /// Memory was let go of.
@@ -66,11 +91,19 @@ pub(crate) struct Written {
     pub(super) stored_bytes: u64,
 }
 
+/// Where jobs go.
+#[derive(Debug)]
+struct Queues {
+    moving: Sender<Job>,
+    fetching: Sender<Job>,
+    filling: Sender<Job>,
+}
+
 /// The threads; see the module's text.
 #[derive(Debug)]
 pub(crate) struct Transfers {
     backend: Arc<dyn Backend>,
-    jobs: Option<Sender<Job>>,
+    queues: Option<Queues>,
     threads: Vec<JoinHandle<()>>,
     /// Jobs that were begun and have not been heard of since.
     under_way: Cell<usize>,
@@ -83,16 +116,23 @@ impl Transfers {
         results: &Sender<JobResult>,
         waker: &Arc<Waker>,
     ) -> std::io::Result<Self> {
-        let (jobs, queue) = channel();
-        let queue = Arc::new(Mutex::new(queue));
-        let mut threads = Vec::with_capacity(TRANSFER_THREADS);
-        for _ in 0..TRANSFER_THREADS {
-            let (queue, backend) = (Arc::clone(&queue), Arc::clone(&backend));
-            let (results, waker) = (results.clone(), Arc::clone(waker));
-            let run = move || work(&queue, &backend, &results, &waker);
-            threads.push(std::thread::Builder::new().name("praas-transfer".to_owned()).spawn(run)?);
-        }
-        Ok(Self { backend, jobs: Some(jobs), threads, under_way: Cell::new(0) })
+        let mut threads = Vec::with_capacity(TRANSFER_THREADS + FETCHING_THREADS + FILLING_THREADS);
+        let mut start = |name: &str, count: usize| -> std::io::Result<Sender<Job>> {
+            let (jobs, queue) = channel();
+            let queue = Arc::new(Mutex::new(queue));
+            for _ in 0..count {
+                let (queue, backend) = (Arc::clone(&queue), Arc::clone(&backend));
+                let (results, waker) = (results.clone(), Arc::clone(waker));
+                let run = move || work(&queue, &backend, &results, &waker);
+                threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(run)?);
+            }
+            Ok(jobs)
+        };
+        let moving = start("praas-transfer", TRANSFER_THREADS)?;
+        let fetching = start("praas-fetch", FETCHING_THREADS)?;
+        let filling = start("praas-fill", FILLING_THREADS)?;
+        let queues = Some(Queues { moving, fetching, filling });
+        Ok(Self { backend, queues, threads, under_way: Cell::new(0) })
     }
 
     /// Where processes sleep.
@@ -105,11 +145,16 @@ impl Transfers {
         self.under_way.get() == 0
     }
 
-    /// Queues a job. A process has one at a time, and its memory one more to be let go of; questions about usage are bounded where
-    /// they are taken.
+    /// Queues a job. A process has one at a time beside the background, and its memory one more to be let go of; what workers ask
+    /// for and questions about usage are bounded where they are taken.
     pub(super) fn begin(&self, job: Job) {
-        // Fails only when all threads have panicked, which their hook has printed.
-        if self.jobs.as_ref().is_some_and(|jobs| jobs.send(job).is_ok()) {
+        let queue = self.queues.as_ref().map(|queues| match &job {
+            Job::Fetch { .. } => &queues.fetching,
+            Job::Fill { .. } => &queues.filling,
+            _ => &queues.moving,
+        });
+        // Its threads go on until this is dropped.
+        if queue.is_some_and(|queue| queue.send(job).is_ok()) {
             self.under_way.set(self.under_way.get() + 1);
         }
     }
@@ -122,7 +167,7 @@ impl Transfers {
 
 impl Drop for Transfers {
     fn drop(&mut self) {
-        self.jobs = None;
+        self.queues = None;
         for thread in self.threads.drain(..) {
             // A panic there was printed by the panic hook; here it is only the end.
             let _ = thread.join();
@@ -135,23 +180,62 @@ fn work(queue: &Mutex<Receiver<Job>>, backend: &Arc<dyn Backend>, results: &Send
         // The one that waits for a job holds the lock, the others wait for it.
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
-        let result = match job {
-            Job::Write { key, job } => TransferResult::Written { key, written: Box::new(job.carry_out(backend)) },
-            Job::Read { process, job } => TransferResult::Read { process, read: Box::new(job.carry_out(backend)) },
-            Job::Release(objects) => {
-                drop(objects);
-                TransferResult::Released
-            }
-            Job::Usage(job) => TransferResult::Usage(job.carry_out(&**backend)),
-            Job::Remove { folder, key } => {
-                let removed = backend.remove_folder(&folder).map_err(|error| error.to_string());
-                TransferResult::Removed { folder, key, removed }
-            }
-        };
-        if results.send(JobResult::Transfer(result)).is_err() {
+        if results.send(JobResult::Transfer(job.carry_out(backend))).is_err() {
             return;
         }
         // Fails only when the loop is gone.
         let _ = waker.wake();
+    }
+}
+
+impl Job {
+    fn carry_out(self, backend: &Arc<dyn Backend>) -> TransferResult {
+        match self {
+            Self::Write { key, job } => {
+                TransferResult::Written { key, written: Box::new(guarded(|| job.carry_out(backend), Err)) }
+            }
+            Self::Read { process, job } => {
+                TransferResult::Read { process, read: Box::new(guarded(|| job.carry_out(backend), Err)) }
+            }
+            Self::Release(objects) => {
+                drop(objects);
+                TransferResult::Released
+            }
+            Self::Usage(job) => TransferResult::Usage(job.carry_out(&**backend)),
+            Self::Remove { folder, key } => {
+                let remove = || backend.remove_folder(&folder).map_err(|error| error.to_string());
+                TransferResult::Removed { folder, key, removed: guarded(remove, Err) }
+            }
+            Self::Fetch { process, worker, request, wanted, filling } => {
+                let failed = |reason| Err(StateNotFetched { is_damaged: false, reason });
+                let error = guarded(|| filling.fetch(backend, &wanted), failed).err();
+                TransferResult::Fetched { process, worker, request, error }
+            }
+            Self::Fill { key, filling } => {
+                TransferResult::Filled { key, end: guarded(|| filling.fill(backend), FillEnd::Failed) }
+            }
+        }
+    }
+}
+
+/// Does something that must not end its thread. What it changed meanwhile is what any failure there leaves.
+fn guarded<R>(work: impl FnOnce() -> R, failed: impl FnOnce(String) -> R) -> R {
+    let words = |panic: Box<dyn Any + Send>| {
+        let said = panic.downcast_ref::<&str>().map(|said| (*said).to_owned());
+        let said = said.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+        format!("a thread of this server panicked: {said}; its log has the place: please report it")
+    };
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| failed(words(panic)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn work_that_panics_has_failed_and_says_with_which_words() {
+        assert_eq!(guarded(|| Ok::<_, String>(7), Err), Ok(7));
+        let failed = guarded(|| -> Result<(), String> { panic!("it has {} parts", 3) }, Err).unwrap_err();
+        assert!(failed.contains("it has 3 parts"), "{failed}");
     }
 }

@@ -1,6 +1,7 @@
 //! The state of a process whose workers have ended, as a snapshot.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use praas_shm::mailbox::InboundLane;
 use praas_shm::objects::{Objects, StateError};
@@ -10,11 +11,16 @@ use praas_storage::snapshot::{
 };
 use praas_storage::{Backend, Folder};
 
+use super::filling::Filling;
 use super::life::Life;
 use super::transfer::Written;
 
 /// The epoch of the server that creates a process; each that wakes it has a higher one.
 const FIRST_EPOCH: u64 = 1;
+
+/// How long a process waits before it is written until nothing more of it comes back: what is under way ends by the storage's
+/// deadlines, and is short of any trouble there.
+const STILL_FILLING_MAX: Duration = Duration::from_secs(90);
 
 /// What is to be written.
 #[derive(Debug)]
@@ -28,12 +34,17 @@ pub(super) struct WriteJob {
     pub(super) base: Option<Snapshot>,
     /// The epoch by which this server owns it, if it has claimed it.
     pub(super) epoch: Option<u64>,
+    /// What brings back what is still away, if something is.
+    pub(super) filling: Option<Arc<Filling>>,
 }
 
 impl WriteJob {
     /// Writes and publishes it; the error says why not. Nothing of the process has changed then.
     pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Written, String> {
-        let Self { folder, objects, life, lanes, base, epoch } = self;
+        let Self { folder, objects, life, lanes, base, epoch, filling } = self;
+        if filling.is_some_and(|filling| !filling.stop(STILL_FILLING_MAX)) {
+            return Err(format!("some of it was still coming back after {STILL_FILLING_MAX:?}; storage is slow"));
+        }
         let base = match base {
             Some(base) => Some(base),
             None => Snapshot::open(backend, &folder).map_err(|error| error.to_string())?,
@@ -48,6 +59,7 @@ impl WriteJob {
         }
         swap::close_lanes(&objects, lanes).map_err(|error| format!("its messages cannot be collected: {error}"))?;
         let cut = QuietCut::begin(objects).map_err(|error| error.to_string())?;
+        follows(&cut, base.as_ref())?;
         let remainder = cut.remainder().map_err(|error| error.to_string())?;
         let sections = vec![(SectionKind::MAILBOX, remainder.to_bytes()), (SectionKind::LEDGER, life.to_bytes()?)];
         let plan = WritePlan::new(found.or(epoch).unwrap_or(FIRST_EPOCH));
@@ -57,6 +69,20 @@ impl WriteJob {
         let usage = snapshot.usage();
         let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
         Ok(Written { moved_bytes: written.bytes, stored_bytes, snapshot })
+    }
+}
+
+/// Whether what is still away of a process lies in the snapshot that the next one follows; the error says why not.
+fn follows(cut: &QuietCut, base: Option<&Snapshot>) -> Result<(), String> {
+    let Some(bits) = cut.page_bits() else { return Ok(()) };
+    match base {
+        Some(base) if base.page_bits() == bits && base.facts().hash_seed == cut.hash_seed() => Ok(()),
+        Some(base) => Err(format!(
+            "some of it is still in storage, in pages of {bits} bits, and what is stored has pages of {} bits and may be of \
+             another",
+            base.page_bits()
+        )),
+        None => Err("some of it was still in storage, and nothing is stored of it any more".into()),
     }
 }
 
@@ -116,9 +142,8 @@ impl Cut for StateCut {
         shown.map_err(|Refused(error)| error)
     }
 
-    fn is_absent(&self, _page: u32) -> bool {
-        // A process is read whole before its first worker starts.
-        false
+    fn is_absent(&self, page: u32) -> bool {
+        self.cut.is_absent(page)
     }
 
     fn read(&self, token: u64, offset: u64, into: &mut [u8]) -> Result<(), CutError> {

@@ -28,6 +28,24 @@ pub(crate) fn serve() {
             call.context().put_bytes(words[0], &value)?;
             FunctionResult::Ok(())
         })
+        .function("scatter", |call: &mut Call<'_>| {
+            let text = String::from_utf8_lossy(call.input()).into_owned();
+            let words: Vec<_> = text.split(' ').collect();
+            call.context().put_bytes(words[0], &scattered(words[1].parse()?, words[2].parse()?))?;
+            FunctionResult::Ok(())
+        })
+        .function("scattered", |call: &mut Call<'_>| {
+            let key = String::from_utf8_lossy(call.input()).into_owned();
+            FunctionResult::Ok(match call.context().state_bytes(&key)? {
+                Some(object) => format!("{} {:016x}", object.len(), sum_of(&object)),
+                None => "nothing".into(),
+            })
+        })
+        .function("keys", |call: &mut Call<'_>| {
+            let page = call.context().list("", None)?;
+            let keys: Vec<_> = page.objects.iter().map(|object| object.key.to_string()).collect();
+            FunctionResult::Ok(keys.join(" "))
+        })
         .function("forget", |call: &mut Call<'_>| {
             let key = String::from_utf8_lossy(call.input()).into_owned();
             FunctionResult::Ok(call.context().delete(&key)?.to_string())
@@ -45,6 +63,21 @@ pub(crate) fn serve() {
         })
         .function("uid", |_: &mut Call<'_>| rustix::process::getuid().as_raw().to_string())
         .run();
+}
+
+/// Bytes that no compression makes smaller, and that a seed tells.
+pub(crate) fn scattered(bytes: usize, seed: u64) -> Vec<u8> {
+    Random::new(seed).bytes(bytes)
+}
+
+/// What `scattered` says of such an object.
+pub(crate) fn told(bytes: usize, seed: u64) -> String {
+    format!("{bytes} {:016x}", sum_of(&scattered(bytes, seed)))
+}
+
+fn sum_of(bytes: &[u8]) -> u64 {
+    let word = |chunk: &[u8]| chunk.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
+    bytes.chunks(8).fold(7, |sum: u64, chunk| sum.rotate_left(5).wrapping_mul(0x2545_f491_4f6c_dd1d) ^ word(chunk))
 }
 
 fn sum(context: &Context<'_>, key: &str) -> Result<(u64, Condition), StateError> {

@@ -159,7 +159,8 @@ impl Draft {
         page::digest(self.records.iter().map(|record| (record.hash, record.version)))
     }
 
-    /// Gives each record the place of its value in an earlier snapshot, where that has the same version of it.
+    /// Gives each record the place of its value in an earlier snapshot, where that has the same version of it. That place is
+    /// better than what the state says: it may know the value from a snapshot before that one, from where it was moved.
     pub(crate) fn reuse(&mut self, earlier: &[PageObject]) {
         let mut earlier = earlier.iter().peekable();
         for record in &mut self.records {
@@ -168,7 +169,7 @@ impl Draft {
             let same = earlier.peek().filter(|object| (object.hash, object.namespace, &*object.key) == own);
             let same =
                 same.filter(|object| object.version == record.version && object.value_bytes == record.value_bytes);
-            record.location = record.location.or(same.map(|object| object.location));
+            record.location = same.map(|object| object.location).or(record.location);
         }
     }
 

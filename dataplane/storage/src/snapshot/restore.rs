@@ -24,6 +24,16 @@ pub type Fill<'f> = dyn FnMut(&mut [u8]) -> Result<(), SnapshotError> + 'f;
 
 /// What takes what is restored; called by many threads at once. Breaking ends the restoring.
 pub trait Restored: Sync {
+    /// Whether a page is to be read at all. Values of one that is not are not read either.
+    fn wants_page(&self, _number: u32) -> bool {
+        true
+    }
+
+    /// Whether the value of an object is to be read, after its page was given.
+    fn wants(&self, _object: &PageObject) -> bool {
+        true
+    }
+
     /// The objects of a page, before any value of them.
     fn page(&self, number: u32, objects: &[PageObject]) -> ControlFlow<()>;
 
@@ -130,10 +140,12 @@ impl Restoring<'_> {
     }
 
     fn pages(&self, pages: Range<u32>, buffer: &mut AlignedBuffer) -> ControlFlow<()> {
-        for (number, page) in self.snapshot.pages_with(pages, buffer) {
+        let wanted = pages.filter(|&number| self.into.wants_page(number));
+        for (number, page) in self.snapshot.pages_with(wanted, buffer) {
             match page {
-                Ok(objects) => {
+                Ok(mut objects) => {
                     self.into.page(number, &objects)?;
+                    objects.retain(|object| self.into.wants(object));
                     let groups = neighbours(objects);
                     lock(&self.work).groups.extend(groups);
                     self.changed.notify_all();
