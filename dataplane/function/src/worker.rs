@@ -102,6 +102,13 @@ pub(crate) enum Ended {
     Condemned,
 }
 
+/// What a turn came to that does not wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Turned {
+    Idle,
+    Busy(Option<Ended>),
+}
+
 /// What a look came to, a call being answered at once.
 enum Found {
     Answered(Option<Ended>),
@@ -244,6 +251,26 @@ impl Worker {
                     None => Ok(None),
                 }
             }
+        }
+    }
+
+    /// As a turn of [`Worker::serve`], for whoever has this worker in a thread that has other things to do: nothing is waited for.
+    /// Dedicated connections are not served.
+    pub(crate) fn turn_once(&mut self) -> Result<Turned, WorkerError> {
+        if self.mail.has_queued() {
+            return self.read_mail().map(Turned::Busy);
+        }
+        let Self { end, runner, mail, .. } = self;
+        // Asked only when the lanes are empty: then that is all there is.
+        let Some(next) = end.next_or(|_| Beside::Found, &mut || true) else { return Ok(Turned::Idle) };
+        match Found::of(next, runner, mail) {
+            Found::Answered(ended) => Ok(Turned::Busy(ended)),
+            Found::Connection => Ok(Turned::Idle),
+            Found::Mail => self.read_mail().map(Turned::Busy),
+            Found::Closed => match self.mail.next()? {
+                Some(parcel) => self.obey(parcel).map(Turned::Busy),
+                None => Ok(Turned::Idle),
+            },
         }
     }
 

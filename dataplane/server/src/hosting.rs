@@ -7,6 +7,8 @@
 //! first call, and most hosts have more than one core. So a directory may be made for a worker that is given up meanwhile,
 //! and its removal goes through the spawner's queue, behind whatever may make it.
 
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) mod by_hand;
 mod ready_directories;
 
 use std::ffi::OsString;
@@ -116,8 +118,17 @@ struct Site {
     directories: ReadyDirectories,
 }
 
+/// Who does it.
+pub(crate) enum Hosting {
+    /// Threads of this server.
+    Threads(HostingThreads),
+    /// A test, when it likes.
+    #[cfg(any(test, feature = "simulation"))]
+    ByHand(by_hand::Tasks),
+}
+
 /// The threads. Dropping it waits for them, and ends all workers with the spawner.
-pub(crate) struct Hosting {
+pub(crate) struct HostingThreads {
     keeper: Option<SyncSender<Job>>,
     clear: Option<SyncSender<Job>>,
     threads: Vec<JoinHandle<()>>,
@@ -138,6 +149,49 @@ pub(crate) struct HostingPlan {
 impl Hosting {
     /// Starts the threads. They write to `results` and then wake `waker`.
     pub(crate) fn start(plan: HostingPlan, results: Sender<JobResult>, waker: Arc<Waker>) -> std::io::Result<Self> {
+        Ok(Self::Threads(HostingThreads::start(plan, results, waker)?))
+    }
+
+    /// Queues the start of a worker; the error says why not.
+    pub(crate) fn spawn(&self, job: SpawnJob) -> Result<(), String> {
+        match self {
+            Self::Threads(threads) => threads.spawn(job),
+            #[cfg(any(test, feature = "simulation"))]
+            Self::ByHand(tasks) => tasks.spawn(job),
+        }
+    }
+
+    /// Has working directories made ahead if few are left. For when nobody waits for a worker.
+    pub(crate) fn prepare_directories(&self) {
+        match self {
+            Self::Threads(threads) => threads.prepare_directories(),
+            #[cfg(any(test, feature = "simulation"))]
+            Self::ByHand(_) => {}
+        }
+    }
+
+    /// Queues the removal of an ended process's working directory; false if there is no room for it.
+    pub(crate) fn remove(&self, key: ProcessKey, process: ProcessId) -> bool {
+        match self {
+            Self::Threads(threads) => threads.remove(key, process),
+            #[cfg(any(test, feature = "simulation"))]
+            Self::ByHand(tasks) => tasks.submit(Job::Remove { key, process }).is_ok(),
+        }
+    }
+
+    /// Queues a job; gives it back when the queue is full.
+    pub(crate) fn submit(&self, job: Job) -> Result<(), Job> {
+        match self {
+            Self::Threads(threads) => threads.submit(job),
+            #[cfg(any(test, feature = "simulation"))]
+            Self::ByHand(tasks) => tasks.submit(job),
+        }
+    }
+}
+
+impl HostingThreads {
+    /// Starts the threads. They write to `results` and then wake `waker`.
+    fn start(plan: HostingPlan, results: Sender<JobResult>, waker: Arc<Waker>) -> std::io::Result<Self> {
         let HostingPlan { data, spawner, cgroups, strict, keeper, log } = plan;
         let site = Arc::new(Site {
             data,
@@ -161,7 +215,7 @@ impl Hosting {
     }
 
     /// Queues the start of a worker; the error says why not.
-    pub(crate) fn spawn(&self, job: SpawnJob) -> Result<(), String> {
+    fn spawn(&self, job: SpawnJob) -> Result<(), String> {
         let site = Arc::clone(&self.site);
         let task = move |workshop: &mut Workshop| {
             let worker = job.worker;
@@ -171,7 +225,7 @@ impl Hosting {
     }
 
     /// Has working directories made ahead if few are left. For when nobody waits for a worker.
-    pub(crate) fn prepare_directories(&self) {
+    fn prepare_directories(&self) {
         if self.site.directories.are_few() {
             // A full queue has removals in it, which fill as well.
             let _ = self.submit(Job::FillDirectories);
@@ -179,7 +233,7 @@ impl Hosting {
     }
 
     /// Queues the removal of an ended process's working directory; false if there is no room for it.
-    pub(crate) fn remove(&self, key: ProcessKey, process: ProcessId) -> bool {
+    fn remove(&self, key: ProcessKey, process: ProcessId) -> bool {
         let Some(clear) = self.clear.clone() else { return false };
         let site = Arc::clone(&self.site);
         let task = move |_: &mut Workshop| {
@@ -192,7 +246,7 @@ impl Hosting {
     }
 
     /// Queues a job; gives it back when the queue is full.
-    pub(crate) fn submit(&self, job: Job) -> Result<(), Job> {
+    fn submit(&self, job: Job) -> Result<(), Job> {
         let queue = match job {
             Job::Keeper(_) => &self.keeper,
             Job::Clear(_) | Job::Remove { .. } | Job::FillDirectories => &self.clear,
@@ -204,7 +258,7 @@ impl Hosting {
     }
 }
 
-impl Drop for Hosting {
+impl Drop for HostingThreads {
     fn drop(&mut self) {
         (self.keeper, self.clear) = (None, None);
         for thread in self.threads.drain(..) {

@@ -23,6 +23,7 @@
 //! | `network` | remote clients |
 //! | `keeper`, `keeping` | the process that outlives the server, and the server's side of it |
 //! | `application`, `manifest` | what is served |
+//! | `simulation` | for tests: the loop turned by hand, by a clock that stands |
 #![forbid(unsafe_code)]
 
 mod application;
@@ -62,6 +63,8 @@ mod server;
 mod sessions;
 mod settling;
 mod shard;
+#[cfg(any(test, feature = "simulation"))]
+pub mod simulation;
 mod sources;
 mod stats;
 mod supervision;

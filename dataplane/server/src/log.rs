@@ -9,6 +9,8 @@ use std::io::Write;
 /// How much a line matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
+    /// Nothing is said.
+    Silent,
     /// Something is wrong and needs a person.
     Error,
     /// Something went wrong and was dealt with.
@@ -20,6 +22,7 @@ pub enum Level {
 impl Level {
     fn word(self) -> &'static str {
         match self {
+            Self::Silent => "silent",
             Self::Error => "error",
             Self::Warning => "warning",
             Self::Info => "info",

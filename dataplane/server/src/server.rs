@@ -5,7 +5,7 @@
 
 mod options;
 mod start_error;
-mod starting;
+pub(crate) mod starting;
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};

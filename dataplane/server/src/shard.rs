@@ -121,22 +121,7 @@ impl Shard {
         let mut events = Events::with_capacity(POLL_EVENTS_MAX);
         while !self.is_over() {
             let wait = if self.ready.len() > 0 { Some(Duration::ZERO) } else { self.timers.wait(clock::now()) };
-            match self.poll.poll(&mut events, wait) {
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-                _ => {}
-            }
-            let start = clock::now();
-            for source in events.iter().filter_map(|event| Source::of(event.token())) {
-                self.ready.add(source);
-            }
-            for _ in 0..self.ready.len().min(TURN_SOURCES_MAX) {
-                let Some(source) = self.ready.take() else { break };
-                self.serve(source);
-            }
-            self.fire_timers();
-            let turn_us = u64::try_from(clock::since(start).as_micros()).unwrap_or(u64::MAX);
-            self.metrics.turn_us_max = self.metrics.turn_us_max.max(turn_us);
-            self.metrics.turn_backlog_max = self.metrics.turn_backlog_max.max(self.ready.len() as u64);
+            self.turn(&mut events, wait)?;
         }
         // Remote clients read their last answers.
         self.network = None;
@@ -144,7 +129,29 @@ impl Shard {
         Ok(())
     }
 
-    fn is_over(&self) -> bool {
+    /// Waits that long at most, and serves what there is then.
+    pub(crate) fn turn(&mut self, events: &mut Events, wait: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, wait) {
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+            _ => {}
+        }
+        let start = clock::now();
+        for source in events.iter().filter_map(|event| Source::of(event.token())) {
+            self.ready.add(source);
+        }
+        for _ in 0..self.ready.len().min(TURN_SOURCES_MAX) {
+            let Some(source) = self.ready.take() else { break };
+            self.serve(source);
+        }
+        self.fire_timers();
+        let turn_us = u64::try_from(clock::since(start).as_micros()).unwrap_or(u64::MAX);
+        self.metrics.turn_us_max = self.metrics.turn_us_max.max(turn_us);
+        self.metrics.turn_backlog_max = self.metrics.turn_backlog_max.max(self.ready.len() as u64);
+        Ok(())
+    }
+
+    /// Whether a shutdown is complete.
+    pub(crate) fn is_over(&self) -> bool {
         let ended = |process: &crate::processes::Process| matches!(process.stage, Stage::Ended);
         let is_empty = self.workers.is_empty() && self.processes.entries.values().all(ended);
         self.shutting_down && is_empty && self.swaps.is_quiet()

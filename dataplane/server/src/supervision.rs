@@ -41,14 +41,14 @@ impl Shard {
     /// A worker's pidfd fired, or may have.
     pub(crate) fn look_at_worker_exit(&mut self, key: WorkerKey) {
         let Some(life) = self.workers.get(&key).and_then(|worker| worker.life.as_ref()) else { return };
+        if life.pidfd.is_alive() {
+            return;
+        }
         let exit = match life.pidfd.try_wait() {
             Ok(Some(exit)) => exit,
             Ok(None) => return,
             // Already reaped by the spawning thread: dead all the same.
-            Err(_) if !life.pidfd.is_alive() => Exit::Code(0),
-            Err(error) => {
-                return self.log.error(format_args!("waiting for a worker failed: {error}"));
-            }
+            Err(_) => Exit::Code(0),
         };
         self.worker_exited(key, exit);
     }

@@ -37,6 +37,7 @@ mod link;
 mod listener;
 mod realm;
 mod room;
+mod stepped;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +51,7 @@ pub use caller::{Caller, Decodable, Encodable, Pending};
 pub use correspondent::Correspondent;
 pub use host::HarnessError;
 pub use link::{Fate, Link};
+pub use stepped::{Stepped, SteppedWorker};
 
 use crate::application::Application;
 use asleep::Woken;

@@ -82,7 +82,7 @@ struct Take {
     last_name: Option<String>,
 }
 
-struct Keeper {
+pub(crate) struct Keeper {
     poll: Poll,
     listener: OwnedFd,
     next_token: usize,
@@ -128,20 +128,27 @@ impl Keeper {
     fn serve(&mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(POLL_EVENTS_MAX);
         loop {
-            self.poll.poll(&mut events, self.timeout()).or_else(|error| match error.kind() {
-                io::ErrorKind::Interrupted => Ok(()),
-                _ => Err(error),
-            })?;
-            self.ready.extend(events.iter().map(|event| event.token().0));
-            for token in std::mem::take(&mut self.ready) {
-                self.turn(token);
-            }
-            self.end_orphans();
-            self.answer_takes();
+            let timeout = self.timeout();
+            self.attend(&mut events, timeout)?;
             if self.is_done() {
                 return Ok(());
             }
         }
+    }
+
+    /// Waits that long at most, and does what there is to do then.
+    fn attend(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        self.poll.poll(events, timeout).or_else(|error| match error.kind() {
+            io::ErrorKind::Interrupted => Ok(()),
+            _ => Err(error),
+        })?;
+        self.ready.extend(events.iter().map(|event| event.token().0));
+        for token in std::mem::take(&mut self.ready) {
+            self.turn(token);
+        }
+        self.end_orphans();
+        self.answer_takes();
+        Ok(())
     }
 
     fn timeout(&self) -> Option<Duration> {
@@ -377,5 +384,44 @@ impl Keeper {
             }
             connection.take = more.then_some(Take { request: take.request, last_name });
         }
+    }
+}
+
+/// For a test that has the keeper in its own thread, and greets it by the hand.
+#[cfg(any(test, feature = "simulation"))]
+impl Keeper {
+    /// A keeper that nobody can connect to.
+    pub(crate) fn by_hand() -> io::Result<Self> {
+        let socket = MessageSocket::pair().map_err(|error| io::Error::other(error.to_string()))?.0;
+        let mut keeper = Self::new(socket.into())?;
+        keeper.linger = Duration::MAX;
+        Ok(keeper)
+    }
+
+    /// A server at the other end of this socket, after its hello. An earlier one is gone.
+    pub(crate) fn adopt(&mut self, socket: MessageSocket) -> io::Result<()> {
+        let token = self.next_token;
+        self.next_token += 1;
+        self.watch(socket.as_fd(), token, Interest::READABLE | Interest::WRITABLE)?;
+        self.connections.insert(token, Connection { peer: Peer::new(socket), take: None });
+        self.ready.insert(token);
+        if let Some(former) = self.server.replace(token) {
+            self.connections.remove(&former);
+        }
+        Ok(())
+    }
+
+    /// Does what there is to do.
+    pub(crate) fn attend_now(&mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(POLL_EVENTS_MAX);
+        self.attend(&mut events, Some(Duration::ZERO))
+    }
+
+    /// Copies of all that it holds, for the next server; `None` as long as a worker of an earlier one is left.
+    pub(crate) fn hand_over(&self) -> io::Result<Option<BTreeMap<String, OwnedFd>>> {
+        if !self.wards.is_empty() {
+            return Ok(None);
+        }
+        self.held.iter().map(|(name, fd)| Ok((name.clone(), fd.try_clone()?))).collect::<io::Result<_>>().map(Some)
     }
 }

@@ -88,6 +88,12 @@ impl KeeperLink {
         }
     }
 
+    /// A connection whose other end a keeper has accepted already.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn over(socket: MessageSocket) -> Self {
+        Self { peer: Peer::new(socket), next_request: 1, child: None }
+    }
+
     /// Starts a keeper and connects to it. Blocks until it answers.
     ///
     /// # Errors

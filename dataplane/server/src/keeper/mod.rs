@@ -8,6 +8,8 @@ pub(crate) mod link;
 mod protocol;
 mod wards;
 
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use holder::Keeper;
 pub use holder::run;
 pub use link::{HeldDescriptor, KeeperEvent, KeeperLink, KeeperPlan};
 

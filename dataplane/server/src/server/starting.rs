@@ -21,7 +21,7 @@ use crate::directory_watch::DirectoryWatch;
 use crate::durability::{Durabilities, LogStore};
 use crate::elsewhere::Elsewhere;
 use crate::gateways::Gateways;
-use crate::hosting::{Hosting, HostingPlan, worker_plan};
+use crate::hosting::{Hosting, HostingPlan, JobResult, worker_plan};
 use crate::keeper::link::{KeeperLink, KeeperPlan};
 use crate::keeping::Keeping;
 use crate::limits::{
@@ -95,6 +95,68 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
     let transfers = options.storage.as_ref().map(|backend| Transfers::start(Arc::clone(backend), &results_in, &waker));
     let transfers = transfers.transpose().map_err(host("starting the threads of storage"))?;
     let hosting = Hosting::start(plan, results_in, Arc::clone(&waker)).map_err(host("starting helper threads"))?;
+    let ground = Ground {
+        log,
+        applications,
+        open_files,
+        data,
+        secret,
+        gives_users,
+        poll,
+        waker: Arc::clone(&waker),
+        hosting,
+        durabilities,
+        transfers,
+        link,
+        held,
+        orders,
+        results,
+    };
+    let mut shard = assemble(options, ground)?;
+    shard.network = Some(start_network(options, &shard)?);
+    shard.recover_sessions();
+    Ok(Prepared { shard, waker, sandbox_lacks })
+}
+
+/// What a server stands on: everything of its host that it has opened or started.
+pub(crate) struct Ground {
+    pub(crate) log: Log,
+    pub(crate) applications: BTreeMap<praas_protocol::Name, Arc<Application>>,
+    pub(crate) open_files: u64,
+    pub(crate) data: Arc<DataDirectory>,
+    pub(crate) secret: praas_protocol::token::Secret,
+    pub(crate) gives_users: bool,
+    pub(crate) poll: Poll,
+    pub(crate) waker: Arc<Waker>,
+    pub(crate) hosting: Hosting,
+    pub(crate) durabilities: Option<Durabilities>,
+    pub(crate) transfers: Option<Transfers>,
+    pub(crate) link: KeeperLink,
+    pub(crate) held: BTreeMap<String, OwnedFd>,
+    pub(crate) orders: Receiver<Order>,
+    pub(crate) results: Receiver<JobResult>,
+}
+
+/// The server on its ground, with the processes that an earlier one left, but without its network.
+pub(crate) fn assemble(options: &ServerOptions, ground: Ground) -> Result<Shard, StartError> {
+    let host = |what: &'static str| move |error: std::io::Error| StartError::host(what, &error);
+    let Ground {
+        log,
+        applications,
+        open_files,
+        data,
+        secret,
+        gives_users,
+        poll,
+        waker,
+        hosting,
+        durabilities,
+        transfers,
+        link,
+        held,
+        orders,
+        results,
+    } = ground;
     let listener = Listener::bind(&data.socket_path(), StaleSocket::ReplaceHolding(data.lock()))
         .map_err(|error| StartError::host("binding the server's socket", &error))?;
     data.write_local_token(&secret)?;
@@ -162,9 +224,7 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
     if options.watch {
         shard.timers.after(Duration::ZERO, Timer::Watch);
     }
-    shard.network = Some(start_network(options, &shard)?);
-    shard.recover_sessions();
-    Ok(Prepared { shard, waker, sandbox_lacks })
+    Ok(shard)
 }
 
 /// Threads for the network: one, for what is local and yet not in a process's memory, if there is none.
@@ -197,7 +257,9 @@ fn start_network(options: &ServerOptions, shard: &Shard) -> Result<NetworkThread
     NetworkThreads::start(plan, &options.listen, shards, options.network_driver)
 }
 
-fn check_applications(options: &ServerOptions) -> Result<BTreeMap<praas_protocol::Name, Arc<Application>>, StartError> {
+pub(crate) fn check_applications(
+    options: &ServerOptions,
+) -> Result<BTreeMap<praas_protocol::Name, Arc<Application>>, StartError> {
     let mut checked = BTreeMap::new();
     for application in &options.applications {
         let name = application.name;

@@ -35,6 +35,8 @@
 //!    taken for what does not exist; it sleeps again with what is still away left where it is.
 //! 8. The loop never waits for storage: that is the business of the threads of `transfer`.
 
+#[cfg(any(test, feature = "simulation"))]
+mod by_hand;
 mod deleting;
 mod fetching;
 mod filling;
@@ -57,6 +59,8 @@ use praas_protocol::control::ControlError;
 use praas_storage::snapshot::Snapshot;
 use praas_storage::{Backend, Folder};
 
+#[cfg(any(test, feature = "simulation"))]
+pub(crate) use self::by_hand::{HeldJob, HeldJobs};
 pub(crate) use self::fetching::Filler;
 pub(crate) use self::leaving::Swapping;
 pub(crate) use self::table::Swapped;

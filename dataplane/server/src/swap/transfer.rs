@@ -135,6 +135,14 @@ impl Transfers {
         Ok(Self { backend, queues, threads, under_way: Cell::new(0) })
     }
 
+    /// Without threads: all jobs lie in one channel until a test carries them out.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(crate) fn by_hand(backend: Arc<dyn Backend>) -> (Self, super::HeldJobs) {
+        let (jobs, queue) = channel();
+        let queues = Some(Queues { moving: jobs.clone(), fetching: jobs.clone(), filling: jobs });
+        (Self { backend, queues, threads: Vec::new(), under_way: Cell::new(0) }, super::HeldJobs(queue))
+    }
+
     /// Where processes sleep.
     pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
         &self.backend
@@ -189,7 +197,8 @@ fn work(queue: &Mutex<Receiver<Job>>, backend: &Arc<dyn Backend>, results: &Send
 }
 
 impl Job {
-    fn carry_out(self, backend: &Arc<dyn Backend>) -> TransferResult {
+    /// Does it, however long that takes.
+    pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> TransferResult {
         match self {
             Self::Write { key, job } => {
                 TransferResult::Written { key, written: Box::new(guarded(|| job.carry_out(backend), Err)) }

@@ -1,0 +1,39 @@
+//! Jobs of storage that a test carries out, when it likes, instead of threads.
+
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
+use praas_storage::Backend;
+
+use super::transfer::{Job, TransferResult};
+use crate::simulation::Asked;
+
+/// Where the loop's jobs arrive.
+#[derive(Debug)]
+pub(crate) struct HeldJobs(pub(super) Receiver<Job>);
+
+/// One of them.
+#[derive(Debug)]
+pub(crate) struct HeldJob(Job);
+
+impl HeldJobs {
+    /// Those that were begun since the last look, in their order.
+    pub(crate) fn begun(&self) -> impl Iterator<Item = HeldJob> {
+        self.0.try_iter().map(HeldJob)
+    }
+}
+
+impl HeldJob {
+    pub(crate) fn asked(&self) -> Asked {
+        match &self.0 {
+            Job::Write { .. } => Asked::Write,
+            Job::Read { process, .. } => Asked::Read { process: *process },
+            Job::Remove { folder, .. } => Asked::Remove { process: folder.process },
+            _ => Asked::Other,
+        }
+    }
+
+    pub(crate) fn carry_out(self, backend: &Arc<dyn Backend>) -> TransferResult {
+        self.0.carry_out(backend)
+    }
+}
