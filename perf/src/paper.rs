@@ -35,7 +35,7 @@ const FILES: &[&str] = &[
     include_str!("../data/paper/fig_kmeans.csv"),
 ];
 
-/// Which plot a figure of the paper belongs to here. The last four join later; their rows are kept for the claims.
+/// Which plot a figure of the paper belongs to here. Those without a plot join later; their rows are kept for the claims.
 const PLOTS: &[(&str, &str)] = &[
     ("fig_invocations", "invocations"),
     ("fig_invocations_extra", "invocations"),

@@ -18,9 +18,9 @@ fn run(settings: Settings) -> Result<Vec<Row>, BarError> {
     let mut floor = SequentialFile::reads(server.data_directory(), state.bytes())?;
     let mut figure = Measured::new("restored", |_| {
         make_cold(&server)?;
-        let span = sleeper.wake_whole()?;
+        let (_, whole) = sleeper.wake_whole()?;
         sleeper.fall_asleep()?;
-        Ok(one(span))
+        Ok(one(whole))
     });
     let mut turns = [Turn::new(&mut floor, ONCE), Turn::new(&mut figure, ONCE)];
     let outcomes = settings.interleave_rounds(BAR.id, heavy_rounds(settings), &mut turns)?;

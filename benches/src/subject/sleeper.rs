@@ -119,15 +119,16 @@ impl Sleeper {
         self.look(number)
     }
 
-    /// Wakes it by such a call and then has it look at the ends of all its objects; how long until it had seen the last one.
+    /// Wakes it by such a call and then has it look at the ends of all its objects; how long until the first reply, and until it
+    /// had seen the last object.
     ///
     /// # Errors
     /// Any [`SubjectError`].
-    pub fn wake_whole(&mut self) -> Result<Duration, SubjectError> {
+    pub fn wake_whole(&mut self) -> Result<(Duration, Duration), SubjectError> {
         let begun = Instant::now();
-        self.wake()?;
+        let first = self.wake()?;
         let answer = self.call(LOOK_AT_ENDS, Content { objects: self.state.objects, ..self.content() })?;
-        let span = begun.elapsed();
+        let whole = begun.elapsed();
         if answer != self.state.objects.to_le_bytes() {
             return Err(SubjectError::WrongAnswer {
                 function: LOOK_AT_ENDS.name(),
@@ -135,7 +136,7 @@ impl Sleeper {
                 actual: format!("{} bytes", answer.len()),
             });
         }
-        Ok(span)
+        Ok((first, whole))
     }
 
     /// Puts other bytes into so many of its objects, drawn at random.

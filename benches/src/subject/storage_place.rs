@@ -18,7 +18,7 @@ pub(super) const DISK_DIRECTORY: &str = "asleep";
 pub enum StoragePlace {
     /// In a directory within the server's own, which is made where temporary files are (`TMPDIR`).
     Disk,
-    /// In a bucket of an S3 server of this host.
+    /// In a bucket of S3.
     S3 {
         /// `http://HOST:PORT`.
         url: String,
@@ -30,6 +30,10 @@ pub enum StoragePlace {
         access_key: String,
         /// What proves it.
         secret_key: String,
+        /// Its region.
+        region: String,
+        /// Goes with keys that expire; empty with others.
+        session_token: String,
     },
     /// In a Redis server.
     Redis {
@@ -43,8 +47,8 @@ impl StoragePlace {
     pub(super) fn to_variable(&self) -> String {
         match self {
             Self::Disk => "disk".to_owned(),
-            Self::S3 { url, bucket, prefix, access_key, secret_key } => {
-                ["s3", url, bucket, prefix, access_key, secret_key].join("\n")
+            Self::S3 { url, bucket, prefix, access_key, secret_key, region, session_token } => {
+                ["s3", url, bucket, prefix, access_key, secret_key, region, session_token].join("\n")
             }
             Self::Redis { address } => ["redis", address].join("\n"),
         }
@@ -54,12 +58,14 @@ impl StoragePlace {
         let lines: Vec<String> = text.split('\n').map(str::to_owned).collect();
         match (lines[0].as_str(), &lines[1..]) {
             ("disk", []) => Some(Self::Disk),
-            ("s3", [url, bucket, prefix, access_key, secret_key]) => Some(Self::S3 {
+            ("s3", [url, bucket, prefix, access_key, secret_key, region, session_token]) => Some(Self::S3 {
                 url: url.clone(),
                 bucket: bucket.clone(),
                 prefix: prefix.clone(),
                 access_key: access_key.clone(),
                 secret_key: secret_key.clone(),
+                region: region.clone(),
+                session_token: session_token.clone(),
             }),
             ("redis", [address]) => Some(Self::Redis { address: address.clone() }),
             _ => None,
@@ -70,9 +76,11 @@ impl StoragePlace {
         match self {
             Self::Disk => Ok(Arc::new(DiskBackend::open(&data_directory.join(DISK_DIRECTORY))?)),
             #[cfg(feature = "remote-storage")]
-            Self::S3 { url, bucket, prefix, access_key, secret_key } => {
+            Self::S3 { url, bucket, prefix, access_key, secret_key, region, session_token } => {
                 use praas_storage::s3::{S3Backend, S3Settings};
-                let settings = S3Settings::of_server(url, bucket, prefix, access_key, secret_key);
+                let mut settings = S3Settings::of_server(url, bucket, prefix, access_key, secret_key);
+                settings.region.clone_from(region);
+                settings.session_token = Some(session_token.clone()).filter(|token| !token.is_empty());
                 Ok(Arc::new(S3Backend::open(settings)?))
             }
             #[cfg(feature = "remote-storage")]
@@ -102,6 +110,8 @@ mod tests {
             prefix: "p/".to_owned(),
             access_key: "a".to_owned(),
             secret_key: "s".to_owned(),
+            region: "r".to_owned(),
+            session_token: String::new(),
         };
         for place in [StoragePlace::Disk, s3, StoragePlace::Redis { address: "redis://127.0.0.1:1".to_owned() }] {
             assert_eq!(StoragePlace::parse(&place.to_variable()), Some(place));

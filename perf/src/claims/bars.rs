@@ -2,6 +2,7 @@
 
 use crate::claims::condition::{Bound, Condition, Place, cells, judge, payloads};
 use crate::claims::{Claim, Whose, command_of};
+use crate::plots::swap::{self, Step};
 use crate::row::{Kind, Rows};
 
 /// The paper's small payloads.
@@ -16,7 +17,7 @@ const REDIS: &[&str] = &["Redis list, blocking (Unix socket)", "Redis stream, bl
 const WORKERD: &[&str] = &["workerd Durable Object (HTTP, keep-alive)", "workerd, stateless"];
 
 pub(super) fn evaluate(rows: &Rows) -> Vec<Claim> {
-    [local(rows), remote(rows), redis(rows), s3(rows), state(rows), peers(rows)].concat()
+    [local(rows), remote(rows), redis(rows), s3(rows), state(rows), peers(rows), swap_s3(rows)].concat()
 }
 
 fn claim(rows: &Rows, id: &str, text: &str, condition: &Condition<'_>) -> Claim {
@@ -186,6 +187,25 @@ fn peers(rows: &Rows) -> Vec<Claim> {
     ]
 }
 
+fn swap_s3(rows: &Rows) -> Vec<Claim> {
+    // 85 % of the rate is so many times the span.
+    let bound = Bound::AtMostTimes(1.0 / 0.85);
+    [(Step::Out, "out", "put"), (Step::In, "in", "got")]
+        .into_iter()
+        .map(|(step, way, carried)| {
+            let ours = swap::series(step, "SeaweedFS S3");
+            let plain = format!("aws-sdk-s3, plain objects {carried}, SeaweedFS S3");
+            let places = vec![Place::Payload(swap::JUDGED_BYTES)];
+            let text = format!(
+                "{way}, 256 MiB, an S3 server on the same machine: ≥ 85 % of the rate that the SDK reaches with plain \
+                 parallel objects"
+            );
+            let condition = Condition { plot: "swap", ours: &ours, others: &[&plain], places, bound };
+            claim(rows, "swap-s3", &text, &condition)
+        })
+        .collect()
+}
+
 /// The series of a plot that are S3 servers, whichever were there.
 fn s3_series<'a>(rows: &'a Rows, plot: &'a str) -> Vec<&'a str> {
     let mut found: Vec<&str> = Vec::new();
@@ -212,7 +232,7 @@ mod tests {
     #[test]
     fn every_bar_is_there_without_rows_and_says_what_measures_it() {
         let claims = evaluate(&Rows::default());
-        for id in ["perf-local", "perf-remote", "perf-redis", "perf-s3", "perf-state", "perf-peers"] {
+        for id in ["perf-local", "perf-remote", "perf-redis", "perf-s3", "perf-state", "perf-peers", "swap-s3"] {
             assert!(claims.iter().any(|claim| claim.id == id), "{id}");
         }
         for claim in claims {
@@ -283,5 +303,20 @@ mod tests {
         };
         assert_eq!(verdicts(rows(11.5), "perf-remote")[0], Verdict::Met);
         assert_eq!(verdicts(rows(11.6), "perf-remote")[0], Verdict::NotMet);
+    }
+
+    #[test]
+    fn storing_and_waking_are_judged_by_the_rate_of_plain_objects() {
+        let rows = |ours: f64| {
+            let of = |series: &str, kind, figure| row("swap", series, kind, Some(256 << 20), figure);
+            vec![
+                of("praas out, SeaweedFS S3", Kind::Ours, ours),
+                of("aws-sdk-s3, plain objects put, SeaweedFS S3", Kind::Baseline, 85.0),
+                of("praas in, SeaweedFS S3", Kind::Ours, 100.1),
+                of("aws-sdk-s3, plain objects got, SeaweedFS S3", Kind::Baseline, 85.0),
+            ]
+        };
+        assert_eq!(verdicts(rows(99.9), "swap-s3"), [Verdict::Met, Verdict::NotMet]);
+        assert_eq!(verdicts(rows(101.0), "swap-s3"), [Verdict::NotMet, Verdict::NotMet]);
     }
 }

@@ -43,6 +43,11 @@ impl Entry {
         Self { key, batch, series: Ok(Box::new(series)) }
     }
 
+    /// A series of whatever kind, or why there is none.
+    pub fn boxed(key: Key, batch: Batch, series: Result<Box<dyn Series>, String>) -> Self {
+        Self { key, batch, series }
+    }
+
     /// A series that perhaps could not be opened: then its row says why.
     pub fn opened<S: Series + 'static, E: ToString>(key: Key, batch: Batch, opened: Result<S, E>) -> Self {
         let series = opened.map(|series| Box::new(series) as Box<dyn Series>).map_err(|error| error.to_string());

@@ -1,6 +1,7 @@
 //! The plots by id. Each is a file of its own, which says what is measured, how it is drawn and what it means to a user.
 
 mod allocation;
+pub(crate) mod cost;
 mod density;
 mod invocations;
 mod ipc;
@@ -9,6 +10,7 @@ mod peers;
 mod small_lanes;
 mod state;
 mod storage;
+pub(crate) mod swap;
 mod throughput;
 
 use crate::harness::Run;
@@ -42,5 +44,7 @@ pub const ALL: &[Plot] = &[
     storage::PLOT,
     throughput::PLOT,
     density::PLOT,
+    swap::PLOT,
+    cost::PLOT,
     peers::PLOT,
 ];

@@ -68,24 +68,9 @@ impl S3Client {
     /// # Errors
     /// [`BaselineError::System`] if the system gives it no event queue.
     pub fn new(endpoint: &S3Endpoint) -> Result<Self, BaselineError> {
-        let S3Endpoint { url, region, bucket, access_key, secret_key, session_token } = endpoint.clone();
         let runtime = Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(BaselineError::system("make a runtime"))?;
-        let timeouts = TimeoutConfig::builder().operation_timeout(PATIENCE).connect_timeout(PATIENCE).build();
-        let config = aws_sdk_s3::Config::builder()
-            .behavior_version(BehaviorVersion::latest())
-            .http_client(http_client())
-            .endpoint_url(url)
-            .region(Region::new(region))
-            .credentials_provider(Credentials::new(access_key, secret_key, session_token, None, "praas-perf"))
-            .force_path_style(true)
-            .timeout_config(timeouts)
-            .retry_config(RetryConfig::disabled())
-            .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
-            .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
-            .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
-            .build();
-        Ok(Self { runtime, client: Client::from_conf(config), bucket })
+        Ok(Self { runtime, client: client_of(endpoint.clone()), bucket: endpoint.bucket.clone() })
     }
 
     /// Makes the bucket.
@@ -161,6 +146,26 @@ impl S3Client {
         let request = self.client.delete_object().bucket(&self.bucket).key(key).send();
         self.runtime.block_on(request).map(drop).map_err(|error| failed("DeleteObject", key, &error))
     }
+}
+
+/// The vendor's client, which connects with its first request.
+pub(super) fn client_of(endpoint: S3Endpoint) -> Client {
+    let S3Endpoint { url, region, bucket: _, access_key, secret_key, session_token } = endpoint;
+    let timeouts = TimeoutConfig::builder().operation_timeout(PATIENCE).connect_timeout(PATIENCE).build();
+    let config = aws_sdk_s3::Config::builder()
+        .behavior_version(BehaviorVersion::latest())
+        .http_client(http_client())
+        .endpoint_url(url)
+        .region(Region::new(region))
+        .credentials_provider(Credentials::new(access_key, secret_key, session_token, None, "praas-perf"))
+        .force_path_style(true)
+        .timeout_config(timeouts)
+        .retry_config(RetryConfig::disabled())
+        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        .request_checksum_calculation(RequestChecksumCalculation::WhenRequired)
+        .response_checksum_validation(ResponseChecksumValidation::WhenRequired)
+        .build();
+    Client::from_conf(config)
 }
 
 #[cfg(not(feature = "tls"))]

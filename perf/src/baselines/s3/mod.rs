@@ -10,10 +10,12 @@
 
 mod client;
 mod elsewhere;
+mod parallel;
 mod servers;
 
 pub use client::{S3Client, S3Endpoint};
 pub use elsewhere::{BUCKET_VARIABLE, ENDPOINT_VARIABLE};
+pub use parallel::{Direction, PLANS, ParallelPlan, ParallelS3};
 pub use servers::{S3Kind, S3Server};
 
 /// What errors call it.
