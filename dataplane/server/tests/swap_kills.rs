@@ -9,10 +9,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use common::mails::{ask, processes};
-use common::sleeping::sleeping;
+use common::sleeping::{sleeping, told};
 use common::stage::{DIRECTORY, Played, Stage, options, process, status};
 use common::{PATIENCE, ROLE, eventually, is_keeper_socket, stage};
-use praas_client::ProcessState;
+use praas_client::{CallError, ProcessState};
 use praas_server::Server;
 use praas_storage::{Backend, BlobEntry, BlobName, DiskBackend, Folder, Published, Revision, StorageError};
 
@@ -24,6 +24,10 @@ const LINGER: Duration = Duration::from_secs(60);
 
 /// Instants that a test goes through at most: far more than a swap has.
 const INSTANTS_MAX: u64 = 60;
+
+/// Large objects of a process that comes back piece by piece, and bytes of each: more than is read before a process runs.
+const LARGE: u64 = 12;
+const LARGE_BYTES: usize = 400_000;
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
 #[test]
@@ -214,4 +218,74 @@ fn a_server_killed_at_any_instant_of_a_swap_in_leaves_the_process_asleep_and_the
         }
     }
     panic!("a swap-in takes more than {INSTANTS_MAX} instants");
+}
+
+#[test]
+fn a_server_killed_while_a_process_comes_back_piece_by_piece_leaves_it_with_all_it_knew() {
+    let stage = Stage::empty();
+    let Some(mut server) = start(&stage, 0) else { return stage.end() };
+    let client = stage.client();
+    let [alice] = processes(&client, ["alice"]);
+    // What each object is made of; one is replaced in each round, when some of it all is still in storage.
+    let mut seeds: Vec<u64> = (0..LARGE).collect();
+    let scatter = |number: usize, seed: u64| {
+        ask(&alice, "scatter", &format!("large-{number} {LARGE_BYTES} {seed}")).unwrap();
+    };
+    seeds.iter().enumerate().for_each(|(number, seed)| scatter(number, *seed));
+    let mut rounds = 0_u32;
+    // Each at first, where the manifest is claimed and the first page comes; later ones are alike.
+    for killed_at in (1..10).chain((10..=INSTANTS_MAX).step_by(5)) {
+        client.swap(process("alice")).unwrap();
+        server.terminate();
+        assert_eq!(server.end(), Some(42));
+        server = start(&stage, killed_at).unwrap();
+        eventually("the client is connected again", || client.list().is_ok());
+        let is_through = std::thread::scope(|scope| {
+            let look = scope.spawn(|| {
+                for (number, seed) in seeds.iter().enumerate() {
+                    let found = loop {
+                        match ask(&alice, "scattered", &format!("large-{number}")) {
+                            // Looking twice is the same as once.
+                            Err(CallError::ConnectionLost { .. } | CallError::WorkerLost) => {}
+                            found => break found.unwrap(),
+                        }
+                    };
+                    assert_eq!(found, told(LARGE_BYTES, *seed), "{number}, killed at {killed_at}");
+                }
+            });
+            eventually("all was looked at, or the server is killed", || {
+                look.is_finished() || server.child.try_wait().unwrap().is_some()
+            });
+            let is_through = look.is_finished();
+            if !is_through {
+                server = start(&stage, 0).unwrap();
+            }
+            look.join().unwrap();
+            is_through
+        });
+        rounds += 1;
+        if is_through {
+            // It may be killed by what comes back in the background.
+            server.kill();
+            server = start(&stage, 0).unwrap();
+            eventually("the client is connected again", || client.list().is_ok());
+        }
+        let number = usize::try_from(killed_at % LARGE).unwrap();
+        seeds[number] = 1000 + killed_at;
+        scatter(number, seeds[number]);
+        assert_eq!(ask(&alice, "add", "").unwrap(), rounds.to_string());
+        if is_through {
+            println!("all was looked at before instant {killed_at}");
+            break;
+        }
+    }
+    assert!(rounds > 8, "it was killed {rounds} times only");
+    client.swap(process("alice")).unwrap();
+    for (number, seed) in seeds.iter().enumerate() {
+        assert_eq!(ask(&alice, "scattered", &format!("large-{number}")).unwrap(), told(LARGE_BYTES, *seed));
+    }
+    drop((alice, client));
+    server.terminate();
+    assert_eq!(server.end(), Some(42));
+    stage.end();
 }

@@ -32,9 +32,11 @@ const LISTING_THREADS: usize = 4;
 /// Threads that bring back the rest of one process: they keep a disk busy, and leave a core to its workers.
 const FILLING_THREADS: usize = 4;
 /// How long the background waits after a worker has asked for something: it asks for the next thing soon.
-const QUIET_AFTER_ASKED: Duration = Duration::from_millis(5);
-/// How long the background gives way at once. Then it takes its next step, so that it ends however much is asked for.
-const GIVE_WAY_MAX: Duration = Duration::from_millis(100);
+const QUIET_AFTER_ASKED: Duration = Duration::from_millis(2);
+/// How long the background gives way at once, and how many bytes it brings back then without giving way again: so it ends, nearly as
+/// soon, however much is asked for. Who asks once is not held up, and who asks for everything has it by that.
+const GIVE_WAY_MAX: Duration = Duration::from_millis(5);
+const STEP_BYTES: u64 = 32 << 20;
 /// Looks at what is missing for one key: its page, its value, and both again when somebody was faster.
 const LOOKS_MAX: usize = 8;
 
@@ -68,6 +70,16 @@ struct Turn {
     /// Of these, what workers ask for.
     asked: usize,
     asked_at: Option<Instant>,
+    /// Whether the background rests: the process may be on its way to sleep.
+    rests: bool,
+    /// Bytes that the background may bring back before it gives way again.
+    credit_bytes: u64,
+}
+
+impl Turn {
+    fn is_background_over(&self) -> bool {
+        self.is_over || self.rests
+    }
 }
 
 /// How a run of the background ended.
@@ -151,9 +163,16 @@ impl Filling {
         waited.unwrap_or_else(PoisonError::into_inner).0.users == 0
     }
 
+    /// The background ends; what workers ask for comes back all the same.
+    pub(super) fn rest(&self) {
+        lock(&self.turn).rests = true;
+        self.changed.notify_all();
+    }
+
     /// The process goes on instead.
     pub(super) fn resume(&self) {
-        lock(&self.turn).is_over = false;
+        let mut turn = lock(&self.turn);
+        (turn.is_over, turn.rests) = (false, false);
     }
 
     fn enter(&self, is_asked: bool) -> Option<Use<'_>> {
@@ -166,27 +185,39 @@ impl Filling {
         Some(Use { filling: self, is_asked })
     }
 
-    /// The background waits while workers ask.
-    fn give_way(&self) -> ControlFlow<()> {
+    /// The background waits while workers ask, before it brings so many bytes back.
+    fn give_way(&self, bytes: u32) -> ControlFlow<()> {
         let mut turn = lock(&self.turn);
-        let began = (turn.asked > 0 || turn.asked_at.is_some()).then(crate::clock::now);
-        while let Some(began) = began.filter(|_| !turn.is_over) {
+        let is_asked = turn.asked > 0 || turn.asked_at.is_some();
+        if is_asked && turn.credit_bytes < u64::from(bytes) {
+            turn = self.wait_until_quiet(turn);
+        } else {
+            turn.credit_bytes = turn.credit_bytes.saturating_sub(bytes.into());
+        }
+        if turn.is_background_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn wait_until_quiet<'t>(&'t self, mut turn: MutexGuard<'t, Turn>) -> MutexGuard<'t, Turn> {
+        let began = crate::clock::now();
+        while !turn.is_background_over() {
             let now = crate::clock::now();
             let quiet_in = match turn.asked_at {
                 _ if turn.asked > 0 => QUIET_AFTER_ASKED,
                 Some(at) => QUIET_AFTER_ASKED.saturating_sub(now.saturating_duration_since(at)),
                 None => Duration::ZERO,
             };
+            if quiet_in.is_zero() {
+                turn.asked_at = None;
+                break;
+            }
             let wait = quiet_in.min(GIVE_WAY_MAX.saturating_sub(now.saturating_duration_since(began)));
             if wait.is_zero() {
-                if turn.asked == 0 && quiet_in.is_zero() {
-                    turn.asked_at = None;
-                }
+                turn.credit_bytes = STEP_BYTES;
                 break;
             }
             turn = self.changed.wait_timeout(turn, wait).unwrap_or_else(PoisonError::into_inner).0;
         }
-        if turn.is_over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        turn
     }
 
     /// The snapshot that has what is away.
@@ -316,7 +347,7 @@ impl Filling {
         snapshot.restore(0..snapshot.pages(), FILLING_THREADS, &rest);
         let wrong = rest.wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
         lock(&self.spare).clear();
-        if lock(&self.turn).is_over {
+        if lock(&self.turn).is_background_over() {
             return FillEnd::Stopped;
         }
         match wrong {
@@ -417,7 +448,7 @@ impl Restored for Rest<'_> {
     }
 
     fn page(&self, number: u32, objects: &[PageObject]) -> ControlFlow<()> {
-        self.filling.give_way()?;
+        self.filling.give_way(1)?;
         if !self.filling.restorer.is_absent(number) {
             return ControlFlow::Continue(());
         }
@@ -425,7 +456,7 @@ impl Restored for Rest<'_> {
     }
 
     fn value(&self, object: &PageObject, fill: &mut Fill<'_>) -> ControlFlow<()> {
-        self.filling.give_way()?;
+        self.filling.give_way(object.value_bytes)?;
         let Ok(stub) = stub_of(object) else { return ControlFlow::Continue(()) };
         let brought = self.filling.with_spare(object.value_bytes, |value| {
             fill(value).map_err(|error| of_storage(&error))?;

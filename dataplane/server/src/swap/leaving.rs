@@ -54,6 +54,9 @@ impl Shard {
     pub(super) fn begin_leaving(&mut self, key: ProcessKey, reason: SwapReason, asker: Option<Asker>) {
         if let Some(process) = self.processes.get(key) {
             let id = process.id;
+            if let Some(filler) = &process.filler {
+                filler.shared().rest();
+            }
             self.note_transition(id, ProcessState::Swapping, reason.words(), 0, Duration::ZERO);
         }
         self.begin_drain(key, Purpose::Swap(reason), asker.into_iter().collect());
@@ -210,9 +213,6 @@ impl Shard {
         // What failed to be acknowledged may have been published: the next attempt looks. What is away is where it was: nothing
         // of the snapshot before is removed until one that was acknowledged does without it.
         process.stored.snapshot = None;
-        if let Some(filler) = &process.filler {
-            filler.shared().resume();
-        }
         self.metrics.swaps_failed += 1;
         if self.shutting_down || !swapping.stoppers.is_empty() {
             if self.shutting_down {
@@ -233,10 +233,14 @@ impl Shard {
     fn has_stayed(&mut self, key: ProcessKey, askers: Vec<Asker>, why: &str) {
         let Some(process) = self.processes.get(key) else { return };
         let (id, state) = (process.id, process.state());
+        if let Some(filler) = &process.filler {
+            filler.shared().resume();
+        }
         self.log.warning(format_args!("process {id} was not swapped out and goes on: {why}"));
         self.note_transition(id, state, why, 0, Duration::ZERO);
         self.show_state(key);
         self.fail_swappers(id, askers, why);
+        self.fill_later(key);
         self.serve_waiters(&id);
     }
 
