@@ -46,6 +46,7 @@ const SERVER_COUNTERS: &[Figure] = &[
     ("processes_recovered", "Processes of a killed server that were brought back", |metrics| {
         metrics.processes_recovered
     }),
+    ("alarms_rung", "Times that a process was woken because it had asked for it", |metrics| metrics.alarms_rung),
     ("transitions", "Changes of the states of processes", |metrics| metrics.transitions),
     ("swaps_out", "Processes that were swapped out", |metrics| metrics.swaps_out),
     ("swaps_out_bytes", "Bytes that were written to swap processes out", |metrics| metrics.swapped_out_bytes),

@@ -94,6 +94,11 @@ impl CallRunner {
         self.lanes[slot_of(lane)] = Some(identity);
     }
 
+    /// The worker, between calls.
+    pub(crate) fn identity(&self) -> &WorkerIdentity {
+        &self.worker
+    }
+
     /// The messages of the process, between calls.
     pub(crate) fn invoke_room(&self) -> &InvokeRoom {
         &self.worker.invoke

@@ -19,6 +19,7 @@ use crate::messages::MessageRoom;
 use crate::process_list::ProcessRoom;
 use crate::standing_aside::RingRecord;
 use crate::state::StateRoom;
+use crate::wake_ups::WakeRoom;
 
 /// What does not change while a worker lives.
 #[derive(Debug)]
@@ -33,6 +34,7 @@ pub(crate) struct WorkerIdentity {
     pub(crate) ring_record: RingRecord,
     pub(crate) invoke: InvokeRoom,
     pub(crate) durability: DurabilityRoom,
+    pub(crate) wake_ups: WakeRoom,
 }
 
 /// What does not change while a lane or a connection lives.
@@ -84,6 +86,11 @@ impl<'call> Context<'call> {
     #[inline]
     pub(crate) fn state_room(&self) -> &'call StateRoom {
         &self.worker.state
+    }
+
+    /// The worker that runs the call.
+    pub(crate) fn identity(&self) -> &'call WorkerIdentity {
+        self.worker
     }
 
     /// The log of the process, if it has one.

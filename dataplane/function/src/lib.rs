@@ -17,6 +17,7 @@
 //! | read and answer Rust types without decoding | [`Application::typed`] |
 //! | keep objects from call to call, shared by all workers | [`state`] |
 //! | send messages to other processes, and receive theirs | [`messages`] |
+//! | be woken at a time | [`Context::wake_at`] |
 //! | know which processes the application has | [`Context::processes`], [`Context::watch_processes`] |
 //! | call functions of other processes, or of the own one | [`invoke`] |
 //! | know the caller, the time left, whether anyone still waits | [`Context`] |
@@ -63,6 +64,7 @@ mod table;
 pub mod testing;
 mod typed;
 mod waiting;
+mod wake_ups;
 mod worker;
 
 pub use application::Application;
@@ -76,6 +78,7 @@ pub use messages::{
 };
 pub use praas_protocol::control::ProcessState;
 pub use praas_protocol::state::Condition;
+pub use praas_protocol::wake_up::CalendarRefusal;
 pub use praas_protocol::{
     Address, Durability, Idempotency, IdempotencyKey, MessageId, Name, NameError, ProcessId, SessionId, StateType,
 };
@@ -85,4 +88,5 @@ pub use runtime::{CONTROL_SOCKET_FD, KEEPER_PIPE_FD, WORKER_VARIABLE, is_worker}
 pub use state::{State, StateBytes, StateError, StateLoan, StateObject, StateValue};
 pub use table::ApplicationError;
 pub use typed::{InputValidator, OutputSerializer, OutputWriter, TypedInput, TypedOutput};
+pub use wake_ups::{WakeUp, WakeUpError, WakeUpId};
 pub use worker::WorkerError;

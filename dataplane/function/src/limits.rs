@@ -20,6 +20,9 @@ pub(crate) const COMMAND_BYTES_MAX: usize = 4096;
 /// life, and one for each lane that is opened or closed; a call that goes on for long gathers those.
 pub(crate) const COMMANDS_QUEUED_MAX: usize = 512;
 
+/// Wake-ups that are put into the mailbox between two changes of their list: a few hundred kilobytes at most.
+pub(crate) const WAKE_UPS_AT_ONCE: usize = 64;
+
 /// Message lanes that one worker holds open; beyond them the one used least recently is closed. Half of the lanes that a worker
 /// may have.
 pub(crate) const MESSAGE_LANES_OUT_MAX: usize = praas_protocol::limits::LANES_PER_WORKER_MAX / 2;

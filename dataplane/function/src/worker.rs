@@ -38,6 +38,7 @@ use crate::standing_aside::RingRecord;
 use crate::state::StateRoom;
 use crate::table::ApplicationError;
 use crate::waiting::Waiting;
+use crate::wake_ups::{self, WakeRoom};
 
 /// Descriptors that come with every lane; a reply doorbell is one more.
 const LANE_FDS: usize = 4;
@@ -210,6 +211,7 @@ impl Worker {
             ring_record: RingRecord::default(),
             invoke: InvokeRoom::new(process, wait_mode, call_lanes),
             durability: DurabilityRoom::new(watch),
+            wake_ups: WakeRoom::default(),
         };
         let runner = CallRunner::new(table, worker, payload_bytes_max as usize, answers_kept_for);
         mail.send(&WorkerMessage::Ready)?;
@@ -339,8 +341,16 @@ impl Worker {
                 Ok(None)
             }
             // The phase is read before every claim: being awake is all that was asked.
-            // An answer of that kind that no call awaits any more: what it was about is there, or is asked for again.
-            WorkerCommand::Wake | WorkerCommand::StateFetched { .. } => Ok(None),
+            WorkerCommand::Wake => Ok(None),
+            // No call awaits it any more: what it was about is there, or is asked for again.
+            WorkerCommand::StateFetched { .. } => {
+                wake_ups::look_again(self.runner.identity())?;
+                Ok(None)
+            }
+            WorkerCommand::WakeUpsLook { now_unix_ms } => {
+                wake_ups::look(self.runner.identity(), now_unix_ms)?;
+                Ok(None)
+            }
             WorkerCommand::Exit => {
                 // Whose replies are held has been served: they are released first, unless the server loses its patience.
                 if let Some(held) = self.end.held_replies() {

@@ -16,6 +16,7 @@
 //! | [`session`] | the functions by which clients send and receive messages |
 //! | [`state`] | the functions by which state is read and written from outside |
 //! | [`token`] | who may do what until when |
+//! | [`wake_up`] | messages that a process gets from itself at a time |
 //! | [`control`] | client ↔ server and server ↔ worker messages on Unix sockets |
 //! | [`codec`] | how those messages become bytes |
 //! | [`wire`] | the network protocol, byte by byte |
@@ -34,6 +35,7 @@ pub mod phase;
 pub mod session;
 pub mod state;
 pub mod token;
+pub mod wake_up;
 pub mod wire;
 
 pub use durability::Durability;

@@ -113,6 +113,15 @@ pub const OUTPUT_BYTES_KEPT: usize = 256 << 10;
 /// Bytes of captured output in one message, so that it fits [`CONTROL_MESSAGE_BYTES_MAX`] with its header.
 pub const OUTPUT_CHUNK_BYTES: usize = 32 << 10;
 
+/// Wake-ups that a process may have asked for and not got yet: their list is one object, rewritten with each change.
+pub const WAKE_UPS_MAX: usize = 1024;
+
+/// Bytes that one wake-up may say: a hint of what is to be done. What is long belongs into the state.
+pub const WAKE_UP_BYTES_MAX: usize = 4 << 10;
+
+/// Bytes of all wake-ups of a process with their keys: rewriting so many takes some tens of microseconds.
+pub const WAKE_UPS_BYTES_MAX: usize = 256 << 10;
+
 /// Bytes that the state of one process may grow to unless its application's `praas.toml` says otherwise: 64 MiB.
 pub const STATE_BYTES_MAX_DEFAULT: u64 = 64 << 20;
 

@@ -71,6 +71,7 @@ mod supervision;
 mod swap;
 mod timers;
 mod transitions;
+mod wake_ups;
 mod watch;
 mod workers;
 

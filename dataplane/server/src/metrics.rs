@@ -53,6 +53,8 @@ pub struct Metrics {
     pub restores_failed: u64,
     /// Requests that waited for a process that was away.
     pub requests_waited: u64,
+    /// Times that a process was woken because it had asked for it.
+    pub alarms_rung: u64,
     /// What earlier servers left in storage and belonged to nobody.
     pub orphans_removed: u64,
     /// Changes of the states of processes.

@@ -28,6 +28,7 @@ use crate::settling::Unsettled;
 use crate::shard::Shard;
 use crate::stats::FunctionCounts;
 use crate::swap::{Filler, StoredCopy, Swapped, Swapping, Woken};
+use crate::wake_ups::WakeUps;
 use crate::workers::WorkerKey;
 
 /// Names one incarnation of a process; never reused.
@@ -113,6 +114,8 @@ pub(crate) struct Process {
     pub(crate) idle_swap: IdleSwap,
     /// Whether it has come back from storage and no worker was ready since.
     pub(crate) is_waking: bool,
+    /// What is known of the messages that it has asked to get at a time.
+    pub(crate) wake_ups: WakeUps,
     /// What storage has of it.
     pub(crate) stored: StoredCopy,
     /// What brings back what is in storage only, while something is.
@@ -159,6 +162,7 @@ impl Process {
             idle_swap_ms: None,
             idle_swap: IdleSwap::default(),
             is_waking: false,
+            wake_ups: WakeUps::default(),
             stored: StoredCopy::default(),
             filler: None,
         }
@@ -432,6 +436,7 @@ impl Shard {
         let (id, user) = (process.id, process.user.take());
         self.metrics.output_bytes_dropped += process.output.dropped();
         self.processes.by_id.remove(&id);
+        self.set_alarm(id, None);
         if let Some(user) = user {
             self.processes.give_user_back(user);
         }

@@ -22,6 +22,7 @@ use crate::process_ledger::ProcessLedger;
 use crate::process_memory::{ProcessMemory, memory_names, parse_memory_name};
 use crate::processes::Process;
 use crate::shard::Shard;
+use crate::wake_ups::WakeUps;
 
 /// What an earlier server left of a process.
 enum Left {
@@ -95,6 +96,7 @@ impl Shard {
             Left::Memory(memory) => {
                 let memory = process.memory.insert(*memory);
                 process.is_kept = true;
+                process.wake_ups = WakeUps::unsure();
                 if self.gives_users {
                     let user = memory.ledger.record().user;
                     process.user = match user {

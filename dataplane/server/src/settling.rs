@@ -84,7 +84,8 @@ impl Shard {
         let Some(writer) = writer else {
             process.unsettled.since = None;
             // Messages that the dead held may be taken by others now.
-            return self.ring_mail_bell(key);
+            self.ring_mail_bell(key);
+            return self.wake_ups_are_unsure(key);
         };
         let now = clock::now();
         if now.duration_since(*process.unsettled.since.get_or_insert(now)) >= SETTLING_MAX {

@@ -48,6 +48,7 @@ use crate::sources::{ReadyQueue, Source};
 use crate::swap::{SwapReason, Swaps};
 use crate::timers::{Timer, Timers};
 use crate::transitions::Transitions;
+use crate::wake_ups::Alarms;
 use crate::watch::Watch;
 use crate::workers::{Worker, WorkerKey};
 
@@ -92,6 +93,8 @@ pub(crate) struct Shard {
     pub(crate) directories: Directories,
     pub(crate) directory_watch: DirectoryWatch,
     pub(crate) transitions: Transitions,
+    /// When processes are due that have asked to be woken.
+    pub(crate) alarms: Alarms,
     /// What takes the changes of logged processes to their logs, if there is a log.
     pub(crate) durabilities: Option<Durabilities>,
     /// Processes on their way to storage and back, and who waits for them.
@@ -188,6 +191,7 @@ impl Shard {
                 Timer::MessageLane(key, slot) => self.message_lane_due(key, MessageLaneSlot(slot)),
                 Timer::Fill(key) => self.fill_due(key),
                 Timer::Away => self.away_due(),
+                Timer::WakeUps => self.look_at_alarms(),
                 Timer::OrphanedLanes => self.look_at_orphaned_lanes(),
                 Timer::Connection(connection) => self.connection_due(connection),
                 Timer::Claims => self.look_at_claims(),

@@ -43,6 +43,8 @@ pub(crate) enum Timer {
     Fill(ProcessKey),
     /// Whether somebody has waited too long for a process that is away.
     Away,
+    /// Whether a process is due that has asked to be woken.
+    WakeUps,
     /// Whether message lanes without a sender are drained.
     OrphanedLanes,
     /// Whether the token of a dedicated connection has expired.

@@ -105,6 +105,8 @@ pub(crate) struct Worker {
     pub(crate) idle: Option<(u64, Instant)>,
     /// What it has asked for of its process's state and was not answered.
     pub(crate) fetches: u32,
+    /// Whether it was told to look at the wake-ups of its process, and has not answered.
+    pub(crate) looks_at_wake_ups: bool,
     /// Why the server ends it, for the record.
     pub(crate) end_reason: Option<String>,
     /// Whether it must die as soon as it has an OS process.
@@ -250,6 +252,7 @@ impl Shard {
                 sightings: HashMap::new(),
                 idle: None,
                 fetches: 0,
+                looks_at_wake_ups: false,
                 end_reason: None,
                 doomed: false,
             },
@@ -475,6 +478,10 @@ impl Shard {
                 self.fetch_state(key, request, wanted);
                 Ok(())
             }
+            WorkerMessage::WakeUps { seen, is_answer } if worker.is_introduced() => {
+                self.hear_of_wake_ups(key, seen, is_answer);
+                Ok(())
+            }
             WorkerMessage::CallLaneOpen { request, to } if worker.is_introduced() => {
                 self.open_call_lane(key, request, to);
                 Ok(())
@@ -584,6 +591,7 @@ impl Shard {
         }
         self.look_at_claims_later();
         self.settle_if_ready(process);
+        self.look_at_wake_ups_if_due(process);
         self.hosting.prepare_directories();
     }
 }

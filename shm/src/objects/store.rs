@@ -284,6 +284,19 @@ impl Store {
         self.validated.set(version, type_id);
     }
 
+    /// A mark by which others know whether the worker whose end it is lives; see [`Store::lives`]. 0 for the server's.
+    #[must_use]
+    pub fn mark(&self) -> u32 {
+        self.owner_word()
+    }
+
+    /// Whether the worker of a [mark](Store::mark) still has its end, or was not settled yet. No mark comes twice in the life of
+    /// a process.
+    #[must_use]
+    pub fn lives(&self, mark: u32) -> bool {
+        row_owner::lives(self.space(), mark)
+    }
+
     /// The hash of a key in this segment, for tests that choose keys of one bucket.
     #[cfg(feature = "fault-points")]
     #[must_use]

@@ -11,11 +11,15 @@ use std::time::Duration;
 
 use crate::copy;
 use crate::objects::granule::Granule;
+use crate::objects::index::{self, Spot};
 use crate::objects::layout::header::{HASH_SEED, LOCK, POSITION};
 use crate::objects::lock::{self, Locked};
 use crate::objects::object::Placed;
 use crate::objects::restoring::Restoring;
-use crate::objects::{Key, LockOwner, ObjectHeader, Objects, RecoverError, StateError, everything, row_owner, stub};
+use crate::objects::words::Space;
+use crate::objects::{
+    Key, LockOwner, ObjectHeader, Objects, RecoverError, StateError, everything, hash, row_owner, stub,
+};
 
 use super::{Remainder, StoredAt};
 
@@ -117,11 +121,7 @@ impl QuietCut {
             let wrong = || StateError::corrupt("key of an object", object.place.at());
             let text = object.key_text(space).ok_or_else(wrong)?;
             let key = Key::new(object.namespace(), &text).map_err(|_| wrong())?;
-            let value = if object.is_stub() {
-                CutValue::Stored(stub::stored_at(space, object))
-            } else {
-                CutValue::Here { token: object.place.number() }
-            };
+            let value = value_of(space, object);
             let shown = CutObject { hash: object.hash(space), key, header: object.header(space), value };
             each(&shown).map_err(|error| {
                 refused = Some(error);
@@ -133,6 +133,18 @@ impl QuietCut {
             Some(error) => Err(error),
             None => walked.map_err(E::from),
         }
+    }
+
+    /// An object by its key; `None` if there is none, or if it lies in a page that did not come back.
+    ///
+    /// # Errors
+    /// [`StateError::Corrupt`].
+    pub fn find(&self, key: &Key<'_>) -> Result<Option<(ObjectHeader, CutValue)>, StateError> {
+        let space = self.objects.space();
+        let Spot::Held { object, .. } = index::find(space, key, hash::of(self.hash_seed(), key))? else {
+            return Ok(None);
+        };
+        Ok(Some((object.header(space), value_of(space, &object))))
     }
 
     /// How many objects there are.
@@ -164,6 +176,14 @@ impl QuietCut {
     /// [`StateError::Corrupt`].
     pub fn remainder(&self) -> Result<Remainder, StateError> {
         Remainder::of(&self.objects)
+    }
+}
+
+fn value_of(space: Space<'_>, object: &Placed) -> CutValue {
+    if object.is_stub() {
+        CutValue::Stored(stub::stored_at(space, object))
+    } else {
+        CutValue::Here { token: object.place.number() }
     }
 }
 

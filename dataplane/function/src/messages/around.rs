@@ -8,6 +8,8 @@ use praas_protocol::control::WorkerMessage;
 
 use crate::context::Context;
 use crate::standing_aside::StandingAside;
+use crate::wake_ups;
+use crate::worker::WorkerError;
 
 /// Polls between two looks at everything else.
 const POLLS_PER_LOOK_AROUND: u32 = 256;
@@ -31,6 +33,11 @@ pub(crate) trait Around {
 
     /// A request is about to be published in a call lane: the root id that it carries.
     fn begin_request(&self) -> u128;
+
+    /// The server says what time it is: what is due by then is put into the mailbox.
+    fn look_at_wake_ups(&self, _now_unix_ms: u64) -> Result<(), WorkerError> {
+        Ok(())
+    }
 
     /// Time that is left for whatever is done; `None` for as much as it takes.
     fn time_left(&self) -> Option<Duration>;
@@ -74,6 +81,10 @@ impl<'call> Around for Context<'call> {
             self.mail().hint(&WorkerMessage::Ring);
         }
         root
+    }
+
+    fn look_at_wake_ups(&self, now_unix_ms: u64) -> Result<(), WorkerError> {
+        wake_ups::look(self.identity(), now_unix_ms)
     }
 
     fn time_left(&self) -> Option<Duration> {

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use praas_protocol::control::{MessageLaneSlot, WaitMode, WorkerCommand, WorkerMessage};
 use praas_protocol::message::Accepted;
-use praas_protocol::{Address, MessageId, ProcessId};
+use praas_protocol::{Address, Key, MessageId, ProcessId};
 use praas_shm::mail_bell::MailBell;
 use praas_shm::mailbox::{InboundLane, MailError, Mailbox, NewMessage};
 use praas_shm::message_lane::Inbound;
@@ -188,6 +188,13 @@ impl MessageRoom {
         Err(RecvError::Mailbox(MailError::Outdated))
     }
 
+    /// Puts a message of this process to itself into its mailbox. The error says why not.
+    pub(crate) fn put_own(&self, key: Key<'_>, bytes: &[u8]) -> Result<(), String> {
+        let mailbox = self.mailbox()?;
+        let new = NewMessage { source: &self.own, id: self.next_id(mailbox), key, bytes, repeats: false };
+        mailbox.put(&new).map(drop).map_err(|error| error.to_string())
+    }
+
     // --- the server's messages
 
     /// Whether the server has said nothing since the last look, and said all that it has to say.
@@ -206,18 +213,21 @@ impl MessageRoom {
     /// Obeys what the server has said of message lanes since the last look.
     #[inline]
     pub(super) fn heed(&self, around: &impl Around) -> Result<(), WorkerError> {
-        if self.is_heeded(around) { Ok(()) } else { self.hear(around.mail_count()) }
+        if self.is_heeded(around) { Ok(()) } else { self.hear(around, around.mail_count()) }
     }
 
     #[cold]
-    fn hear(&self, mail_count: u32) -> Result<(), WorkerError> {
+    fn hear(&self, around: &impl Around, mail_count: u32) -> Result<(), WorkerError> {
         // A further round takes a queue full of announcements, and a mailbox has a bounded number of lanes.
         loop {
             self.mail.hear()?;
             let was_full = self.mail.is_full();
             let mut obeyed = false;
-            while let Some(parcel) = self.mail.take_queued(is_of_message_lanes) {
-                self.obey(parcel)?;
+            while let Some(parcel) = self.mail.take_queued(is_of_mailbox) {
+                match parcel.command {
+                    WorkerCommand::WakeUpsLook { now_unix_ms } => around.look_at_wake_ups(now_unix_ms)?,
+                    _ => self.obey(parcel)?,
+                }
                 obeyed = true;
             }
             if !was_full {
@@ -298,7 +308,12 @@ impl MessageRoom {
     }
 }
 
-/// Messages of the server that are obeyed inside calls too.
+/// Messages of the server that are obeyed inside calls too, where they look into the mailbox.
+fn is_of_mailbox(command: &WorkerCommand) -> bool {
+    is_of_message_lanes(command) || matches!(command, WorkerCommand::WakeUpsLook { .. })
+}
+
+/// Those of them that only say what there is.
 pub(super) fn is_of_message_lanes(command: &WorkerCommand) -> bool {
     matches!(command, WorkerCommand::InboundLaneAdd { .. } | WorkerCommand::MessageLaneGone { .. })
 }

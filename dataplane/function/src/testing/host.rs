@@ -227,6 +227,18 @@ impl Host {
         self.workers.iter().try_for_each(|worker| worker.line.tell(&WorkerCommand::Wake, &[]))
     }
 
+    /// Says what time it is, and waits until each worker has put into the mailbox what is due.
+    pub(super) fn tell_time(&self, now_unix_ms: u64) -> Result<(), HarnessError> {
+        self.workers.iter().try_for_each(|worker| {
+            worker.line.tell(&WorkerCommand::WakeUpsLook { now_unix_ms }, &[])?;
+            self.mailboxes.bell.ring();
+            // One that has to fetch them from storage first answers twice.
+            worker.line.await_answer("wake-ups", |message| {
+                matches!(message, WorkerMessage::WakeUps { seen: Some(_), is_answer: true }).then_some(())
+            })
+        })
+    }
+
     pub(super) fn open_lane(&mut self, principal: &str, trusted: bool) -> Result<Caller, HarnessError> {
         let principal = principal.parse()?;
         let lane = self.callable.take_number().ok_or(HarnessError::Lanes)?;

@@ -93,6 +93,8 @@ impl Line {
                     eprintln!("a worker of {} was not told that its state is back: {error}", sender.source);
                 }
             }
+            // A harness tells the time when its test does.
+            WorkerMessage::WakeUps { is_answer: false, .. } => {}
             // A harness has as many workers as it was told to have.
             WorkerMessage::Ring => {}
             // The host may have gone already.

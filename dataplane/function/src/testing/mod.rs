@@ -40,7 +40,7 @@ mod room;
 mod stepped;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use praas_protocol::control::WaitMode;
 use praas_protocol::limits::PAYLOAD_BYTES_MAX_DEFAULT;
@@ -298,6 +298,15 @@ impl Harness {
     /// [`HarnessError`] when a worker cannot be told.
     pub fn drain(&self) -> Result<(), HarnessError> {
         self.host.set_phase(Phase::Draining)
+    }
+
+    /// Says what time it is: the wake-ups of [`Context::wake_at`](crate::Context::wake_at) that are due by then are in the mailbox
+    /// when this returns. No other clock runs in a harness, so a test has its process woken whenever it likes, or set back.
+    ///
+    /// # Errors
+    /// [`HarnessError::NoAnswer`] when a worker is busy with a call that does not receive messages.
+    pub fn time_is(&self, now: SystemTime) -> Result<(), HarnessError> {
+        self.host.tell_time(crate::wake_ups::unix_ms(now))
     }
 
     /// Ends a drain: the process is active again.

@@ -35,6 +35,15 @@ pub struct StateNotFetched {
     pub reason: String,
 }
 
+/// What a worker knows of the wake-ups of its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CalendarSeen {
+    /// Version of their list, 0 if there is none: what was seen of a later one counts.
+    pub version: u64,
+    /// When the next one is due, milliseconds since 1970.
+    pub next_due_unix_ms: Option<u64>,
+}
+
 /// Worker → server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum WorkerMessage {
@@ -120,6 +129,13 @@ pub enum WorkerMessage {
         request: u32,
         /// What is away.
         wanted: StateWanted,
+    },
+    /// The wake-ups of the process have changed, or were looked at.
+    WakeUps {
+        /// What they are now; `None` where they are in storage still, and were asked for.
+        seen: Option<CalendarSeen>,
+        /// Whether this answers `WakeUpsLook`.
+        is_answer: bool,
     },
 }
 
@@ -257,5 +273,10 @@ pub enum WorkerCommand {
         request: u32,
         /// Why not, if not.
         error: Option<StateNotFetched>,
+    },
+    /// Put the wake-ups that are due into the mailbox. Answered by `WakeUps`; obeyed inside calls that receive, too.
+    WakeUpsLook {
+        /// What time it is, milliseconds since 1970.
+        now_unix_ms: u64,
     },
 }

@@ -120,10 +120,12 @@ impl Shard {
         let folder = process.folder().ok_or("the process has no memory any more")?;
         let calls = process.calls_of_ended;
         let memory = process.memory.as_ref().ok_or("the process has no memory any more")?;
+        let mut life = Life::new(memory.ledger.record(), process.idle_swap_ms, calls);
+        life.next_wake_unix_ms = self.alarms.of(&process.id);
         Ok(WriteJob {
             folder,
             objects: Arc::clone(&memory.objects),
-            life: Life::new(memory.ledger.record(), process.idle_swap_ms, calls),
+            life,
             lanes: self.inbound_lanes(key)?,
             base: process.stored.snapshot.clone(),
             epoch: process.stored.epoch,
@@ -157,7 +159,7 @@ impl Shard {
     pub(crate) fn fall_asleep(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.get_mut(key) else { return };
         let Stage::Swapping(swapping) = std::mem::replace(&mut process.stage, Stage::Ended) else { return };
-        let Some(Written { snapshot, moved_bytes, stored_bytes }) = swapping.written else { return };
+        let Some(Written { snapshot, moved_bytes, stored_bytes, next_wake_unix_ms }) = swapping.written else { return };
         if !swapping.stoppers.is_empty() {
             process.stored = StoredCopy { exists: true, ..StoredCopy::default() };
             self.remove_process(key, swapping.stoppers);
@@ -169,6 +171,7 @@ impl Shard {
         swapped.listed = process.listed.take();
         self.processes.by_id.remove(&id);
         self.processes.swapped.insert(id, swapped);
+        self.set_alarm(id, next_wake_unix_ms);
         self.let_openers_wait(key);
         self.give_memory_up(key);
         self.metrics.swaps_out += 1;

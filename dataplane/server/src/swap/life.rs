@@ -25,6 +25,8 @@ pub(super) struct Life {
     pub(super) idle_swap_ms: Option<u64>,
     /// Calls that its workers say they answered.
     pub(super) calls: u64,
+    /// When the next message is due that it has asked to get at a time; milliseconds since 1970.
+    pub(super) next_wake_unix_ms: Option<u64>,
 }
 
 impl Life {
@@ -39,6 +41,7 @@ impl Life {
             generations,
             idle_swap_ms,
             calls,
+            next_wake_unix_ms: None,
         }
     }
 

@@ -24,6 +24,7 @@ use crate::clock;
 use crate::process_memory::ProcessMemory;
 use crate::processes::{Asker, Process, ProcessKey, Stage};
 use crate::shard::Shard;
+use crate::wake_ups::WakeUps;
 
 /// Time after a wake that failed in which whoever needs the process is only told so: clients ask again within milliseconds.
 const RETRY_DELAY: Duration = Duration::from_millis(200);
@@ -80,6 +81,12 @@ impl Shard {
         let Some(transfers) = &self.swaps.transfers else { return };
         transfers.begin(Job::Read { process: *id, job: Box::new(ReadJob { folder }) });
         self.set_rest(*id, Rest::Waking { since: clock::now() }, "needed");
+    }
+
+    /// A process that is away is due, because it has asked to be woken.
+    pub(crate) fn wake_due(&mut self, id: &ProcessId) {
+        self.metrics.alarms_rung += u64::from(self.processes.swapped.get(id).is_some_and(super::Swapped::sleeps));
+        self.wake(id, None);
     }
 
     /// A thread has read a process, or has not.
@@ -168,6 +175,9 @@ impl Shard {
         process.filler = filler;
         process.idle_swap_ms = life.idle_swap_ms;
         process.calls_of_ended = life.calls;
+        if life.next_wake_unix_ms.is_some() {
+            process.wake_ups = WakeUps::unsure();
+        }
         process.listed = swapped.listed;
         process.stored = StoredCopy {
             exists: true,

@@ -13,9 +13,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use praas_protocol::limits::SLEEPERS_MAX;
 use praas_protocol::{Name, ProcessId};
-use praas_storage::snapshot::Snapshot;
+use praas_storage::snapshot::{SectionKind, Snapshot};
 use praas_storage::{Backend, Folder, StorageError};
 
+use super::life::Life;
 use super::table::Swapped;
 use super::transfer::Job;
 use crate::shard::Shard;
@@ -26,8 +27,8 @@ const LOOKS_AT_ONCE: usize = 16;
 /// What is known of a folder.
 #[derive(Debug)]
 enum Found {
-    /// A process sleeps there, and takes so many bytes.
-    Sleeper { stored_bytes: u64 },
+    /// A process sleeps there, takes so many bytes, and is to be woken then.
+    Sleeper { stored_bytes: u64, next_wake_unix_ms: Option<u64> },
     /// There is no manifest.
     Orphan,
     /// The manifest cannot be read; who wakes the process is told why.
@@ -65,7 +66,10 @@ impl Shard {
             match found {
                 Found::Orphan => over.push(folder),
                 _ if !is_newest => over.push(folder),
-                Found::Sleeper { stored_bytes } => self.enter_sleeper(folder, stored_bytes, None),
+                Found::Sleeper { stored_bytes, next_wake_unix_ms } => {
+                    self.enter_sleeper(folder, stored_bytes, None);
+                    self.set_alarm(folder.process, next_wake_unix_ms);
+                }
                 Found::Unreadable(reason) => self.enter_sleeper(folder, 0, Some(reason)),
             }
         }
@@ -104,6 +108,12 @@ impl Shard {
     }
 }
 
+/// What is kept of a process beside its state.
+fn life_of(snapshot: &Snapshot) -> Result<Life, String> {
+    let section = snapshot.section(SectionKind::LEDGER).map_err(|error| error.to_string())?;
+    Life::from_bytes(&section.ok_or("its ledger is missing from the snapshot")?)
+}
+
 fn all_folders(backend: &dyn Backend) -> Result<Vec<Folder>, StorageError> {
     let mut all: Vec<Folder> = Vec::new();
     loop {
@@ -124,7 +134,11 @@ fn look_at_all(backend: &Arc<dyn Backend>, folders: &[Folder]) -> Vec<(Folder, F
             let found = match Snapshot::open(backend, folder) {
                 Ok(Some(snapshot)) => {
                     let usage = snapshot.usage();
-                    Found::Sleeper { stored_bytes: usage.stored_bytes + usage.manifest_bytes }
+                    let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
+                    match life_of(&snapshot) {
+                        Ok(life) => Found::Sleeper { stored_bytes, next_wake_unix_ms: life.next_wake_unix_ms },
+                        Err(reason) => Found::Unreadable(reason),
+                    }
                 }
                 Ok(None) => Found::Orphan,
                 Err(error) => Found::Unreadable(error.to_string()),

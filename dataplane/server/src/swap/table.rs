@@ -151,6 +151,7 @@ impl Shard {
     /// Takes a process that sleeps out of the table and the lists, for good.
     pub(super) fn forget_sleeper(&mut self, id: ProcessId) -> Option<Swapped> {
         let mut swapped = self.processes.swapped.remove(&id)?;
+        self.set_alarm(id, None);
         self.list(id, swapped.listed.take(), None);
         Some(swapped)
     }

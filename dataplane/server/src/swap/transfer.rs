@@ -89,6 +89,8 @@ pub(crate) struct Written {
     pub(super) moved_bytes: u64,
     /// Bytes that storage holds of the process.
     pub(super) stored_bytes: u64,
+    /// When it is to be woken.
+    pub(super) next_wake_unix_ms: Option<u64>,
 }
 
 /// Where jobs go.

@@ -14,6 +14,7 @@ use praas_storage::{Backend, Folder};
 use super::filling::Filling;
 use super::life::Life;
 use super::transfer::Written;
+use crate::wake_ups;
 
 /// The epoch of the server that creates a process; each that wakes it has a higher one.
 const FIRST_EPOCH: u64 = 1;
@@ -41,7 +42,7 @@ pub(super) struct WriteJob {
 impl WriteJob {
     /// Writes and publishes it; the error says why not. Nothing of the process has changed then.
     pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Written, String> {
-        let Self { folder, objects, life, lanes, base, epoch, filling } = self;
+        let Self { folder, objects, mut life, lanes, base, epoch, filling } = self;
         if filling.is_some_and(|filling| !filling.stop(STILL_FILLING_MAX)) {
             return Err(format!("some of it was still coming back after {STILL_FILLING_MAX:?}; storage is slow"));
         }
@@ -60,6 +61,7 @@ impl WriteJob {
         swap::close_lanes(&objects, lanes).map_err(|error| format!("its messages cannot be collected: {error}"))?;
         let cut = QuietCut::begin(objects).map_err(|error| error.to_string())?;
         follows(&cut, base.as_ref())?;
+        life.next_wake_unix_ms = wake_ups::next_due(&cut, life.next_wake_unix_ms)?;
         let remainder = cut.remainder().map_err(|error| error.to_string())?;
         let sections = vec![(SectionKind::MAILBOX, remainder.to_bytes()), (SectionKind::LEDGER, life.to_bytes()?)];
         let plan = WritePlan::new(found.or(epoch).unwrap_or(FIRST_EPOCH));
@@ -68,7 +70,7 @@ impl WriteJob {
         let (snapshot, written) = written.map_err(|error| error.to_string())?;
         let usage = snapshot.usage();
         let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
-        Ok(Written { moved_bytes: written.bytes, stored_bytes, snapshot })
+        Ok(Written { moved_bytes: written.bytes, stored_bytes, next_wake_unix_ms: life.next_wake_unix_ms, snapshot })
     }
 }
 

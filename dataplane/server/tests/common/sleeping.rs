@@ -18,7 +18,12 @@ const STATE_BYTES: u64 = 16 << 20;
 
 /// Serves as a worker: functions of messages, and some that keep objects.
 pub(crate) fn serve() {
-    mails::functions(praas_function::Application::new())
+    functions(praas_function::Application::new()).run()
+}
+
+/// Adds these functions.
+pub(crate) fn functions(application: praas_function::Application) -> praas_function::Application {
+    mails::functions(application)
         .function("add", |call: &mut Call<'_>| FunctionResult::Ok(add(&call.context(), "sum")?.to_string()))
         .function("sum", |call: &mut Call<'_>| FunctionResult::Ok(sum(&call.context(), "sum")?.0.to_string()))
         .function("keep", |call: &mut Call<'_>| {
@@ -62,7 +67,6 @@ pub(crate) fn serve() {
             })
         })
         .function("uid", |_: &mut Call<'_>| rustix::process::getuid().as_raw().to_string())
-        .run();
 }
 
 /// Bytes that no compression makes smaller, and that a seed tells.
