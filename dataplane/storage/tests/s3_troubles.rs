@@ -5,7 +5,7 @@ mod buckets;
 mod proxy;
 mod servers;
 
-use std::time::Instant;
+use std::thread;
 
 use buckets::{seaweedfs, settings};
 use praas_storage::s3::{S3Backend, S3Settings};
@@ -15,7 +15,21 @@ use proxy::{Proxy, Trouble};
 /// Longer than what travels in one piece.
 const LONG_BYTES: usize = (20 << 20) + 11;
 /// A limit that a test waits for.
-const SHORT_LIMIT_MS: u64 = 4000;
+const SHORT_LIMIT_MS: u64 = 1500;
+
+/// The one of which it must be known that nobody knows.
+const PUBLISH: &str = "publish";
+
+type Operation<'o> = &'o (dyn Fn() -> Result<(), StorageError> + Sync);
+
+/// What comes of an operation that may be late a few times, on a host that does much else.
+fn in_time<T>(operation: impl Fn() -> Result<T, StorageError>) -> T {
+    let done = (0..20).find_map(|_| match operation() {
+        Err(StorageError::Late { .. }) => None,
+        done => Some(done.expect("it succeeds")),
+    });
+    done.expect("it succeeds in time once")
+}
 
 fn blob(number: u128) -> BlobName {
     BlobName { folder: Folder { process: "notes/alice".parse().unwrap(), incarnation: 1 }, number }
@@ -49,7 +63,10 @@ fn what_a_server_fails_at_for_a_moment_is_done_again() {
         let step = |what: &str, done: &mut dyn FnMut()| {
             proxy.set(trouble);
             done();
-            println!("{what} after {trouble:?}, left {:?}", proxy.left());
+            let left = proxy.left();
+            // All of it met this step, but that only long answers are cut.
+            assert!(left == Trouble::default() || trouble.cut > 0, "{what} after {trouble:?}, left {left:?}");
+            assert!(left.cut == 0 || what != "read long", "{what} after {trouble:?}, left {left:?}");
             proxy.set(Trouble::default());
         };
         step("put", &mut || backend.put(&blob(number), &short).expect("it is written"));
@@ -78,11 +95,12 @@ fn what_a_server_fails_at_for_a_moment_is_done_again() {
 fn what_a_server_fails_at_all_the_time_ends_typed_and_within_the_limit() {
     let Some((_server, port)) = seaweedfs() else { return };
     let proxy = Proxy::to(port);
-    // A server that has just started is slow with its first writes.
-    drop(S3Backend::open(settings(port, "first")).expect("it opens"));
+    let patient = S3Backend::open(settings(port, "always")).expect("it opens");
+    patient.put(&blob(1), b"bytes").expect("it is written");
+    // Opened with more patience than it has later, as a server that has just started may need it.
     let settings = S3Settings { operation_limit_ms: SHORT_LIMIT_MS, ..settings(proxy.port(), "always") };
-    let backend = S3Backend::open(settings).expect("it opens");
-    backend.put(&blob(1), b"bytes").expect("it is written");
+    let backend = in_time(|| S3Backend::open(settings.clone()));
+    let long = bytes(LONG_BYTES, 3);
     let troubles = [
         Trouble { busy: u32::MAX, ..Trouble::default() },
         Trouble { lost: u32::MAX, ..Trouble::default() },
@@ -90,37 +108,42 @@ fn what_a_server_fails_at_all_the_time_ends_typed_and_within_the_limit() {
     ];
     for trouble in troubles {
         proxy.set(trouble);
-        let results = [
-            ("put", backend.put(&blob(2), &bytes(LONG_BYTES, 3))),
-            ("read", backend.read(&blob(1), 0, &mut [0; 5])),
-            ("manifest", backend.manifest(&blob(1).folder).map(drop)),
-            ("blobs", backend.blobs(&blob(1).folder, None).map(drop)),
-            ("folders", backend.folders(None).map(drop)),
-            ("remove", backend.remove(&[blob(1)])),
+        // All at once: each of them waits for its limit.
+        let operations: [(&str, Operation<'_>); 7] = [
+            ("put", &|| backend.put(&blob(2), &long)),
+            ("read", &|| backend.read(&blob(1), 0, &mut [0; 5])),
+            ("manifest", &|| backend.manifest(&blob(1).folder).map(drop)),
+            ("blobs", &|| backend.blobs(&blob(1).folder, None).map(drop)),
+            ("folders", &|| backend.folders(None).map(drop)),
+            ("remove", &|| backend.remove(&[blob(1)])),
+            (PUBLISH, &|| backend.publish(&blob(1).folder, None, b"manifest").map(drop)),
         ];
-        for (what, result) in results {
-            let error = result.expect_err("nothing comes through");
-            let is_typed = matches!(error, StorageError::Late { .. } | StorageError::Failed { .. });
-            assert!(is_typed, "{what} under {trouble:?}: {error}");
-        }
-        let began = Instant::now();
-        let error = backend.publish(&blob(1).folder, None, b"manifest").expect_err("nothing comes through");
-        assert!(matches!(error, StorageError::Late { limit_ms: SHORT_LIMIT_MS, .. }), "{trouble:?}: {error}");
-        println!("publish under {trouble:?} gave up after {} ms", began.elapsed().as_millis());
+        thread::scope(|scope| {
+            for (what, operation) in operations {
+                scope.spawn(move || {
+                    let error = operation().expect_err("nothing comes through");
+                    let is_late = matches!(error, StorageError::Late { limit_ms: SHORT_LIMIT_MS, .. });
+                    let is_typed = is_late || (what != PUBLISH && matches!(error, StorageError::Failed { .. }));
+                    assert!(is_typed, "{what} under {trouble:?}: {error}");
+                });
+            }
+        });
         proxy.set(Trouble::default());
         // What was late may have happened, or happen yet; what is there is whole, and what comes next goes on from it.
         loop {
-            let present = backend.manifest(&blob(1).folder).expect("it answers again");
+            let present = patient.manifest(&blob(1).folder).expect("it answers again");
             assert!(present.as_ref().is_none_or(|present| present.bytes == b"manifest"));
             let revision = present.map(|present| present.revision);
-            match backend.publish(&blob(1).folder, revision.as_ref(), b"next") {
+            match patient.publish(&blob(1).folder, revision.as_ref(), b"next") {
                 Ok(_) => break,
                 Err(StorageError::Conflict { .. }) => println!("the late publish came in between"),
                 Err(error) => panic!("{error}"),
             }
         }
-        backend.remove_folder(&blob(1).folder).expect("it is removed");
-        assert_eq!(backend.blobs(&blob(1).folder, None).expect("it answers"), Vec::new());
-        backend.put(&blob(1), b"bytes").expect("it is written again");
+        let again = in_time(|| backend.manifest(&blob(1).folder));
+        assert_eq!(again.map(|published| published.bytes).as_deref(), Some(b"next".as_slice()));
+        patient.remove_folder(&blob(1).folder).expect("it is removed");
+        assert_eq!(patient.blobs(&blob(1).folder, None).expect("it answers"), Vec::new());
+        patient.put(&blob(1), b"bytes").expect("it is written again");
     }
 }

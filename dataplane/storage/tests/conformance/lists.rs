@@ -6,7 +6,7 @@ use praas_storage::{Backend, BlobEntry, BlobName, Folder, StorageError};
 use super::{Random, Room, THREADS, blob, folder, on_threads};
 
 /// More than one answer names.
-const MANY: usize = 2 * LISTED_MAX + 37;
+const MANY: usize = LISTED_MAX + 237;
 
 /// All pages, each of which is full but the last.
 fn all_blobs(backend: &dyn Backend, of: &Folder) -> Vec<BlobEntry> {

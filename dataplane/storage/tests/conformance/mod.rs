@@ -10,7 +10,7 @@ mod manifests;
 mod random;
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -20,6 +20,9 @@ pub(crate) use self::random::Random;
 
 /// Threads that work at once, where a sentence is about several.
 const THREADS: usize = 8;
+
+/// Sentences that are checked at once, each in its room: a disk and a bucket are waited for most of the time.
+const SENTENCES_AT_ONCE: usize = 3;
 
 /// What makes handles on stores.
 pub(crate) type Open<'a> = &'a (dyn Fn(&str) -> Arc<dyn Backend> + Sync);
@@ -68,19 +71,29 @@ const SENTENCES: &[Sentence] = &[
     ("folder-removed", lists::a_removed_folder_is_gone_and_its_neighbours_stay),
 ];
 
-/// Checks all sentences; `secrets` are texts that must never be shown.
+/// Checks all sentences, several at once; `secrets` are texts that must never be shown.
 pub(crate) fn check(backend: &str, open: Open<'_>, secrets: &[&str]) {
     let mut seeds = random::from_the_system();
     let given = std::env::var(SEED_VARIABLE).ok().map(|text| text.parse().expect("PRAAS_SEED is a number"));
-    for (name, sentence) in SENTENCES {
-        let seed = given.unwrap_or_else(|| seeds.next());
-        println!("{backend}: {name} ({SEED_VARIABLE}={seed})");
-        let began = Instant::now();
-        let room = Room { open, name, seed };
-        sentence(&room);
-        shows_no_secrets(&*room.handle(), secrets);
-        println!("{backend}: {name} holds ({} ms)", began.elapsed().as_millis());
-    }
+    let seeded = SENTENCES.iter().map(|sentence| (sentence, given.unwrap_or_else(|| seeds.next())));
+    let left = Mutex::new(seeded.collect::<Vec<_>>().into_iter());
+    let next = || left.lock().unwrap_or_else(PoisonError::into_inner).next();
+    let work = || {
+        while let Some(((name, sentence), seed)) = next() {
+            println!("{backend}: {name} ({SEED_VARIABLE}={seed})");
+            let began = Instant::now();
+            let room = Room { open, name, seed };
+            sentence(&room);
+            shows_no_secrets(&*room.handle(), secrets);
+            println!("{backend}: {name} holds ({} ms)", began.elapsed().as_millis());
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..SENTENCES_AT_ONCE {
+            scope.spawn(work);
+        }
+        work();
+    });
 }
 
 /// A backend's name, its `Debug` and its errors say where it is, and nothing that is secret.
