@@ -24,10 +24,12 @@
 //! | `host` | the host's own |
 //! | `model` | one in memory that loses power and fails, for tests |
 //! | `paths` | which file is what |
+//! | `lasting` | of which folders it is known that they are where they are after a loss of power |
 //! | `locks` | who uses the directory, and waits for locks that end |
 //! | `manifests` | publishing and finding the newest |
 
 mod host;
+mod lasting;
 mod layer;
 mod locks;
 mod manifests;
@@ -51,6 +53,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::FlockOperation;
 
 pub use self::host::HostFiles;
+use self::lasting::Lasting;
 pub use self::layer::{Access, FileLayer, FolderLock, StoredFile};
 use self::locks::{LOCK_LIMIT_MS, lock_use, lock_within_limit};
 use self::paths::Paths;
@@ -72,6 +75,7 @@ pub struct DiskBackend {
     /// Begins the names in `.new`, so that no other user of the directory makes the same.
     instance: u64,
     made: AtomicU64,
+    lasting: Lasting,
     /// Says that the directory is in use.
     lock: Option<OwnedFd>,
 }
@@ -109,6 +113,7 @@ impl DiskBackend {
             paths: Paths::new(directory),
             instance: RandomState::new().build_hasher().finish(),
             made: AtomicU64::new(0),
+            lasting: Lasting::default(),
             lock,
         };
         let new = backend.paths.new_files();
@@ -197,6 +202,7 @@ impl DiskBackend {
 
     /// Makes the directories of a folder, as far as they are missing and nobody removes them again.
     fn make_directories(&self, folder: &Folder) -> Result<(), Errno> {
+        self.lasting.forget(folder);
         for directory in self.paths.directories(folder) {
             match self.make_directory(&directory) {
                 // Removed by another as empty, just now.
@@ -210,8 +216,17 @@ impl DiskBackend {
     /// Makes lasting what a folder has and that it is there; nothing to do for one that is not.
     fn sync_folder(&self, folder: &Folder) -> Result<(), Errno> {
         let [application, process, incarnation] = self.paths.directories(folder);
-        for directory in [&incarnation, &process, &application, self.paths.root()] {
-            missing_is_fine(self.files.sync_directory(directory))?;
+        let (known, changes) = self.lasting.knows(folder);
+        let above = [&process, &application, self.paths.root()];
+        let mut is_there = true;
+        // Each sync waits for the disk. Where a folder is changes far less often than what it has.
+        for directory in std::iter::once(&incarnation).chain(above.into_iter().filter(|_| !known)) {
+            let synced = self.files.sync_directory(directory);
+            is_there &= synced != Err(Errno::NOENT);
+            missing_is_fine(synced)?;
+        }
+        if is_there {
+            self.lasting.learn(folder, changes);
         }
         Ok(())
     }
@@ -263,6 +278,7 @@ impl DiskBackend {
     }
 
     fn remove_all(&self, folder: &Folder) -> Result<(), Errno> {
+        self.lasting.forget(folder);
         let [application, process, incarnation] = self.paths.directories(folder);
         let names = self.names_if_there(&incarnation)?;
         let mut manifests: Vec<u64> = names.iter().filter_map(|name| paths::manifest_number(name)).collect();

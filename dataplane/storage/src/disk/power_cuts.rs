@@ -45,6 +45,10 @@ const SCRIPT: &[Step] = &[
     Step::Publish(1),
     Step::Put(0, 4, 8192),
     Step::RemoveFolder(0),
+    // Where its directories are has to be made lasting anew.
+    Step::Put(0, 5, 300),
+    Step::Flush(0),
+    Step::Publish(0),
     Step::Put(1, 2, 700),
     Step::Flush(1),
     Step::Publish(1),
