@@ -133,6 +133,10 @@ impl CallRunner {
         let call = Call::new(input, context, &mut self.private, self.payload_bytes_max);
         let counted = running.count(index);
         let ending = run(body, call);
+        #[cfg(feature = "simulation")]
+        if crate::testing::is_struck() {
+            return die(running);
+        }
         let ending = settled(&mut self.worker.messages, ending);
         let is_ok = matches!(ending, Ending::Output(_));
         let end = reply(running, ending, &self.private);
@@ -167,6 +171,10 @@ impl CallRunner {
                 let call = Call::new(input, context, &mut self.private, self.payload_bytes_max).in_private();
                 let counted = running.count(index);
                 let ending = run(body, call);
+                #[cfg(feature = "simulation")]
+                if crate::testing::is_struck() {
+                    return die(running);
+                }
                 let ending = settled(&mut self.worker.messages, ending);
                 let end = ending.end(&self.private, &[]);
                 idempotency::record(Some(claim), &end, kept_for, &self.worker.messages);
@@ -285,6 +293,13 @@ fn settled(messages: &mut MessageRoom, ending: Ending) -> Ending {
 
 fn slot_of(lane: LaneId) -> usize {
     lane.0 as usize % LANES_PER_PROCESS_MAX
+}
+
+/// Leaves a call as a worker does that is killed: claimed and unanswered.
+#[cfg(feature = "simulation")]
+fn die(running: RunningCall<'_>) -> Result<(), Condemned> {
+    std::mem::forget(running);
+    Err(Condemned)
 }
 
 fn run(body: &mut Body, mut call: Call<'_>) -> Ending {

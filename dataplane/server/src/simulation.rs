@@ -308,14 +308,6 @@ impl SimulatedServer {
         self.bodies.remove(&WorkerKey(worker));
     }
 
-    /// From now on a worker cannot answer what it runs: it is as good as dead, in the middle of its calls. The test ends it next.
-    pub fn strike(&mut self, worker: usize) {
-        let Some(worker) = self.shard.workers.get_mut(&WorkerKey(worker)) else { return };
-        for claim in worker.page.claims() {
-            let _ = worker.page.condemn(&claim);
-        }
-    }
-
     /// Begins a clean end.
     pub fn shut_down(&mut self) {
         if self.orders.send(Order::Shutdown).is_ok() {

@@ -51,6 +51,10 @@ pub use caller::{Caller, Decodable, Encodable, Pending};
 pub use correspondent::Correspondent;
 pub use host::HarnessError;
 pub use link::{Fate, Link};
+#[cfg(feature = "simulation")]
+pub(crate) use stepped::is_struck;
+#[cfg(feature = "simulation")]
+pub use stepped::strike;
 pub use stepped::{Stepped, SteppedWorker};
 
 use crate::application::Application;

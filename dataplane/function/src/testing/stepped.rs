@@ -43,3 +43,21 @@ impl SteppedWorker {
         })
     }
 }
+
+#[cfg(feature = "simulation")]
+thread_local! {
+    static STRUCK: std::cell::Cell<bool> = const { std::cell::Cell::new(false) };
+}
+
+/// Has the worker whose function runs in this thread die when that function returns: nothing of its call is settled, recorded or
+/// answered, and the step says that the worker has ended. What its function has put stays.
+#[cfg(feature = "simulation")]
+pub fn strike() {
+    STRUCK.set(true);
+}
+
+/// Whether it dies now.
+#[cfg(feature = "simulation")]
+pub(crate) fn is_struck() -> bool {
+    STRUCK.take()
+}

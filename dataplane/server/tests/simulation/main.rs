@@ -1,0 +1,75 @@
+//! The life of processes under everything at once, in an order that a seed decides: a real loop, keeper, workers, segments and sockets, with
+//! storage and time that the test moves, all in one thread. See `run` for who is moved and `model` for what has to hold.
+//!
+//! `PRAAS_SIMULATION_SEEDS=1000` runs as many seeds, from `PRAAS_SIMULATION_SEED` (or 1) on; a seed that fails is printed with
+//! what happened. `PRAAS_SIMULATION_LOG=1` shows the server's own words beside it.
+
+mod client;
+mod functions;
+mod model;
+#[path = "../common/random.rs"]
+#[allow(dead_code)]
+mod random;
+mod run;
+mod storage;
+
+use std::time::{Duration, Instant};
+
+use run::Run;
+
+/// Seeds that run unless the environment says otherwise, as far as there is time.
+const SEEDS: u64 = 150;
+
+/// Time after which no other seed is begun, unless the environment names their number.
+const TIME_MAX: Duration = Duration::from_secs(20);
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok().and_then(|text| text.parse().ok())
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_and_nothing_runs_twice() {
+    let first = number("PRAAS_SIMULATION_SEED").unwrap_or(1);
+    let asked = number("PRAAS_SIMULATION_SEEDS");
+    let (start, mut all) = (Instant::now(), Vec::new());
+    for seed in first..first + asked.unwrap_or(SEEDS) {
+        if asked.is_none() && start.elapsed() > TIME_MAX {
+            break;
+        }
+        let mut run = Run::new(seed);
+        if let Err(wrong) = run.carry_out() {
+            panic!("PRAAS_SIMULATION_SEED={seed} PRAAS_SIMULATION_SEEDS=1 repeats this:\n{wrong}");
+        }
+        all.push(run.counts);
+    }
+    let sum = |of: fn(&run::Counts) -> u64| all.iter().map(of).sum::<u64>();
+    println!(
+        "{} seeds from {first}: {} calls, {} deaths of workers, {} of servers, {} losses of all memory, {} faults of storage, \
+         {} swaps out, {} in, {} that failed",
+        all.len(),
+        sum(|counts| counts.calls),
+        sum(|counts| counts.worker_deaths),
+        sum(|counts| counts.server_deaths),
+        sum(|counts| counts.memory_losses),
+        sum(|counts| counts.storage_faults),
+        sum(|counts| counts.swaps_out),
+        sum(|counts| counts.swaps_in),
+        sum(|counts| counts.swaps_failed),
+    );
+    // A run in which nothing happens proves nothing.
+    assert!(all.is_empty() || sum(|counts| counts.calls) > 20 * all.len() as u64);
+    assert!(all.len() < 20 || sum(|counts| counts.swaps_in) > all.len() as u64);
+}
+
+#[test]
+fn a_seed_always_does_the_same() {
+    let record = || {
+        let mut run = Run::new(7);
+        run.carry_out().unwrap_or_else(|wrong| panic!("{wrong}"));
+        run.record.clone()
+    };
+    let (once, again) = (record(), record());
+    let differing = once.iter().zip(&again).position(|(one, other)| one != other);
+    assert!(once.len() > 100);
+    assert_eq!((once.len(), differing), (again.len(), None), "{differing:?}");
+}
