@@ -116,6 +116,31 @@ fn a_process_that_sleeps_is_woken_at_its_time_and_has_the_message_once() {
 }
 
 #[test]
+fn a_large_process_that_comes_back_piece_by_piece_has_it_too() {
+    let (stage, clock) = with_clock();
+    let client = stage.client();
+    let [alice] = processes(&client, ["alice"]);
+    for number in 0..8 {
+        ask(&alice, "keep", &format!("large-{number} 900000 {number}")).unwrap();
+    }
+    for round in 1..=3 {
+        wake_in(&alice, 5 * MINUTE_MS, "notes", &format!("round-{round}"));
+        client.swap(process("alice")).unwrap();
+        clock.jump_ms(6 * MINUTE_MS);
+        eventually("it was woken", || status(&client, "alice").state == ProcessState::Active);
+        assert_eq!(received(&alice, "notes"), format!("alice:round-{round}"));
+        // Again before it is whole, with one that it has not looked at since.
+        wake_in(&alice, 10 * MINUTE_MS, "later", "x");
+        client.swap(process("alice")).unwrap();
+        clock.jump_ms(6 * MINUTE_MS);
+        assert_eq!(received(&alice, "later"), "alice:x");
+        clock.jump_ms(-12 * MINUTE_MS);
+    }
+    drop((alice, client));
+    stage.end();
+}
+
+#[test]
 fn one_that_is_awake_gets_it_also_in_a_call_that_waits_for_it() {
     let (stage, clock) = with_clock();
     let client = stage.client();

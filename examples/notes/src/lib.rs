@@ -1,12 +1,13 @@
 //! The functions of the application `notes`: each user has a process of their own, which sleeps while they are away.
 //!
 //! Nothing here knows of that. A note is an object of the process; when nobody has called for a while, the server stores all of
-//! them and gives the process's memory and worker up, and the first call afterwards finds every note where it was.
+//! them and gives the process's memory and worker up, and the first call afterwards finds every note where it was. A reminder wakes the
+//! process at its time.
 #![forbid(unsafe_code)]
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use praas_function::{Application, Call, Context, FunctionError, FunctionResult, StateType};
+use praas_function::{Application, Call, Context, FunctionError, FunctionResult, SELF, StateType};
 use rkyv::{Archive, Deserialize, Serialize};
 
 /// What is kept under a note's title.
@@ -33,6 +34,18 @@ pub struct Page {
     pub text: String,
 }
 
+/// What `remind` takes.
+#[derive(Debug, Clone, PartialEq, Eq, Archive, Serialize, Deserialize)]
+pub struct Reminder {
+    /// When it is to come, in seconds since 1970.
+    pub at_unix_s: u64,
+    /// What it is to say.
+    pub text: String,
+}
+
+/// Reminders come as messages of the process to itself, under this key.
+const REMINDERS: &str = "reminders";
+
 /// Keys of notes begin so: an application may keep other objects beside them.
 const PREFIX: &str = "note/";
 
@@ -46,7 +59,9 @@ pub fn application() -> Application {
         .function("find", find)
         .function("forget", forget)
         .function("read", read)
+        .function("reminders", reminders)
         .function("titles", titles)
+        .typed("remind", remind)
         .typed("write", write)
 }
 
@@ -74,6 +89,22 @@ fn forget(call: &mut Call) -> FunctionResult {
     let title = std::str::from_utf8(call.input())?;
     call.context().delete(&key_of(title))?;
     Ok(())
+}
+
+/// Has a reminder come at its time, whether the process sleeps then or not; answers with its number.
+fn remind(context: &Context, reminder: &ArchivedReminder) -> FunctionResult<u64> {
+    let at = UNIX_EPOCH + Duration::from_secs(reminder.at_unix_s.to_native());
+    Ok(context.wake_at(at, REMINDERS, reminder.text.as_bytes())?.0)
+}
+
+/// The reminders that have come since this was asked last, one a line.
+fn reminders(call: &mut Call) -> FunctionResult<String> {
+    let context = call.context();
+    let mut texts = Vec::new();
+    while let Some(message) = context.try_recv(SELF, REMINDERS)? {
+        texts.push(String::from_utf8_lossy(message.bytes()).into_owned());
+    }
+    Ok(texts.join("\n"))
 }
 
 /// The titles of all notes, one a line, in order.

@@ -1,6 +1,8 @@
 //! The functions, called over real lanes in this very process: no server is needed.
 
-use notes::{NO_SUCH_NOTE, Page};
+use std::time::{Duration, UNIX_EPOCH};
+
+use notes::{NO_SUCH_NOTE, Page, Reminder};
 use praas_client::CallError;
 use praas_function::testing::Harness;
 
@@ -22,6 +24,26 @@ fn notes_are_written_over_read_found_and_forgotten() {
     let gone = harness.invoke("read", b"shopping").unwrap_err();
     assert!(matches!(gone, CallError::FunctionFailed { code: NO_SUCH_NOTE, .. }), "{gone}");
     assert_eq!(harness.invoke("titles", b"").unwrap(), b"garden");
+}
+
+#[test]
+fn reminders_come_at_their_times_also_to_a_process_that_has_slept() {
+    let harness = Harness::new(notes::application).unwrap();
+    for (at_unix_s, text) in [(2_000, "second"), (1_000, "first"), (9_000, "last")] {
+        harness.invoke_typed::<u64>("remind", &Reminder { at_unix_s, text: text.to_owned() }).unwrap();
+    }
+    let harness = harness.asleep_and_back(&[]).unwrap();
+    let time_is = |unix_s| harness.time_is(UNIX_EPOCH + Duration::from_secs(unix_s)).unwrap();
+    time_is(999);
+    assert_eq!(harness.invoke("reminders", b"").unwrap(), b"");
+    time_is(3_000);
+    assert_eq!(harness.invoke("reminders", b"").unwrap(), b"first\nsecond");
+    // A clock that is set back brings nothing twice.
+    time_is(1_500);
+    time_is(3_000);
+    assert_eq!(harness.invoke("reminders", b"").unwrap(), b"");
+    time_is(9_000);
+    assert_eq!(harness.invoke("reminders", b"").unwrap(), b"last");
 }
 
 #[test]
