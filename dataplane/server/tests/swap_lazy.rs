@@ -17,7 +17,8 @@ use praas_client::{CallError, Client, Process, ProcessState};
 use praas_storage::{Backend, BlobEntry, BlobName, Folder, MemoryBackend, Published, Revision, StorageError};
 
 /// Large objects of a process in these tests: far more than is read before a process runs.
-const LARGE: u64 = 24;
+const LARGE: u64 = LARGE_COUNT as u64;
+const LARGE_COUNT: usize = 24;
 /// Bytes of each.
 const LARGE_BYTES: usize = 400_000;
 /// The state of each process, in bytes: some pages.
@@ -199,7 +200,7 @@ fn the_first_calls_are_answered_while_storage_stalls_on_everything_else() {
     ask(&alice, "scatter", &format!("{} 5000 77", large(1))).unwrap();
     let keys = ask(&alice, "keys", "").unwrap();
     let keys: Vec<_> = keys.split(' ').collect();
-    assert_eq!(keys.len(), LARGE as usize - 1 + 20, "{keys:?}");
+    assert_eq!(keys.len(), LARGE_COUNT - 1 + 20, "{keys:?}");
     assert!(!keys.contains(&"large-0") && !keys.contains(&"small-4") && keys.contains(&"new"));
     // Who needs a large one waits, to its deadline, and is told what it waited for.
     let late = alice.call("scattered").payload(large(5).as_bytes()).deadline(Duration::from_millis(300)).send();
@@ -284,7 +285,7 @@ fn what_is_damaged_is_an_error_that_names_it_and_all_else_goes_on() {
     }
     (0..LARGE).filter(|number| *number != 9).for_each(|number| assert_large(&alice, number));
     (0..20).for_each(|number| assert_small(&alice, number));
-    assert_eq!(ask(&alice, "keys", "").unwrap().split(' ').count(), LARGE as usize + 20);
+    assert_eq!(ask(&alice, "keys", "").unwrap().split(' ').count(), LARGE_COUNT + 20);
     // It sleeps and wakes with the damage, which stays what it is.
     client.swap(process("alice")).unwrap();
     let damaged = ask(&alice, "scattered", &large(9)).unwrap_err().to_string();
