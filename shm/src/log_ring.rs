@@ -29,8 +29,8 @@
 //!    read may be one that was taken back again; then the counter is lower afterwards, and *that* is what has to be durable.
 //!
 //! The server believes nothing in the ring: it copies bytes out, decodes the copy ([`Record`]), and fails a process whose ring
-//! has something else in it. A server that dies takes no change with it: the objects are with the keeper, and the next
-//! server begins a new ring and a new log at the position that it finds.
+//! has something else in it. A server that dies takes no change with it: objects and ring are with the keeper, and the next
+//! server goes on with the records that the log does not have ([`LogReader::resume`]).
 //!
 //! What must never happen: that a record stands for a change that was taken back; that a reader of the ring waits for a writer.
 //!
@@ -39,6 +39,7 @@
 //! | `memory` | the segment |
 //! | `writer` | a record behind the tail; publishing; waiting for room |
 //! | `reader` | the server's end |
+//! | `streams` | what of a log values need that are longer than a record |
 //! | `record` | the bytes of a record |
 //! | `replay`, `contents` | what records make, and the same as found in a segment |
 //! | `watch` | who waits until a position is durable |
@@ -49,6 +50,7 @@ mod memory;
 mod reader;
 pub(crate) mod record;
 mod replay;
+mod streams;
 mod watch;
 pub(crate) mod writer;
 

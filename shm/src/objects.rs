@@ -48,7 +48,7 @@ mod archived;
 pub(crate) mod block;
 pub(crate) mod bucket;
 #[cfg(not(loom))]
-mod call_record;
+pub(crate) mod call_record;
 #[cfg(not(loom))]
 pub(crate) mod check;
 pub(crate) mod entry;

@@ -148,7 +148,7 @@ fn run(operations: &[Operation]) {
 
 fn take(reader: &mut praas_shm::log_ring::LogReader) -> Vec<u8> {
     let bytes = records(reader);
-    reader.consume(bytes.len());
+    reader.release();
     bytes
 }
 

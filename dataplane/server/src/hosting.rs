@@ -99,11 +99,8 @@ pub(crate) enum JobResult {
     Keeper(Result<KeeperLink, KeeperError>),
     /// Of the threads that move processes to storage and back.
     Transfer(crate::swap::TransferResult),
-    /// Not a job's: the log of a process cannot go on.
-    LogBroken {
-        key: ProcessKey,
-        reason: String,
-    },
+    /// Not a job's: news of the log of a process.
+    Log(crate::durability::LogNews),
 }
 
 /// What the threads share.

@@ -1,6 +1,6 @@
 //! The memory of a process that outlives its server: the objects segment, which its workers share, and the ledger.
 //!
-//! Server and keeper each hold a descriptor of both. What the keeper holds goes by names that are never used twice, because
+//! Server and keeper each hold a descriptor of both, and of the log ring of one whose changes are logged. What the keeper holds goes by names that are never used twice, because
 //! each has the incarnation of its process. The memory ends when the process is stopped, or with a server that ends cleanly.
 //!
 //! A segment is sparse: it takes memory as the state grows. What is charged to the host's budget is a share of its limit
@@ -21,7 +21,6 @@ use praas_shm::objects::{Objects, ObjectsLayout};
 
 use crate::application::Application;
 use crate::budget::{Budget, Charge};
-use crate::durability::LogTicket;
 use crate::process_ledger::{LedgerRecord, ProcessLedger};
 use crate::shard::Shard;
 use crate::timers::Timer;
@@ -37,22 +36,20 @@ const MEASURING_PERIOD: Duration = Duration::from_secs(2);
 /// States that are looked at in one period; a look is one system call.
 const MEASURED_PER_TURN: usize = 512;
 
-/// The two segments of a process.
+/// The segments of a process.
 #[derive(Debug)]
 pub(crate) struct ProcessMemory {
     pub(crate) objects: Arc<Objects>,
     pub(crate) ledger: ProcessLedger,
     charge: Charge,
-    log: Option<ProcessLog>,
+    ring: Option<RingMemory>,
 }
 
 /// What a process has in memory for its log; the ring itself is with the objects.
 #[derive(Debug)]
-struct ProcessLog {
+struct RingMemory {
     /// Read end of the ring's doorbell, until the log begins.
     doorbell: Option<OwnedFd>,
-    /// Of the log, once it has.
-    _ticket: Option<LogTicket>,
     _charge: Charge,
 }
 
@@ -84,7 +81,7 @@ impl ProcessMemory {
         let layout = ObjectsLayout::for_limit(state_bytes).map_err(|error| host("laying out its state")(&error))?;
         let objects = Objects::create(layout).map_err(|error| host("creating a state segment")(&error))?;
         let ledger = ProcessLedger::create(record).map_err(|error| host("creating a ledger")(&error))?;
-        Ok(Self { objects: Arc::new(objects), ledger, charge, log: None })
+        Ok(Self { objects: Arc::new(objects), ledger, charge, ring: None })
     }
 
     /// Memory that has come back from storage, for a ledger that is made anew. Charged like that of a new process, or with what
@@ -98,46 +95,51 @@ impl ProcessMemory {
         let share = (record.state_bytes / ADMITTED_PARTS).max(taken);
         let charge = budget.charge(share, "let other processes sleep, or stop some")?;
         let ledger = ProcessLedger::create(record).map_err(|error| host(&error))?;
-        Ok(Self { objects: Arc::new(objects), ledger, charge, log: None })
+        Ok(Self { objects: Arc::new(objects), ledger, charge, ring: None })
     }
 
-    /// The same with a log ring, which is new whenever the server is. Nobody else may have the memory yet.
+    /// The same with a new log ring. Nobody else may have the memory yet.
     pub(crate) fn logged(mut self, budget: &Budget) -> Result<Self, ControlError> {
         let what = "creating a log ring";
         let host = |reason: &dyn fmt::Display| ControlError::Host { what: what.into(), reason: reason.to_string() };
         let charge = budget.charge(LOG_BYTES_DEFAULT, "stop processes")?;
-        let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK);
-        let (listen, ring) = pipe.map_err(|error| host(&error))?;
+        let (listen, ring) = doorbell().map_err(|error| host(&error))?;
         let log = LogWriter::create(LOG_BYTES_DEFAULT, ring).map_err(|error| host(&error))?;
         let objects = Arc::get_mut(&mut self.objects).ok_or_else(|| host(&"its memory is in use"))?;
         objects.begin_log(log);
-        self.log = Some(ProcessLog { doorbell: Some(listen), _ticket: None, _charge: charge });
+        self.ring = Some(RingMemory { doorbell: Some(listen), _charge: charge });
         Ok(self)
     }
 
     /// What the reader of its ring needs, once: the ring, its bytes, its doorbell.
     pub(crate) fn log_parts(&mut self) -> std::io::Result<Option<(OwnedFd, u64, OwnedFd)>> {
-        let doorbell = self.log.as_mut().and_then(|log| log.doorbell.take());
+        let doorbell = self.ring.as_mut().and_then(|log| log.doorbell.take());
         let (Some(doorbell), Some(ring)) = (doorbell, self.objects.log()) else { return Ok(None) };
         Ok(Some((ring.fd().try_clone_to_owned()?, ring.bytes(), doorbell)))
     }
 
-    /// The log goes on until the memory is let go of.
-    pub(crate) fn keep_log(&mut self, ticket: LogTicket) {
-        if let Some(log) = &mut self.log {
-            log._ticket = Some(ticket);
-        }
-    }
-
     /// Memory that an earlier server left, whose workers have all ended; the error says what is wrong with it. It is charged
-    /// whether or not the budget has room: it is in use.
-    pub(crate) fn recover(ledger: ProcessLedger, objects: OwnedFd, budget: &Budget) -> Result<Self, String> {
+    /// whether or not the budget has room: it is in use. With a log ring, what was changed last is in it.
+    pub(crate) fn recover(
+        ledger: ProcessLedger,
+        objects: OwnedFd,
+        ring: Option<OwnedFd>,
+        budget: &Budget,
+    ) -> Result<Self, String> {
         let state_bytes = ledger.record().state_bytes;
         let layout = ObjectsLayout::for_limit(state_bytes).map_err(|error| error.to_string())?;
-        let objects = Objects::attach(objects, layout).map_err(|error| error.to_string())?;
+        let mut objects = Objects::attach(objects, layout).map_err(|error| error.to_string())?;
+        let mut ring_memory = None;
+        if let Some(ring) = ring {
+            let (listen, doorbell) = doorbell().map_err(|error| error.to_string())?;
+            let log = LogWriter::attach(ring, LOG_BYTES_DEFAULT, doorbell);
+            objects = objects.with_log(log.map_err(|error| format!("its log ring: {error}"))?);
+            let charge = budget.charge_in_use(LOG_BYTES_DEFAULT);
+            ring_memory = Some(RingMemory { doorbell: Some(listen), _charge: charge });
+        }
         objects.recover_all().map_err(|error| error.to_string())?;
         let charge = budget.charge_in_use(state_bytes / ADMITTED_PARTS);
-        let mut memory = Self { objects: Arc::new(objects), ledger, charge, log: None };
+        let mut memory = Self { objects: Arc::new(objects), ledger, charge, ring: ring_memory };
         memory.measure();
         Ok(memory)
     }
@@ -159,16 +161,18 @@ impl ProcessMemory {
         }
     }
 
-    /// What the keeper calls the two.
-    pub(crate) fn names(&self) -> [String; 2] {
+    /// What the keeper calls its parts.
+    pub(crate) fn names(&self) -> [String; 3] {
         let LedgerRecord { id, incarnation, .. } = self.ledger.record();
         memory_names(*id, *incarnation)
     }
 
     /// What the keeper holds of it.
-    pub(crate) fn kept_parts(&self) -> [(String, BorrowedFd<'_>); 2] {
-        let [objects, ledger] = self.names();
-        [(objects, self.objects.fd()), (ledger, self.ledger.fd())]
+    pub(crate) fn kept_parts(&self) -> Vec<(String, BorrowedFd<'_>)> {
+        let [objects, ledger, ring] = self.names();
+        let mut parts = vec![(objects, self.objects.fd()), (ledger, self.ledger.fd())];
+        parts.extend(self.objects.log().map(|log| (ring, log.fd())));
+        parts
     }
 }
 
@@ -201,9 +205,14 @@ impl Shard {
     }
 }
 
-/// What the keeper calls the objects segment and the ledger of a process.
-pub(crate) fn memory_names(id: ProcessId, incarnation: u64) -> [String; 2] {
-    ["objects", "ledger"].map(|kind| format!("{kind}/{id}/{incarnation:016x}"))
+/// The pipe by which writers wake the reader of a log ring: its read and its write end.
+fn doorbell() -> Result<(OwnedFd, OwnedFd), rustix::io::Errno> {
+    rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK)
+}
+
+/// What the keeper calls the objects segment, the ledger and the log ring of a process.
+pub(crate) fn memory_names(id: ProcessId, incarnation: u64) -> [String; 3] {
+    ["objects", "ledger", "log"].map(|kind| format!("{kind}/{id}/{incarnation:016x}"))
 }
 
 /// The process and its incarnation that such a name speaks of; `None` for the name of something else.
@@ -261,10 +270,11 @@ mod tests {
         let left = ProcessMemory::create("hello/alice".parse().unwrap(), &application, Some(7), 1, &budget).unwrap();
         let copy = |fd: BorrowedFd<'_>| fd.try_clone_to_owned().unwrap();
         let ledger = || ProcessLedger::open(copy(left.ledger.fd())).unwrap();
-        let back = ProcessMemory::recover(ledger(), copy(left.objects.fd()), &budget).unwrap();
+        let back = ProcessMemory::recover(ledger(), copy(left.objects.fd()), None, &budget).unwrap();
         assert_eq!(back.ledger.record(), left.ledger.record());
-        assert_eq!(back.kept_parts().map(|part| part.0), left.kept_parts().map(|part| part.0));
-        let error = ProcessMemory::recover(ledger(), copy(left.ledger.fd()), &budget).unwrap_err();
+        let names = |memory: &ProcessMemory| memory.kept_parts().into_iter().map(|part| part.0).collect::<Vec<_>>();
+        assert_eq!(names(&back), names(&left));
+        let error = ProcessMemory::recover(ledger(), copy(left.ledger.fd()), None, &budget).unwrap_err();
         assert!(error.contains("4096"), "{error}");
     }
 

@@ -17,6 +17,7 @@ use crate::clients::ClientKey;
 use crate::clock;
 use crate::directory::{Activity, Listed};
 use crate::drain::{Drain, Purpose};
+use crate::durability::{ProcessLog, RingStart};
 use crate::growth::Growth;
 use crate::idle_swap::{IdleSwap, check_idle_swap_ms};
 use crate::lanes::{Lane, limit};
@@ -120,6 +121,8 @@ pub(crate) struct Process {
     pub(crate) stored: StoredCopy,
     /// What brings back what is in storage only, while something is.
     pub(crate) filler: Option<Filler>,
+    /// Its log, if its changes are logged or an earlier server logged them.
+    pub(crate) log: Option<ProcessLog>,
 }
 
 impl Process {
@@ -165,6 +168,7 @@ impl Process {
             wake_ups: WakeUps::default(),
             stored: StoredCopy::default(),
             filler: None,
+            log: None,
         }
     }
 
@@ -187,7 +191,8 @@ impl Process {
 
     /// Whether workers are to be started when there are too few.
     pub(crate) fn wants_workers(&self) -> bool {
-        matches!(self.stage, Stage::Creating(_) | Stage::Active(_)) && self.broken.is_none()
+        let holds = self.log.as_ref().is_some_and(ProcessLog::holds_workers);
+        matches!(self.stage, Stage::Creating(_) | Stage::Active(_)) && self.broken.is_none() && !holds
     }
 
     /// Why workers do not start, with the last words of the program.
@@ -330,7 +335,7 @@ impl Shard {
         process.idle_swap_ms = idle_swap_ms;
         (process.user, process.memory) = (user, Some(memory));
         let key = self.processes.enter(process);
-        if let Err(error) = self.begin_log(key) {
+        if let Err(error) = self.begin_log(key, RingStart::New) {
             self.break_process(key, &format!("its log cannot be opened: {error}"));
             return Ok(());
         }
@@ -352,7 +357,7 @@ impl Shard {
         self.show_workers(key);
         let ready = self.ready_workers(key);
         let Some(process) = self.processes.get_mut(key) else { return };
-        if ready < process.application.workers_min || !process.wants_workers() {
+        if ready < process.application.workers_min || !process.wants_workers() || !process.has_ready_log() {
             return self.show_state(key);
         }
         if let Stage::Creating(_) = process.stage {
@@ -383,7 +388,7 @@ impl Shard {
     /// Removes what is left of a process whose last worker has ended.
     pub(crate) fn remove_process(&mut self, key: ProcessKey, askers: Vec<Asker>) {
         // One that ends because the server does is not deleted: what was stored of it earlier stays.
-        if !(self.shutting_down && askers.is_empty()) && self.begin_deleting(key) {
+        if !(self.shutting_down && askers.is_empty()) && (self.begin_ending_log(key) || self.begin_deleting(key)) {
             if let Some(process) = self.processes.get_mut(key) {
                 process.filler = None;
                 process.stage = Stage::Removing(askers);
@@ -404,7 +409,9 @@ impl Shard {
     fn end_memory(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.get(key) else { return };
         let usage = process.memory.as_ref().map(|memory| memory.objects.usage()).unwrap_or_default();
-        if self.shutting_down && usage.keys > 0 {
+        if self.shutting_down && process.log.is_some() {
+            self.log.info(format_args!("{} ends with this server and is made again of its log", process.id));
+        } else if self.shutting_down && usage.keys > 0 {
             self.log.warning(format_args!(
                 "{} objects of {}, {} bytes, end with this server: state is kept in memory only",
                 usage.keys, process.id, usage.used_bytes
@@ -417,6 +424,7 @@ impl Shard {
     pub(crate) fn drop_memory(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.get_mut(key) else { return };
         process.filler = None;
+        drop(process.log.take());
         if let Some(Err(error)) = process.memory.take().map(|mut memory| memory.ledger.end()) {
             self.log.error(format_args!("the end of {} cannot be noted: {error}", process.id));
         }

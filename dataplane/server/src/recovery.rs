@@ -17,10 +17,11 @@ use praas_protocol::{Name, ProcessId};
 use praas_shm::control_page::ControlPage;
 
 use crate::application::Application;
+use crate::durability::{Durabilities, RingStart};
 use crate::message_lanes::LaneName;
 use crate::process_ledger::ProcessLedger;
 use crate::process_memory::{ProcessMemory, memory_names, parse_memory_name};
-use crate::processes::Process;
+use crate::processes::{Process, ProcessKey};
 use crate::shard::Shard;
 use crate::wake_ups::WakeUps;
 
@@ -83,13 +84,7 @@ impl Shard {
                 return self.log.error(format_args!("{id} cannot be brought back for now: {error}; {advice}"));
             }
         };
-        let mut logged = self.logs(application.durability);
-        if logged && !lanes.is_empty() {
-            logged = false;
-            self.log.warning(format_args!(
-                "{id} has messages in lanes, which are in no log: it goes on in memory; restart it once they are received"
-            ));
-        }
+        let logged = self.logs(application.durability);
         let mut process = Process::new(id, application, control, names.clone());
         match self.open_memory(id, incarnation, &names, logged) {
             Left::Ended => return self.forget_kept(names.into_iter().chain(lane_names).collect::<Vec<_>>()),
@@ -120,8 +115,10 @@ impl Shard {
             }
         }
         let is_back = process.memory.is_some();
+        let has_ring = process.memory.as_ref().is_some_and(|memory| memory.objects.log().is_some());
         let key = self.processes.enter(process);
-        if let Err(error) = self.begin_log(key) {
+        let start = if has_ring && self.has_lasting_log() { RingStart::LeftBehind } else { RingStart::New };
+        if let Err(error) = self.begin_log(key, start) {
             self.break_process(key, &format!("its log cannot be opened: {error}"));
         }
         if is_back {
@@ -133,11 +130,39 @@ impl Shard {
         self.measure_memory_later();
         self.show_state(key);
         self.look_at_activity_later();
+        if is_back && logged && !has_ring {
+            return self.log_from_now_on(key);
+        }
         self.fill_workers(key);
     }
 
+    /// Whether logs are there for the next server.
+    fn has_lasting_log(&self) -> bool {
+        self.durabilities.as_ref().is_some_and(Durabilities::lasts)
+    }
+
+    /// A process that is to be logged was not until now: it is stored, and has a log when it wakes.
+    fn log_from_now_on(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get(key) else { return };
+        let id = process.id;
+        if self.swaps.backend().is_none() {
+            self.log.warning(format_args!(
+                "{id} was not logged before and cannot be stored, which its log would begin with: it goes on in memory"
+            ));
+            return self.fill_workers(key);
+        }
+        self.log.info(format_args!("{id} was not logged before: it is stored, and logged from when it wakes"));
+        self.store_anew(key);
+    }
+
     /// What the keeper holds under these names, checked in every part.
-    fn open_memory(&self, id: ProcessId, incarnation: u64, [objects, ledger]: &[String; 2], logged: bool) -> Left {
+    fn open_memory(
+        &self,
+        id: ProcessId,
+        incarnation: u64,
+        [objects, ledger, ring]: &[String; 3],
+        logged: bool,
+    ) -> Left {
         let copy = |name: &String, what: &str| -> Result<OwnedFd, String> {
             let fd = self.keeping.held(name).ok_or_else(|| format!("its {what} is missing"))?;
             fd.try_clone().map_err(|error| format!("its {what} cannot be duplicated: {error}"))
@@ -152,9 +177,11 @@ impl Shard {
             if record.ended {
                 return Ok(Left::Ended);
             }
-            let memory = ProcessMemory::recover(ledger, copy(objects, "state segment")?, &self.budget);
+            let has_ring = logged && self.has_lasting_log() && self.keeping.held(ring).is_some();
+            let ring = if has_ring { Some(copy(ring, "log ring")?) } else { None };
+            let memory = ProcessMemory::recover(ledger, copy(objects, "state segment")?, ring, &self.budget);
             let mut memory = memory.map_err(|error| format!("its state segment: {error}"))?;
-            if logged {
+            if logged && !self.has_lasting_log() {
                 memory = memory.logged(&self.budget).map_err(|error| error.to_string())?;
             }
             Ok(Left::Memory(Box::new(memory)))

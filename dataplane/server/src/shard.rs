@@ -218,7 +218,7 @@ impl Shard {
                     JobResult::Removed { key } => self.process_removed(key),
                     JobResult::Keeper(result) => self.keeper_started(result),
                     JobResult::Transfer(result) => self.transfer_ended(result),
-                    JobResult::LogBroken { key, reason } => self.break_process(key, &reason),
+                    JobResult::Log(news) => self.hear_of_log(news),
                 }
             } else if let Ok(order) = self.orders.try_recv() {
                 self.obey(order);

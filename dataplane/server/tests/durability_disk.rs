@@ -22,9 +22,9 @@ fn role() {
 /// What the files of a process's log make. Only files are read: that is what anybody finds if everything dies now.
 fn logged_value(directory: &Path, key: &str) -> Option<String> {
     let log = DiskLog::open(directory).unwrap();
-    let lives = log.lives(process("alice")).unwrap();
-    assert_eq!(lives.len(), 1);
-    let contents = log.replay(process("alice"), lives[0], Contents::default()).unwrap().expect("there is a log");
+    let folders = log.folders().unwrap();
+    assert_eq!(folders.len(), 1);
+    let contents = log.replay(&folders[0], Contents::default()).unwrap().expect("there is a log");
     contents.objects.get(&(0, key.to_owned())).map(|object| String::from_utf8(object.value.clone()).unwrap())
 }
 

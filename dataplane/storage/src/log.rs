@@ -20,6 +20,9 @@
 //! 3. After a failure the batch is written anew before it is synced: a sync that succeeds after one that failed says nothing
 //!    of what was written before.
 //!
+//! A batch may have no position of its own: parts of a record that comes later. Such a batch may be told twice, the second time
+//! at the beginning of the next segment.
+//!
 //! Reading ends before the first batch of the last segment that is not whole. When anything whole follows, or when an earlier
 //! segment ends too early, it is not a torn end but damage, and told. What cannot be told from a torn end is damage to the very
 //! last batch.
@@ -29,8 +32,10 @@
 //! | `format` | the bytes of headers |
 //! | `writer` | appending, syncing, dropping what a snapshot has |
 //! | `reader` | what is there after a crash |
+//! | `life` | whose log it is, and whether it is over |
 
 mod format;
+mod life;
 #[cfg(test)]
 mod power_cuts;
 mod reader;
@@ -40,17 +45,26 @@ use std::path::PathBuf;
 
 use praas_sys::Errno;
 
+pub use self::life::{LIFE_BYTES_MAX, LogLife, mark_ended, read_life, write_life};
 pub use self::reader::{Batch, Found, read_log, remove_log};
 pub use self::writer::{LogPlan, LogWriter};
 
 /// Bytes of a segment: recovery holds one in memory, and a snapshot gives room back in such pieces.
 pub const SEGMENT_BYTES: usize = 16 << 20;
 
+/// Bytes of the longest segment: one that was made longer for a batch that it alone does not suffice for.
+pub const SEGMENT_BYTES_MAX: usize = 2 * SEGMENT_BYTES;
+
+/// Bytes of records that are taken at once: the longest record of all, many times.
+pub const APPEND_BYTES_MAX: usize = 8 << 20;
+
 /// Bytes that are written ahead at once, as long as batches are small against it.
 pub const AHEAD_BYTES: usize = 1 << 20;
 
 /// Bytes of records that wait for a sync at most; more are refused until it succeeds.
 pub const PENDING_BYTES_MAX: usize = 4 << 20;
+
+const _: () = assert!(PENDING_BYTES_MAX <= APPEND_BYTES_MAX && 2 * APPEND_BYTES_MAX < SEGMENT_BYTES_MAX);
 
 /// Why a log does not go on, or cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -69,6 +83,14 @@ pub enum LogError {
     /// So much waits for a sync that nothing more is taken.
     #[error("{bytes} bytes of records wait to be written, {limit} at most; they are taken when a sync succeeds")]
     Pending {
+        /// How many.
+        bytes: usize,
+        /// The most.
+        limit: usize,
+    },
+    /// More at once than a segment may have.
+    #[error("{bytes} bytes of records are more than the {limit} that are taken at once")]
+    TooLong {
         /// How many.
         bytes: usize,
         /// The most.
@@ -103,6 +125,7 @@ impl From<LogError> for std::io::Error {
         let kind = match &error {
             LogError::Files { errno, .. } => Self::from(*errno).kind(),
             LogError::Pending { .. } => std::io::ErrorKind::WouldBlock,
+            LogError::TooLong { .. } => std::io::ErrorKind::InvalidInput,
             LogError::Damaged { .. } | LogError::Version { .. } => std::io::ErrorKind::InvalidData,
         };
         Self::new(kind, error)

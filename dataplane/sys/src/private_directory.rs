@@ -5,7 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, fsync, mkdirat, openat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
 
@@ -49,6 +49,17 @@ pub enum PrivateDirectoryError {
     },
 }
 
+/// Makes the entry of a new directory lasting.
+fn sync_parent(path: &Path) -> Result<(), Errno> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    match openat(CWD, parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(parent) => fsync(&parent),
+        // Whoever may not read it may write to it all the same.
+        Err(Errno::ACCESS) => Ok(()),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Makes `path` (0700; parents too, where missing), or accepts it if it is this user's and closed to others.
 pub fn create_private_directory(path: &Path) -> Result<(), PrivateDirectoryError> {
     let failed = |what| move |errno| PrivateDirectoryError::Call { what, path: path.to_owned(), errno };
@@ -56,7 +67,9 @@ pub fn create_private_directory(path: &Path) -> Result<(), PrivateDirectoryError
         create_private_directory(parent)?;
     }
     match mkdirat(CWD, path, Mode::RWXU) {
-        Ok(()) | Err(Errno::EXIST) => {}
+        // What is stored in it lasts only if it does.
+        Ok(()) => sync_parent(path).map_err(failed("make lasting"))?,
+        Err(Errno::EXIST) => {}
         Err(errno) => return Err(failed("create")(errno)),
     }
     // Opened once and then only asked about through the descriptor, so that nobody can swap it in between.

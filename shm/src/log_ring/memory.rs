@@ -19,7 +19,7 @@ use super::limits::{LOG_BYTES_MAX, LOG_BYTES_MIN};
 
 const PAGE_BYTES: usize = 4096;
 const MAGIC: u64 = u64::from_le_bytes(*b"praaslog");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const KIND: &str = "log ring";
 
 #[repr(C, align(128))]

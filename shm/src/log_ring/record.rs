@@ -8,7 +8,7 @@
 //! arrived  2 incarnation   3 sequence   4 second of its arrival + 1 if its source may repeat, or 0
 //!          5 key bytes (32) │ payload bytes (32)   6–13 source   key   payload, unless it went ahead in pieces
 //! removed  2… positions of arrival of the messages
-//! piece    2 bytes   3 whether it is the first   bytes
+//! piece    2 bytes   3 where in the whole it begins   bytes
 //! ```
 //!
 //! Little endian; every part ends with zeroes to a whole word. The server reads a private copy and believes nothing in it.
@@ -125,8 +125,8 @@ pub enum Record<'r> {
     Piece {
         /// Whose: a stream has one thing on its way at a time.
         stream: u8,
-        /// Whether it begins a new one.
-        is_first: bool,
+        /// Where it begins in the whole; 0 begins a new one. One that comes again overwrites itself and what came behind.
+        offset: u64,
         /// Its bytes.
         bytes: &'r [u8],
     },
@@ -296,10 +296,10 @@ impl<'r> Fields<'r> {
                 Ok(Record::Removed { position, arrivals })
             }
             kind if kind == Kind::Piece as u8 => {
-                let (bytes, first) = (self.word()?, self.word()?);
+                let (bytes, offset) = (self.word()?, self.word()?);
                 let bytes = self.bytes(bytes)?;
                 let stream = stream.ok_or_else(|| self.wrong("stream"))?;
-                Ok(Record::Piece { stream, is_first: first != 0, bytes })
+                Ok(Record::Piece { stream, offset, bytes })
             }
             _ => Err(self.wrong("kind")),
         }

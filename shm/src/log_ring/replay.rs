@@ -68,6 +68,12 @@ impl Replay {
         &self.contents
     }
 
+    /// The same, taken out.
+    #[must_use]
+    pub fn into_contents(self) -> Contents {
+        self.contents
+    }
+
     /// Adds all records in `bytes`.
     ///
     /// # Errors
@@ -117,15 +123,17 @@ impl Replay {
                 }
                 arrivals().for_each(|arrival| drop(self.contents.messages.remove(&arrival)));
             }
-            Record::Piece { stream, is_first, bytes } => {
+            Record::Piece { stream, offset, bytes } => {
                 let pieces = self.pieces.entry(stream).or_default();
-                if is_first {
-                    pieces.clear();
+                // Of one that is taken up in its middle nothing is known: whoever speaks of it finds it too short.
+                let kept = usize::try_from(offset).unwrap_or(usize::MAX).min(pieces.len());
+                pieces.truncate(kept);
+                if kept as u64 == offset {
+                    if pieces.len() + bytes.len() > VALUE_BYTES_MAX as usize {
+                        return Err(ReplayError::TooLong { bytes: pieces.len() + bytes.len() });
+                    }
+                    pieces.extend_from_slice(bytes);
                 }
-                if pieces.len() + bytes.len() > VALUE_BYTES_MAX as usize {
-                    return Err(ReplayError::TooLong { bytes: pieces.len() + bytes.len() });
-                }
-                pieces.extend_from_slice(bytes);
             }
         }
         self.contents.position = record.position().unwrap_or(self.contents.position);

@@ -169,6 +169,17 @@ impl CallRecord {
     }
 }
 
+/// The bytes of a record of which nobody is said to run it any more.
+pub(crate) fn without_owner(record: &[u8]) -> Vec<u8> {
+    let mut record = record.to_vec();
+    if record.starts_with(&RUNNING.to_le_bytes())
+        && let Some(owner) = record.get_mut(4..8)
+    {
+        owner.fill(0);
+    }
+    record
+}
+
 fn digest_words(digest: [u8; 16]) -> [u64; 2] {
     let whole = u128::from_le_bytes(digest);
     #[allow(clippy::cast_possible_truncation, reason = "the two halves")]

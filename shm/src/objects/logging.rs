@@ -108,7 +108,7 @@ pub(crate) unsafe fn pieces(
             record.word(head.word(record_bytes));
             record.word(0);
             record.word(count as u64);
-            record.word(u64::from(start == 0));
+            record.word(start as u64);
             // SAFETY: within the range that the caller promises.
             unsafe { record.shared(place.add(start), count) };
             record.finish();

@@ -1,23 +1,30 @@
 //! Logs in a directory of this host: what is durable in them survives this server, its keeper, and a loss of power.
 //!
-//! Each life of a process has a directory of its own. A log that ends where its process is goes on; one that ends elsewhere is
-//! of a server that died with records in its ring, whose changes the keeper has and the log has not. It is removed and begun
-//! anew at the position of the process, and [`DiskLog::replay`] refuses to make anything of it without the contents at that
-//! position: a gap is never passed over.
+//! ```text
+//! DIR/APPLICATION/PROCESS/INCARNATION/   life │ 0000000000000000.log … │ ended
+//! ```
+//!
+//! Each life of a process has a directory of its own. A log that ends where its process is goes on. One that ends elsewhere is
+//! begun anew, by who knows that everything up to that position is in a snapshot; the keeper's memory is never a reason for it.
+//! [`DiskLog::replay`] refuses to make anything of a log without the contents at its beginning: a gap is never passed over.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use praas_protocol::ProcessId;
 use praas_shm::log_ring::{Contents, Records, Replay};
 use praas_storage::Folder;
 use praas_storage::disk::{FileLayer, HostFiles};
-use praas_storage::log::{Batch, Found, LogPlan, LogWriter, read_log, remove_log};
+use praas_storage::log::{
+    Batch, Found, LogLife, LogPlan, LogWriter, mark_ended, read_life, read_log, remove_log, write_life,
+};
 use praas_sys::Errno;
 use praas_sys::private_directory::create_private_directory;
 
 use super::{Log, LogStore};
+
+/// Attempts at making a directory whose parent somebody removes because it is empty.
+const MAKE_TRIES_MAX: usize = 8;
 
 /// The logs of all processes of a server; clones are the same.
 #[derive(Debug, Clone)]
@@ -42,26 +49,46 @@ impl DiskLog {
         Ok(Self { directory: directory.to_owned(), files: Arc::new(HostFiles::new()) })
     }
 
-    fn path(&self, process: ProcessId, incarnation: u64) -> PathBuf {
-        self.directory.join(Folder { process, incarnation }.to_string())
+    fn path(&self, folder: &Folder) -> PathBuf {
+        self.directory.join(folder.to_string())
     }
 
-    /// The lives of a process that have logs, in order.
+    fn names(&self, path: &Path) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        match self.files.list(path, &mut |name| names.push(name.to_owned())) {
+            // It has just gone, or somebody put a file there.
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(Vec::new()),
+            listed => {
+                listed?;
+                names.sort_unstable();
+                Ok(names)
+            }
+        }
+    }
+
+    /// All lives that have a directory, in order, those that are over or were never begun too.
     ///
     /// # Errors
     /// What the file system says.
-    pub fn lives(&self, process: ProcessId) -> io::Result<Vec<u64>> {
-        let directory = self.directory.join(process.to_string());
-        let mut lives = Vec::new();
-        let listed = self.files.list(&directory, &mut |name| {
-            lives.extend(Folder::parse(&format!("{process}/{name}")).map(|folder| folder.incarnation));
-        });
-        match listed {
-            Err(Errno::NOENT) => {}
-            listed => listed?,
+    pub fn folders(&self) -> io::Result<Vec<Folder>> {
+        let mut folders = Vec::new();
+        for application in self.names(&self.directory)? {
+            for process in self.names(&self.directory.join(&application))? {
+                let process = format!("{application}/{process}");
+                let lives = self.names(&self.directory.join(&process))?;
+                folders.extend(lives.iter().filter_map(|life| Folder::parse(&format!("{process}/{life}"))));
+            }
         }
-        lives.sort_unstable();
-        Ok(lives)
+        folders.sort_unstable();
+        Ok(folders)
+    }
+
+    /// Whose log it is; `None` for one that nobody was ever told of.
+    ///
+    /// # Errors
+    /// Damage, and what the file system says.
+    pub fn life(&self, folder: &Folder) -> io::Result<Option<LogLife>> {
+        Ok(read_life(&*self.files, &self.path(folder))?)
     }
 
     /// What a process was when its log ends, made of what it was at some position that the log goes on from; `None` if there
@@ -69,9 +96,18 @@ impl DiskLog {
     ///
     /// # Errors
     /// Damage, or a log that does not follow that position.
-    pub fn replay(&self, process: ProcessId, incarnation: u64, base: Contents) -> io::Result<Option<Contents>> {
-        let path = self.path(process, incarnation);
+    pub fn replay(&self, folder: &Folder, base: Contents) -> io::Result<Option<Contents>> {
+        let path = self.path(folder);
+        let Some(life) = self.life(folder)?.filter(|life| !life.is_ended) else { return Ok(None) };
         let begin = base.position;
+        let gap = |after: u64| {
+            let process = folder.process;
+            let reason = format!("the log of {process} goes on from position {after}, what is known ends at {begin}");
+            Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+        };
+        if life.position > begin {
+            return gap(life.position);
+        }
         let mut replay = Replay::new(base);
         let mut result = Ok(());
         let found = self.read(&path, &mut |batch| {
@@ -79,22 +115,10 @@ impl DiskLog {
                 result = apply(&mut replay, begin, batch);
             }
         })?;
-        let Some(found) = found else { return Ok(None) };
-        result?;
-        if found.after > begin {
-            let after = found.after;
-            let reason = format!("the log of {process} goes on from position {after}, what is known ends at {begin}");
-            return Err(io::Error::new(io::ErrorKind::InvalidData, reason));
+        match found {
+            Some(found) if found.after > begin => gap(found.after),
+            _ => result.map(|()| Some(replay.into_contents())),
         }
-        Ok(Some(replay.contents().clone()))
-    }
-
-    /// Removes the log of a life of a process; nothing to do if it has none.
-    ///
-    /// # Errors
-    /// What the file system says.
-    pub fn remove(&self, process: ProcessId, incarnation: u64) -> io::Result<()> {
-        Ok(remove_log(&*self.files, &self.path(process, incarnation))?)
     }
 
     fn read(&self, path: &Path, each: &mut dyn FnMut(Batch<'_>)) -> io::Result<Option<Found>> {
@@ -106,16 +130,26 @@ impl DiskLog {
 
     /// Makes directories that last: a log in one that is lost is lost.
     fn make_directory(&self, path: &Path) -> io::Result<()> {
-        let mut made = self.directory.clone();
-        for part in path.strip_prefix(&self.directory).into_iter().flatten() {
-            let parent = made.clone();
-            made.push(part);
-            match self.files.make_directory(&made) {
-                Ok(()) | Err(Errno::EXIST) => self.files.sync_directory(&parent)?,
-                Err(errno) => return Err(errno.into()),
+        let make = || {
+            let mut made = self.directory.clone();
+            for part in path.strip_prefix(&self.directory).into_iter().flatten() {
+                let parent = made.clone();
+                made.push(part);
+                match self.files.make_directory(&made) {
+                    Ok(()) | Err(Errno::EXIST) => self.files.sync_directory(&parent)?,
+                    Err(errno) => return Err(errno),
+                }
             }
+            Ok(())
+        };
+        let mut made = make();
+        for _ in 1..MAKE_TRIES_MAX {
+            if made != Err(Errno::NOENT) {
+                break;
+            }
+            made = make();
         }
-        Ok(())
+        Ok(made?)
     }
 }
 
@@ -132,14 +166,40 @@ fn apply(replay: &mut Replay, begin: u64, batch: Batch<'_>) -> io::Result<()> {
 }
 
 impl LogStore for DiskLog {
-    fn open(&self, process: ProcessId, incarnation: u64, position: u64) -> io::Result<Box<dyn Log>> {
-        let path = self.path(process, incarnation);
-        if self.read(&path, &mut |_| ())?.is_some_and(|found| found.position != position) {
+    fn end(&self, folder: &Folder) -> io::Result<Option<u64>> {
+        let Some(life) = self.life(folder)?.filter(|life| !life.is_ended) else { return Ok(None) };
+        let found = self.read(&self.path(folder), &mut |_| ())?;
+        Ok(Some(found.map_or(life.position, |found| found.position.max(life.position))))
+    }
+
+    fn open(&self, folder: &Folder, position: u64, note: &[u8]) -> io::Result<Box<dyn Log>> {
+        let path = self.path(folder);
+        // What cannot be read is given up like what ends elsewhere: what there is at this position is kept elsewhere.
+        if !matches!(self.end(folder), Ok(Some(end)) if end == position) {
             remove_log(&*self.files, &path)?;
         }
         self.make_directory(&path)?;
+        write_life(&*self.files, &path, position, note)?;
         let writer = LogWriter::begin(Arc::clone(&self.files), &path, position, LogPlan::default())?;
         Ok(Box::new(ProcessLog { writer }))
+    }
+
+    fn mark_ended(&self, folder: &Folder) -> io::Result<()> {
+        Ok(mark_ended(&*self.files, &self.path(folder))?)
+    }
+
+    fn remove(&self, folder: &Folder) -> io::Result<()> {
+        let path = self.path(folder);
+        remove_log(&*self.files, &path)?;
+        // Fails while there are others in them, which is what they are for.
+        for parent in path.ancestors().skip(1).take(2) {
+            let _ = self.files.remove_directory(parent);
+        }
+        Ok(())
+    }
+
+    fn lasts(&self) -> bool {
+        true
     }
 }
 
@@ -151,6 +211,10 @@ impl Log for ProcessLog {
     fn sync(&mut self) -> io::Result<u64> {
         Ok(self.writer.sync()?)
     }
+
+    fn truncate(&mut self, position: u64) -> io::Result<()> {
+        Ok(self.writer.truncate(position).map(drop)?)
+    }
 }
 
 #[cfg(test)]
@@ -161,26 +225,33 @@ mod tests {
     fn a_log_goes_on_where_its_process_is_and_begins_anew_elsewhere() {
         let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/../../target").unwrap();
         let logs = DiskLog::open(&directory.path().join("logs")).unwrap();
-        let process: ProcessId = "notes/alice".parse().unwrap();
-        let end = |logs: &DiskLog| logs.read(&logs.path(process, 1), &mut |_| ()).unwrap();
-        assert_eq!(end(&logs), None);
-        assert_eq!(logs.replay(process, 1, Contents::default()).unwrap(), None);
-        let mut log = LogStore::open(&logs, process, 1, 0).unwrap();
+        let folder = Folder { process: "notes/alice".parse().unwrap(), incarnation: 1 };
+        let found = |logs: &DiskLog| logs.read(&logs.path(&folder), &mut |_| ()).unwrap();
+        assert_eq!((found(&logs), logs.end(&folder).unwrap()), (None, None));
+        assert_eq!(logs.replay(&folder, Contents::default()).unwrap(), None);
+        let mut log = logs.open(&folder, 0, b"alice").unwrap();
+        assert_eq!(logs.end(&folder).unwrap(), Some(0));
         log.append(&[0; 16], 2).unwrap();
         assert_eq!(log.sync().unwrap(), 2);
-        let mut log = LogStore::open(&logs, process, 1, 2).unwrap();
+        let mut log = logs.open(&folder, 2, b"alice").unwrap();
         log.append(&[0; 16], 3).unwrap();
-        assert_eq!((log.sync().unwrap(), end(&logs)), (3, Some(Found { after: 0, position: 3 })));
+        assert_eq!((log.sync().unwrap(), found(&logs)), (3, Some(Found { after: 0, position: 3 })));
         // Nothing in it is a record, which is found out by who replays it.
-        assert_eq!(logs.replay(process, 1, Contents::default()).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        let mut log = LogStore::open(&logs, process, 1, 10).unwrap();
-        assert_eq!(end(&logs), None, "what it had does not lead there");
+        assert_eq!(logs.replay(&folder, Contents::default()).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let mut log = logs.open(&folder, 10, b"alice again").unwrap();
+        assert_eq!((found(&logs), logs.end(&folder).unwrap()), (None, Some(10)), "what it had does not lead there");
+        let error = logs.replay(&folder, Contents::default()).unwrap_err();
+        assert!(error.to_string().contains("from position 10"), "{error}");
         log.append(&[], 11).unwrap();
         log.append(&[0; 16], 12).unwrap();
-        assert_eq!((log.sync().unwrap(), end(&logs)), (12, Some(Found { after: 10, position: 12 })));
-        assert_eq!(logs.lives(process).unwrap(), [1]);
-        logs.remove(process, 1).unwrap();
-        assert_eq!(logs.lives(process).unwrap(), [0_u64; 0]);
-        assert_eq!(end(&logs), None);
+        assert_eq!((log.sync().unwrap(), found(&logs)), (12, Some(Found { after: 10, position: 12 })));
+        assert_eq!(logs.folders().unwrap(), [folder]);
+        let life = LogLife { position: 10, note: b"alice again".to_vec(), is_ended: false };
+        assert_eq!(logs.life(&folder).unwrap(), Some(life));
+        logs.mark_ended(&folder).unwrap();
+        assert!(logs.life(&folder).unwrap().unwrap().is_ended);
+        assert_eq!(logs.end(&folder).unwrap(), None);
+        logs.remove(&folder).unwrap();
+        assert_eq!((logs.folders().unwrap(), found(&logs)), (Vec::new(), None));
     }
 }

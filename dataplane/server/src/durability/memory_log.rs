@@ -8,6 +8,7 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use praas_protocol::ProcessId;
+use praas_storage::Folder;
 
 use super::{Log, LogStore};
 
@@ -96,7 +97,12 @@ impl MemoryLog {
 }
 
 impl LogStore for MemoryLog {
-    fn open(&self, process: ProcessId, incarnation: u64, position: u64) -> io::Result<Box<dyn Log>> {
+    fn end(&self, _folder: &Folder) -> io::Result<Option<u64>> {
+        Ok(None)
+    }
+
+    fn open(&self, folder: &Folder, position: u64, _note: &[u8]) -> io::Result<Box<dyn Log>> {
+        let Folder { process, incarnation } = *folder;
         let kept = Kept {
             incarnation,
             base: position,
@@ -107,6 +113,19 @@ impl LogStore for MemoryLog {
         };
         lock(&self.shared).logs.insert(process, kept);
         Ok(Box::new(ProcessLog { process, incarnation, shared: Arc::clone(&self.shared) }))
+    }
+
+    fn mark_ended(&self, _folder: &Folder) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// It is kept all the same: what was logged of a process is looked at when the process is gone.
+    fn remove(&self, _folder: &Folder) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn lasts(&self) -> bool {
+        false
     }
 }
 
@@ -153,6 +172,10 @@ impl Log for ProcessLog {
             Ok(kept.durable)
         })
     }
+
+    fn truncate(&mut self, _position: u64) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 fn lock(shared: &Mutex<Shared>) -> MutexGuard<'_, Shared> {
@@ -168,7 +191,8 @@ mod tests {
     fn nothing_is_durable_while_it_is_held_or_fails_and_the_oldest_records_go_first() {
         let memory = MemoryLog::new(20);
         let process: ProcessId = "hello/alice".parse().unwrap();
-        let mut log = memory.open(process, 1, 7).unwrap();
+        let folder = |incarnation| Folder { process, incarnation };
+        let mut log = memory.open(&folder(1), 7, &[]).unwrap();
         assert_eq!((memory.durable(process), log.sync().unwrap()), (Some(7), 7));
         memory.hold();
         log.append(&[1; 16], 9).unwrap();
@@ -180,7 +204,7 @@ mod tests {
         assert_eq!(log.sync().unwrap(), 9);
         log.append(&[2; 16], 10).unwrap();
         assert_eq!(memory.records(process), Some((9, vec![2; 16])));
-        let mut next = memory.open(process, 2, 10).unwrap();
+        let mut next = memory.open(&folder(2), 10, &[]).unwrap();
         assert!(log.append(&[3; 8], 11).is_err(), "an earlier life");
         next.append(&[3; 8], 11).unwrap();
         assert_eq!(memory.records(process), Some((10, vec![3; 8])));

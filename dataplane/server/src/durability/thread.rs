@@ -1,6 +1,6 @@
 //! The thread itself.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
@@ -10,8 +10,10 @@ use std::time::Duration;
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
-use super::{Beginning, Command};
-use crate::hosting::JobResult;
+use praas_storage::Folder;
+
+use super::files::FileOrder;
+use super::{Command, LogEnd, LogNews, News, Opened};
 use crate::limits::{LOG_BATCH_BYTES, LOG_LOOK_PERIOD, LOG_RETRY_PERIOD};
 use crate::log::Log as Logger;
 use crate::processes::ProcessKey;
@@ -21,6 +23,8 @@ const WAKER: Token = Token(usize::MAX);
 const EVENTS_MAX: usize = 64;
 /// Bytes read of a doorbell at a time; what is left of a flood is read at the next wake.
 const DOORBELL_BYTES: usize = 256;
+/// Turns of a ring whose log ends: more than a full ring takes.
+const LAST_TURNS_MAX: usize = 16;
 
 /// What a turn of one ring came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,12 +40,14 @@ enum Turn {
 /// One ring with its log.
 #[derive(Debug)]
 struct LoggedRing {
-    parts: Beginning,
+    parts: Opened,
     /// Records that were copied and that the log has not taken yet.
     batch: Vec<u8>,
     batch_position: u64,
     appended: u64,
     durable: u64,
+    /// Whether something was appended since the last sync that said that all is durable: it may have no position of its own.
+    is_dirty: bool,
     seen: u32,
     /// Whether it was said that its log fails.
     is_failing: bool,
@@ -51,22 +57,25 @@ struct LoggedRing {
 pub(super) struct LogThread {
     poll: Poll,
     orders: Receiver<Command>,
-    results: Sender<JobResult>,
-    loop_waker: Arc<Waker>,
+    files: Sender<FileOrder>,
+    news: News,
     logger: Logger,
     rings: BTreeMap<ProcessKey, LoggedRing>,
+    /// Whose logs are being opened.
+    opening: BTreeSet<ProcessKey>,
 }
 
 impl LogThread {
     pub(super) fn new(
         orders: Receiver<Command>,
-        results: Sender<JobResult>,
-        loop_waker: Arc<Waker>,
+        files: Sender<FileOrder>,
+        news: News,
         logger: Logger,
     ) -> io::Result<(Self, Arc<Waker>)> {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
-        Ok((Self { poll, orders, results, loop_waker, logger, rings: BTreeMap::new() }, waker))
+        let (rings, opening) = (BTreeMap::new(), BTreeSet::new());
+        Ok((Self { poll, orders, files, news, logger, rings, opening }, waker))
     }
 
     pub(super) fn run(mut self) {
@@ -91,46 +100,86 @@ impl LogThread {
     fn obey(&mut self) -> bool {
         loop {
             match self.orders.try_recv() {
-                Ok(Command::Begin(parts)) => self.begin(*parts),
-                Ok(Command::End(key)) => self.end(key),
-                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => return false,
+                Ok(Command::Begin(beginning)) => {
+                    self.opening.insert(beginning.key);
+                    // Fails only when that thread has panicked, which its hook has printed.
+                    let _ = self.files.send(FileOrder::Open(beginning));
+                }
+                Ok(Command::Opened(key, opened)) => {
+                    if self.opening.remove(&key) {
+                        match opened {
+                            Ok(opened) => self.begin(*opened),
+                            Err(reason) => self.news.tell(LogNews::Broken(key, reason)),
+                        }
+                    }
+                }
+                Ok(Command::Truncate(key, position)) => self.truncate(key, position),
+                Ok(Command::End(key, folder, then)) => self.end(key, folder, then),
+                Ok(Command::Stop) | Err(TryRecvError::Disconnected) => {
+                    let keys: Vec<_> = self.rings.keys().copied().collect();
+                    keys.into_iter().for_each(|key| self.end_ring(key));
+                    return false;
+                }
                 Err(TryRecvError::Empty) => return true,
             }
         }
     }
 
-    fn begin(&mut self, parts: Beginning) {
+    fn begin(&mut self, parts: Opened) {
         let (key, position) = (parts.key, parts.reader.position());
         let fd = parts.doorbell.as_raw_fd();
         let watched = self.poll.registry().register(&mut SourceFd(&fd), Token(key.0), Interest::READABLE);
         if let Err(error) = watched {
-            return self.give_up(key, format!("its log's doorbell cannot be watched: {error}"));
+            return self.news.tell(LogNews::Broken(key, format!("its doorbell cannot be watched: {error}")));
         }
+        parts.control.set_durable(position);
         let ring = LoggedRing {
             parts,
             batch: Vec::new(),
             batch_position: position,
             appended: position,
             durable: position,
+            is_dirty: false,
             seen: 0,
             is_failing: false,
         };
         self.rings.insert(key, ring);
+        self.news.tell(LogNews::Begun(key));
     }
 
-    fn end(&mut self, key: ProcessKey) {
-        if let Some(ring) = self.rings.remove(&key) {
-            let fd = ring.parts.doorbell.as_raw_fd();
-            // Closing would do the same, if no worker had the pipe.
-            let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
+    /// A log is no longer written to, once it has what lies in the ring.
+    fn end(&mut self, key: ProcessKey, folder: Folder, then: LogEnd) {
+        self.opening.remove(&key);
+        self.end_ring(key);
+        if then != LogEnd::Leave {
+            let _ = self.files.send(FileOrder::End(key, folder, then));
         }
+    }
+
+    fn end_ring(&mut self, key: ProcessKey) {
+        let Some(mut ring) = self.rings.remove(&key) else { return };
+        for _ in 0..LAST_TURNS_MAX {
+            if ring.turn(self.logger) != Ok(Turn::Moved) {
+                break;
+            }
+        }
+        let fd = ring.parts.doorbell.as_raw_fd();
+        // Closing would do the same, if no worker had the pipe.
+        let _ = self.poll.registry().deregister(&mut SourceFd(&fd));
     }
 
     /// The process can no longer be logged, so it cannot go on.
     fn give_up(&mut self, key: ProcessKey, reason: String) {
-        self.end(key);
-        if self.results.send(JobResult::LogBroken { key, reason }).is_ok() {
-            let _ = self.loop_waker.wake();
+        self.end_ring(key);
+        self.news.tell(LogNews::Broken(key, reason));
+    }
+
+    fn truncate(&mut self, key: ProcessKey, position: u64) {
+        let Some(ring) = self.rings.get_mut(&key) else { return };
+        let Some(position) = ring.parts.reader.not_needed(position) else { return };
+        if let Err(error) = ring.parts.log.truncate(position) {
+            let process = ring.parts.folder.process;
+            self.logger.warning(format_args!("the log of {process} stays longer than it has to be: {error}"));
         }
     }
 
@@ -163,32 +212,43 @@ impl LoggedRing {
             let read = self.parts.reader.read(&mut self.batch, LOG_BATCH_BYTES);
             self.batch_position = read.map_err(|error| error.to_string())?;
         }
-        let bytes = self.batch.len();
-        if bytes > 0 {
-            if let Err(error) = self.parts.log.append(&self.batch, self.batch_position) {
-                self.note_failure(logger, &error);
-                return Ok(Turn::Waits);
+        let mut has_moved = false;
+        if !self.batch.is_empty() {
+            match self.parts.log.append(&self.batch, self.batch_position) {
+                Ok(()) => {
+                    self.batch.clear();
+                    (self.appended, self.is_dirty, has_moved) = (self.batch_position, true, true);
+                }
+                // What it has must be synced first; anything else is told.
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.is_dirty => {}
+                Err(error) => {
+                    self.note_failure(logger, &error);
+                    return Ok(Turn::Waits);
+                }
             }
-            self.parts.reader.consume(bytes);
-            self.batch.clear();
-            self.appended = self.batch_position;
         }
-        if self.durable < self.appended {
+        if self.is_dirty {
             match self.parts.log.sync() {
-                Ok(durable) => self.show(durable, logger),
+                Ok(durable) => {
+                    self.show(durable, logger);
+                    self.is_dirty = self.durable < self.appended;
+                }
                 Err(error) => self.note_failure(logger, &error),
             }
         }
-        Ok(match (bytes, self.durable < self.appended) {
-            (1.., _) => Turn::Moved,
-            (0, true) => Turn::Waits,
-            (0, false) => Turn::Idle,
+        if !self.is_dirty && self.batch.is_empty() {
+            self.parts.reader.release();
+        }
+        Ok(match (has_moved, self.is_dirty, self.batch.is_empty()) {
+            (true, ..) | (_, false, false) => Turn::Moved,
+            (false, true, _) => Turn::Waits,
+            (false, false, true) => Turn::Idle,
         })
     }
 
     fn show(&mut self, durable: u64, logger: Logger) {
         if std::mem::take(&mut self.is_failing) {
-            logger.info(format_args!("the log of {} works again", self.parts.process));
+            logger.info(format_args!("the log of {} works again", self.parts.folder.process));
         }
         // A log cannot know more than it was given.
         let durable = durable.min(self.appended);
@@ -200,7 +260,7 @@ impl LoggedRing {
 
     fn note_failure(&mut self, logger: Logger, error: &io::Error) {
         if !std::mem::replace(&mut self.is_failing, true) {
-            let process = self.parts.process;
+            let process = self.parts.folder.process;
             logger.error(format_args!(
                 "the log of {process} failed and is tried again: {error}; meanwhile its replies are held, and it changes \
                  nothing once its log ring is full"

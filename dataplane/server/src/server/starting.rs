@@ -83,12 +83,13 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
     let spawner = Spawner::start().map_err(|error| StartError::host("starting the spawner", &error))?;
     let (results_in, results) = channel();
     let plan = HostingPlan { data: Arc::clone(&data), spawner, cgroups, strict: options.require_sandbox, keeper, log };
-    let disk_log = options.disk_log.clone().map(|store| Box::new(store) as Box<dyn LogStore>);
-    let memory_log = options.memory_log.clone().map(|store| Box::new(store) as Box<dyn LogStore>);
-    let durabilities = match disk_log.or(memory_log) {
+    let disk = options.disk_log.clone();
+    let memory_log = options.memory_log.clone().map(|store| Arc::new(store) as Arc<dyn LogStore>);
+    let store = disk.clone().map(|store| Arc::new(store) as Arc<dyn LogStore>).or(memory_log);
+    let durabilities = match store {
         Some(store) => Some(
-            Durabilities::start(store, results_in.clone(), Arc::clone(&waker), log)
-                .map_err(host("starting the log's thread"))?,
+            Durabilities::start(store, disk, results_in.clone(), Arc::clone(&waker), log)
+                .map_err(host("starting the log's threads"))?,
         ),
         None => None,
     };
@@ -221,7 +222,9 @@ pub(crate) fn assemble(options: &ServerOptions, ground: Ground) -> Result<Shard,
     shard.watch(shard.listener.as_fd(), Source::Listener, Interest::READABLE).map_err(host("watching the socket"))?;
     shard.watch_keeper().map_err(host("watching the keeper"))?;
     shard.recover_processes();
-    shard.recover_sleepers().map_err(|error| StartError::host("listing the processes that sleep", &error))?;
+    let logs = shard.find_logs().map_err(host("listing the logs of processes"))?;
+    shard.recover_sleepers(&logs).map_err(|error| StartError::host("listing the processes that sleep", &error))?;
+    shard.recover_logged(&logs);
     if options.watch {
         shard.timers.after(Duration::ZERO, Timer::Watch);
     }

@@ -31,8 +31,10 @@ impl Shard {
         }
         swapped.askers.push(asker);
         let folder = Folder { process: *id, incarnation: swapped.incarnation };
+        let has_log = swapped.has_log;
+        let log = self.disk_log().filter(|_| has_log);
         let Some(transfers) = &self.swaps.transfers else { return Err(ControlError::NoStorage) };
-        transfers.begin(Job::Remove { folder, key: None });
+        transfers.begin(Job::Remove { folder, key: None, log });
         self.set_rest(*id, Rest::Ending, "it is stopped");
         Ok(true)
     }
@@ -45,7 +47,7 @@ impl Shard {
         else {
             return false;
         };
-        transfers.begin(Job::Remove { folder, key: Some(key) });
+        transfers.begin(Job::Remove { folder, key: Some(key), log: None });
         true
     }
 
@@ -66,10 +68,26 @@ impl Shard {
         let Some(process) = self.processes.get_mut(key) else { return };
         let Stage::Removing(askers) = &mut process.stage else { return };
         let askers = std::mem::take(askers);
-        let Some(error) = failed else {
-            process.stored = super::StoredCopy::default();
-            return self.remove_process(key, askers);
-        };
+        match failed {
+            Some(error) => self.not_all_was_removed(key, askers, &error),
+            None => {
+                process.stored = super::StoredCopy::default();
+                self.remove_process(key, askers);
+            }
+        }
+    }
+
+    /// Something that is stored of a process in memory cannot be removed: it has not ended.
+    pub(crate) fn could_not_delete(&mut self, key: ProcessKey, askers: Vec<Asker>, reason: String) {
+        let Some(process) = self.processes.get(key) else { return };
+        let id = process.id;
+        self.log.error(format_args!("what is stored of {id} cannot be removed: {reason}"));
+        let error = ControlError::SwapFailed { process: id, what: "removing what is stored of it".into(), reason };
+        self.not_all_was_removed(key, askers, &error);
+    }
+
+    fn not_all_was_removed(&mut self, key: ProcessKey, askers: Vec<Asker>, error: &ControlError) {
+        let Some(process) = self.processes.get_mut(key) else { return };
         process.stage = Stage::Active(Vec::new());
         process.broken = Some(format!("it was stopped, but not all of it could be removed: {error}; stop it again"));
         self.show_state(key);

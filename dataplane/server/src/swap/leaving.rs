@@ -173,6 +173,7 @@ impl Shard {
         self.processes.swapped.insert(id, swapped);
         self.set_alarm(id, next_wake_unix_ms);
         self.let_openers_wait(key);
+        self.remove_log(key);
         self.give_memory_up(key);
         self.metrics.swaps_out += 1;
         self.metrics.swapped_out_bytes += moved_bytes;
@@ -218,11 +219,15 @@ impl Shard {
         process.stored.snapshot = None;
         self.metrics.swaps_failed += 1;
         if self.shutting_down || !swapping.stoppers.is_empty() {
-            if self.shutting_down {
+            if self.shutting_down && process.log.is_none() {
                 self.log.error(format_args!("process {id} could not be stored and ends with this server: {why}"));
             }
             self.fail_swappers(id, swapping.askers, why);
             return self.remove_process(key, swapping.stoppers);
+        }
+        if swapping.reason == SwapReason::NoLog && process.log.is_some() {
+            self.fail_swappers(id, swapping.askers, why);
+            return self.break_process(key, &format!("its log cannot go on, and it could not be stored: {why}"));
         }
         if process.broken.is_none() {
             (process.failures, process.never_ready, process.replacement_set) = (0, true, false);

@@ -15,10 +15,11 @@
 //! | `fetching` | the loop's part in that |
 //! | `waiting` | who needs a process that is away |
 //! | `deleting` | the end of what is stored of a process that was stopped |
-//! | `starting` | what the next server finds in storage |
+//! | `starting`, `found_logs` | what the next server finds in storage, and in logs |
 //! | `transfer` | the threads that read and write, and their jobs |
 //! | `usage` | what storage holds, for whoever asks |
 //! | `writing`, `reading` | what they do: a segment as a snapshot, a snapshot as a segment |
+//! | `replaying` | a log, and what it goes on from, as a segment |
 //! | `life` | what else of a process is kept with its objects |
 //!
 //! Invariants:
@@ -40,9 +41,11 @@ mod by_hand;
 mod deleting;
 mod fetching;
 mod filling;
+mod found_logs;
 mod leaving;
 mod life;
 mod reading;
+mod replaying;
 mod returning;
 mod starting;
 mod table;
@@ -79,6 +82,8 @@ pub(crate) enum SwapReason {
     Idle,
     /// The server ends.
     Shutdown,
+    /// It is to be logged, and its log has nothing to begin with.
+    NoLog,
 }
 
 impl SwapReason {
@@ -88,6 +93,7 @@ impl SwapReason {
             Self::Asked => "asked for",
             Self::Idle => "idle",
             Self::Shutdown => "the server ends",
+            Self::NoLog => "its log begins anew",
         }
     }
 }
@@ -169,12 +175,6 @@ impl Shard {
         if let Some(reason) = &process.broken {
             return Err(ControlError::WorkersFailed { process: id, reason: reason.clone() });
         }
-        if process.memory.as_ref().is_some_and(|memory| memory.objects.log().is_some()) {
-            let what = "swapping out".into();
-            let reason =
-                "its changes are logged, and a log is not joined with snapshots yet; use durability = \"memory\"";
-            return Err(ControlError::SwapFailed { process: id, what, reason: reason.into() });
-        }
         let state = process.state();
         match &mut process.stage {
             // Who waits for its workers is told that there will be none when the server ends.
@@ -232,6 +232,13 @@ impl Shard {
             })
         };
         self.processes.swapped.contains_key(id) || self.processes.by_id.get(id).is_some_and(leaves)
+    }
+
+    /// What has to be known of a process beside its state, as bytes; the error says why not.
+    pub(crate) fn life_note(&self, key: ProcessKey) -> Result<Vec<u8>, String> {
+        let process = self.processes.get(key).ok_or("the process is gone")?;
+        let memory = process.memory.as_ref().ok_or("the process has no memory any more")?;
+        life::Life::new(memory.ledger.record(), process.idle_swap_ms, process.calls_of_ended).to_bytes()
     }
 
     /// A thread has done its job.

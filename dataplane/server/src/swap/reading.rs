@@ -17,9 +17,11 @@ use praas_storage::{Backend, Folder};
 
 use super::filling::stub_of;
 use super::life::Life;
+use super::replaying;
+use crate::durability::DiskLog;
 
 /// Threads that read one process: enough to keep a disk busy, or the network to a bucket.
-const READING_THREADS: usize = 8;
+pub(super) const READING_THREADS: usize = 8;
 
 /// Bytes of values up to which a process is read whole before it runs: that takes as long as to start its first worker.
 const WHOLE_BYTES_MAX: u64 = 4 << 20;
@@ -28,6 +30,8 @@ const WHOLE_BYTES_MAX: u64 = 4 << 20;
 #[derive(Debug)]
 pub(super) struct ReadJob {
     pub(super) folder: Folder,
+    /// Where its log may be.
+    pub(super) log: Option<DiskLog>,
 }
 
 /// A process as it was read.
@@ -35,7 +39,8 @@ pub(super) struct ReadJob {
 pub(crate) struct Returned {
     pub(super) objects: Objects,
     pub(super) life: Life,
-    pub(super) snapshot: Snapshot,
+    /// What it was read from; `None` for one that has never slept, and was made of its log.
+    pub(super) snapshot: Option<Snapshot>,
     /// Whether its objects come back later.
     pub(super) is_restoring: bool,
     pub(super) read_bytes: u64,
@@ -45,7 +50,12 @@ pub(crate) struct Returned {
 impl ReadJob {
     /// Reads it; the error says why not. What is stored has not changed then, but that it may be claimed.
     pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Returned, String> {
-        let Self { folder } = self;
+        let Self { folder, log } = self;
+        if let Some(log) = log
+            && let Some(returned) = replaying::replay(backend, &folder, &log)?
+        {
+            return Ok(returned);
+        }
         let words = |error: SnapshotError| error.to_string();
         let missing = || format!("nothing is stored of it in {}: somebody has removed it", backend.place());
         let found = Snapshot::open(backend, &folder).map_err(words)?.ok_or_else(missing)?;
@@ -60,7 +70,7 @@ impl ReadJob {
         let usage = snapshot.usage();
         let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
         let read_bytes = read_bytes + usage.manifest_bytes;
-        Ok(Returned { objects, life, snapshot, is_restoring, read_bytes, stored_bytes })
+        Ok(Returned { objects, life, snapshot: Some(snapshot), is_restoring, read_bytes, stored_bytes })
     }
 }
 

@@ -13,6 +13,7 @@ use praas_protocol::ProcessId;
 use praas_protocol::control::{ControlError, ProcessState};
 use praas_shm::control_page::ControlPage;
 use praas_storage::Folder;
+use praas_storage::snapshot::Snapshot;
 
 use super::fetching::Filler;
 use super::filling::Filling;
@@ -21,6 +22,7 @@ use super::table::Rest;
 use super::transfer::Job;
 use super::{StoredCopy, Woken};
 use crate::clock;
+use crate::durability::RingStart;
 use crate::process_memory::ProcessMemory;
 use crate::processes::{Asker, Process, ProcessKey, Stage};
 use crate::shard::Shard;
@@ -78,8 +80,10 @@ impl Shard {
             return;
         }
         let folder = Folder { process: *id, incarnation: swapped.incarnation };
+        let has_log = swapped.has_log;
+        let log = self.disk_log().filter(|_| has_log);
         let Some(transfers) = &self.swaps.transfers else { return };
-        transfers.begin(Job::Read { process: *id, job: Box::new(ReadJob { folder }) });
+        transfers.begin(Job::Read { process: *id, job: Box::new(ReadJob { folder, log }) });
         self.set_rest(*id, Rest::Waking { since: clock::now() }, "needed");
     }
 
@@ -137,21 +141,21 @@ impl Shard {
             ControlError::UnknownApplication { application: id.application, known: self.application_names() }
         })?;
         self.processes.has_room_for_process()?;
-        let control = ControlPage::create(self.incarnation, snapshot.epoch()).map_err(|error| ControlError::Host {
+        let epoch = snapshot.as_ref().map_or(1, Snapshot::epoch);
+        let control = ControlPage::create(self.incarnation, epoch).map_err(|error| ControlError::Host {
             what: "creating a control page".into(),
             reason: error.to_string(),
         })?;
-        let record = life.record(snapshot.epoch(), is_restoring);
-        let folder = *snapshot.folder();
+        let record = life.record(snapshot.as_ref().map_or(0, Snapshot::epoch), is_restoring);
         let user = record.user;
         let mut memory = ProcessMemory::of_returned(record, objects, &self.budget)?;
         let logged = self.logs(application.durability);
         if logged {
             memory = memory.logged(&self.budget)?;
         }
-        let filler = if is_restoring {
+        let filler = if let Some(snapshot) = snapshot.as_ref().filter(|_| is_restoring) {
             let objects = std::sync::Arc::clone(&memory.objects);
-            let filling = Filling::new(folder, snapshot.epoch(), objects, Some(snapshot.clone()));
+            let filling = Filling::new(*snapshot.folder(), snapshot.epoch(), objects, Some(snapshot.clone()));
             Some(Filler::new(filling.map_err(|error| ControlError::Host {
                 what: "bringing its objects back".into(),
                 reason: error.to_string(),
@@ -181,8 +185,8 @@ impl Shard {
         process.listed = swapped.listed;
         process.stored = StoredCopy {
             exists: true,
-            epoch: Some(snapshot.epoch()),
-            snapshot: Some(snapshot),
+            epoch: snapshot.as_ref().map(Snapshot::epoch),
+            snapshot,
             bytes: stored_bytes,
             swapped_unix_ms: swapped.since_unix_ms,
             woken: Some(Woken { since, read_bytes }),
@@ -195,7 +199,7 @@ impl Shard {
         self.metrics.swapped_in_bytes += read_bytes;
         let rest = if is_restoring { ", its objects follow" } else { "" };
         self.log.info(format_args!("process {id} is back: {read_bytes} bytes read in {took:?}{rest}"));
-        if let Err(error) = self.begin_log(key) {
+        if let Err(error) = self.begin_log(key, RingStart::New) {
             self.break_process(key, &format!("its log cannot be opened: {error}"));
         }
         self.keep_process(key);

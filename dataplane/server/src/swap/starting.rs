@@ -16,6 +16,7 @@ use praas_protocol::{Name, ProcessId};
 use praas_storage::snapshot::{SectionKind, Snapshot};
 use praas_storage::{Backend, Folder, StorageError};
 
+use super::found_logs::FoundLogs;
 use super::life::Life;
 use super::table::Swapped;
 use super::transfer::Job;
@@ -37,13 +38,17 @@ enum Found {
 
 impl Shard {
     /// Enters every process that sleeps in storage. After those that the keeper has handed over.
-    pub(crate) fn recover_sleepers(&mut self) -> Result<(), StorageError> {
+    pub(crate) fn recover_sleepers(&mut self, logs: &FoundLogs) -> Result<(), StorageError> {
         let Some(backend) = self.swaps.backend().cloned() else { return Ok(()) };
         let mut unserved: BTreeMap<Name, usize> = BTreeMap::new();
         let (mut sleepers, mut over) = (Vec::new(), Vec::new());
         let mut newest: BTreeMap<ProcessId, u64> = BTreeMap::new();
+        newest.extend(logs.live().map(|folder| (folder.process, folder.incarnation)));
         for folder in all_folders(&*backend)? {
             self.processes.note_incarnation(folder.incarnation);
+            if logs.is_ended(&folder) {
+                continue;
+            }
             let awake = self.processes.by_id.get(&folder.process).copied();
             let in_memory = awake.and_then(|key| self.processes.get_mut(key));
             if let Some(process) = in_memory {
@@ -64,6 +69,8 @@ impl Shard {
         for (folder, found) in look_at_all(&backend, &sleepers) {
             let is_newest = newest.get(&folder.process) == Some(&folder.incarnation);
             match found {
+                // It goes on from its log, and may store something there just now.
+                Found::Orphan if logs.goes_on(&folder) => {}
                 Found::Orphan => over.push(folder),
                 _ if !is_newest => over.push(folder),
                 Found::Sleeper { stored_bytes, next_wake_unix_ms } => {
@@ -77,7 +84,7 @@ impl Shard {
             self.log.warning(format_args!("what is stored in {folder} belongs to no process any more: it is removed"));
             self.metrics.orphans_removed += 1;
             if let Some(transfers) = &self.swaps.transfers {
-                transfers.begin(Job::Remove { folder, key: None });
+                transfers.begin(Job::Remove { folder, key: None, log: None });
             }
         }
         for (application, processes) in unserved {
@@ -91,7 +98,7 @@ impl Shard {
         Ok(())
     }
 
-    fn enter_sleeper(&mut self, folder: Folder, stored_bytes: u64, failure: Option<String>) {
+    pub(super) fn enter_sleeper(&mut self, folder: Folder, stored_bytes: u64, failure: Option<String>) {
         if self.processes.swapped.len() >= SLEEPERS_MAX {
             return self.log.error(format_args!(
                 "{} stays in storage: {SLEEPERS_MAX} processes that sleep are the most; stop some and start again",

@@ -41,6 +41,8 @@ pub(crate) struct Swapped {
     /// When it fell asleep, if that was in the life of this server.
     pub(super) since_unix_ms: Option<u64>,
     pub(super) rest: Rest,
+    /// Whether there may be a log that has more than storage.
+    pub(super) has_log: bool,
     /// Who waits until it is awake, or, when it is being removed, gone.
     pub(super) askers: Vec<Asker>,
     /// Why it did not wake when it was to, for lists.
@@ -59,6 +61,7 @@ impl Swapped {
             stored_bytes,
             since_unix_ms,
             rest,
+            has_log: false,
             askers: Vec::new(),
             failure: None,
             tried_until: None,

@@ -26,6 +26,7 @@ use super::filling::{FillEnd, Filling};
 use super::reading::{ReadJob, Returned};
 use super::usage::{UsageFound, UsageJob};
 use super::writing::WriteJob;
+use crate::durability::{DiskLog, LogStore};
 use crate::hosting::JobResult;
 use crate::processes::ProcessKey;
 use crate::workers::WorkerKey;
@@ -50,7 +51,16 @@ pub(super) enum Job {
     /// Read a process that sleeps.
     Read { process: ProcessId, job: Box<ReadJob> },
     /// Remove what is stored of a process: of one in memory, if a key is given.
-    Remove { folder: Folder, key: Option<ProcessKey> },
+    Remove {
+        /// Where.
+        folder: Folder,
+        /// Whose, if it is in memory.
+        key: Option<ProcessKey>,
+        /// Of one that sleeps: where its log is.
+        log: Option<DiskLog>,
+    },
+    /// Remove a log that nobody needs.
+    RemoveLog { folder: Folder, log: DiskLog },
     /// Look up what is stored.
     Usage(UsageJob),
     /// Bring back what a worker has asked for.
@@ -76,7 +86,7 @@ pub(crate) enum TransferResult {
     Filled { key: ProcessKey, end: FillEnd },
     /// What is stored was looked up, or not.
     Usage(UsageFound),
-    /// Memory was let go of.
+    /// Memory, or a log that nobody needs, was let go of.
     Released,
 }
 
@@ -213,9 +223,14 @@ impl Job {
                 TransferResult::Released
             }
             Self::Usage(job) => TransferResult::Usage(job.carry_out(&**backend)),
-            Self::Remove { folder, key } => {
-                let remove = || backend.remove_folder(&folder).map_err(|error| error.to_string());
+            Self::Remove { folder, key, log } => {
+                let remove = || remove(&**backend, &folder, log.as_ref());
                 TransferResult::Removed { folder, key, removed: guarded(remove, Err) }
+            }
+            Self::RemoveLog { folder, log } => {
+                // What is left of it is found by the next server.
+                let _ = log.remove(&folder);
+                TransferResult::Released
             }
             Self::Fetch { process, worker, request, wanted, filling } => {
                 let failed = |reason| Err(StateNotFetched { is_damaged: false, reason });
@@ -237,6 +252,15 @@ fn guarded<R>(work: impl FnOnce() -> R, failed: impl FnOnce(String) -> R) -> R {
         format!("a thread of this server panicked: {said}; its log has the place: please report it")
     };
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| failed(words(panic)))
+}
+
+/// Removes what is stored of a process: a log is marked first, so that nothing is made of what it has alone, and goes last.
+fn remove(backend: &dyn Backend, folder: &Folder, log: Option<&DiskLog>) -> Result<(), String> {
+    if let Some(log) = log {
+        log.mark_ended(folder).map_err(|error| format!("its log: {error}"))?;
+    }
+    backend.remove_folder(folder).map_err(|error| error.to_string())?;
+    log.map_or(Ok(()), |log| log.remove(folder).map_err(|error| format!("its log: {error}")))
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use praas_sys::Errno;
 
 use super::reader::segment_path as segment_of;
-use super::{Found, LogError, LogPlan, LogWriter, PENDING_BYTES_MAX, read_log, remove_log};
+use super::{
+    APPEND_BYTES_MAX, Found, LogError, LogPlan, LogWriter, PENDING_BYTES_MAX, SEGMENT_BYTES_MAX, read_log, remove_log,
+};
 use crate::buffer::BLOCK_BYTES;
 use crate::disk::model::{Fault, ModelFiles, root};
 use crate::disk::{Access, FileLayer};
@@ -254,4 +256,59 @@ fn records_beyond_what_may_wait_are_refused_until_a_sync_succeeds() {
     assert_eq!(log.sync().unwrap(), 2);
     let (records, _) = read(&files);
     assert_eq!(records.len(), PENDING_BYTES_MAX + 1);
+}
+
+#[test]
+fn parts_without_a_position_are_read_before_what_they_belong_to_over_segments_and_cuts() {
+    // Parts that a later record needs fill segments by themselves; a batch may come twice, none is left out.
+    let part = |number: u8| vec![number; 3 * BLOCK_BYTES];
+    let script = |files: &ModelFiles| -> (u8, bool) {
+        let Ok(mut log) = begin(files, 0) else { return (0, false) };
+        for number in 1..=9 {
+            log.append(&part(number), 0).unwrap();
+            if log.sync().is_err() {
+                return (number - 1, false);
+            }
+        }
+        log.append(b"the record that they belong to", 1).unwrap();
+        (9, log.sync().is_ok())
+    };
+    let files = new_files(0);
+    let before = files.calls();
+    assert_eq!(script(&files), (9, true));
+    for at in 0..files.calls() - before {
+        for seed in 0..CUTS_PER_CALL {
+            let files = new_files(at * 13 + seed);
+            files.set_fault(Fault::Cut { at: files.calls() + at });
+            let (parts, is_whole) = script(&files);
+            let files = files.after_cut(seed);
+            let mut numbers = Vec::new();
+            let found = read_log(&files, &directory(), &mut |batch| {
+                if batch.position == 0 {
+                    numbers.extend(batch.records.chunks(3 * BLOCK_BYTES).map(|part| part[0]));
+                }
+            });
+            let found = found.expect("a torn end is no damage");
+            assert_eq!(
+                found.map_or(0, |found| found.position) == 1,
+                is_whole || numbers.len() == 9 && found.is_some_and(|found| found.position == 1)
+            );
+            numbers.dedup();
+            assert!(numbers.iter().copied().eq(1..=u8::try_from(numbers.len()).unwrap()), "{numbers:?}");
+            assert!(numbers.len() >= usize::from(parts), "{parts} parts were durable, {numbers:?} are there");
+        }
+    }
+}
+
+#[test]
+fn what_is_longer_than_any_segment_is_refused_and_not_read() {
+    let files = new_files(4);
+    let mut log = begin(&files, 0).unwrap();
+    let error = log.append(&vec![1; APPEND_BYTES_MAX + 1], 1).unwrap_err();
+    assert!(matches!(error, LogError::TooLong { .. }), "{error}");
+    log.append(&[1], 1).unwrap();
+    assert_eq!(log.sync().unwrap(), 1);
+    let file = files.open(&segment_of(&directory(), 0), Access::Write).unwrap();
+    file.reserve(SEGMENT_BYTES_MAX as u64 + 1).unwrap();
+    assert!(matches!(read(&files).1, Err(LogError::Damaged { .. })));
 }

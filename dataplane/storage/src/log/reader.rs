@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 
 use praas_sys::Errno;
 
-use super::LogError;
 use super::format::{BATCH_HEAD_BYTES, BadHead, BatchHead, SegmentHead, VERSION};
+use super::life::{ENDED_FILE, LIFE_FILE};
+use super::{LogError, SEGMENT_BYTES_MAX};
 use crate::buffer::{AlignedBuffer, BLOCK_BYTES};
 use crate::disk::{Access, FileLayer};
 
@@ -79,7 +80,8 @@ pub fn read_log(
     Ok(found)
 }
 
-/// Removes a log with its directory; nothing to do for one that is not there.
+/// Removes a log with its directory; nothing to do for one that is not there. What is left of one that was not removed whole has
+/// no life any more, or is marked as ended.
 ///
 /// # Errors
 /// [`LogError::Files`]: any of it may be left.
@@ -90,12 +92,22 @@ pub fn remove_log(files: &dyn FileLayer, directory: &Path) -> Result<(), LogErro
         Err(Errno::NOENT) => return Ok(()),
         listed => listed.map_err(failed)?,
     }
-    // The oldest first: what is left of a log that is being removed must not look like the beginning of one.
-    names.sort_unstable();
-    for name in names {
-        files.remove(&directory.join(name)).map_err(failed)?;
+    let remove = |name: &String| match files.remove(&directory.join(name)) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed.map_err(failed),
+    };
+    if names.iter().any(|name| name == LIFE_FILE) {
+        remove(&LIFE_FILE.to_owned())?;
+        files.sync_directory(directory).map_err(failed)?;
     }
-    files.remove_directory(directory).map_err(failed)
+    names.retain(|name| name != LIFE_FILE);
+    // The oldest first, and last of all what says that it has ended.
+    names.sort_unstable_by_key(|name| (name == ENDED_FILE, name.clone()));
+    names.iter().try_for_each(remove)?;
+    match files.remove_directory(directory) {
+        Err(Errno::NOENT) => Ok(()),
+        removed => removed.map_err(failed),
+    }
 }
 
 /// A segment in memory.
@@ -111,12 +123,20 @@ impl Segment {
         let path = segment_path(directory, number);
         let read = || {
             let file = files.open(&path, Access::Read)?;
-            let mut bytes = AlignedBuffer::new(usize::try_from(file.bytes()?).map_err(|_| Errno::FBIG)?);
+            // What is longer was never written here.
+            let Some(long) = usize::try_from(file.bytes()?).ok().filter(|bytes| *bytes <= SEGMENT_BYTES_MAX) else {
+                return Ok(None);
+            };
+            let mut bytes = AlignedBuffer::new(long);
             let read = file.read(0, &mut bytes)?;
             bytes[read..].fill(0);
-            Ok(bytes)
+            Ok(Some(bytes))
         };
-        let bytes = read().map_err(|errno| LogError::Files { what: "reading", path: path.clone(), errno })?;
+        let read = read().map_err(|errno| LogError::Files { what: "reading", path: path.clone(), errno })?;
+        let Some(bytes) = read else {
+            let reason = format!("it is longer than {SEGMENT_BYTES_MAX} bytes");
+            return Err(LogError::Damaged { path, at: SEGMENT_BYTES_MAX as u64, reason, position });
+        };
         match SegmentHead::read(&bytes) {
             Ok(head) => Ok(Self { path, head, bytes }),
             Err(BadHead::Version(actual)) => Err(LogError::Version { path, actual, known: VERSION }),
@@ -136,12 +156,15 @@ impl Segment {
         BatchHead::read(self.head.id, self.bytes.get(at..)?)
     }
 
-    /// Tells its batches, up to where the next segment begins.
+    /// Tells its batches, up to where the next segment begins. There may be batches without a position of their own behind
+    /// that position: they are told too, and whoever wrote them may have written them into the next segment once more.
     fn tell(&self, until: Option<u64>, position: &mut u64, each: &mut dyn FnMut(Batch<'_>)) -> Result<(), LogError> {
         let mut at = BLOCK_BYTES;
-        while until.is_none_or(|until| *position < until) {
-            let Some(head) = self.batch_at(at) else { break };
+        while let Some(head) = self.batch_at(at) {
             if head.after != *position {
+                if until == Some(*position) {
+                    break;
+                }
                 let reason = format!("a batch follows position {}", head.after);
                 return Err(self.damaged(at, reason, *position));
             }

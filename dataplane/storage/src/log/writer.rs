@@ -10,7 +10,7 @@ use praas_sys::Errno;
 
 use super::format::{BATCH_HEAD_BYTES, BatchHead, SEGMENT_HEAD_BYTES, SegmentHead};
 use super::reader::{segment_numbers, segment_path};
-use super::{AHEAD_BYTES, LogError, PENDING_BYTES_MAX, SEGMENT_BYTES};
+use super::{AHEAD_BYTES, APPEND_BYTES_MAX, LogError, PENDING_BYTES_MAX, SEGMENT_BYTES, SEGMENT_BYTES_MAX};
 use crate::buffer::{AlignedBuffer, BLOCK_BYTES};
 use crate::disk::{FileLayer, StoredFile};
 
@@ -92,7 +92,7 @@ impl LogWriter {
         Ok(Self {
             files,
             directory: directory.to_owned(),
-            plan,
+            plan: LogPlan { segment_bytes: plan.segment_bytes.min(SEGMENT_BYTES_MAX), ..plan },
             filled,
             segment: None,
             next_number,
@@ -109,11 +109,21 @@ impl LogWriter {
         self.durable
     }
 
+    /// About how many bytes the log takes, as far as this writer filled it.
+    #[must_use]
+    pub fn kept_bytes(&self) -> u64 {
+        let filled = self.filled.len() as u64 * self.plan.segment_bytes as u64;
+        filled + self.segment.as_ref().map_or(0, |segment| segment.end as u64)
+    }
+
     /// Takes whole records; `position` is that of the last of them that has one.
     ///
     /// # Errors
-    /// [`LogError::Pending`]: nothing was taken.
+    /// [`LogError::Pending`], [`LogError::TooLong`]: nothing was taken.
     pub fn append(&mut self, records: &[u8], position: u64) -> Result<(), LogError> {
+        if records.len() > APPEND_BYTES_MAX {
+            return Err(LogError::TooLong { bytes: records.len(), limit: APPEND_BYTES_MAX });
+        }
         let bytes = self.pending_bytes + records.len();
         // One that is longer than anything that may wait goes alone.
         if bytes > PENDING_BYTES_MAX && self.pending_bytes > 0 {
