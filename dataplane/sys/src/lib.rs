@@ -12,6 +12,7 @@
 //! lend buffers.
 
 pub mod affinity;
+pub mod allocator;
 pub mod cgroup;
 mod child;
 mod clone;

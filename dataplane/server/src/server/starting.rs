@@ -58,6 +58,8 @@ pub(super) fn prepare(options: &ServerOptions, orders: Receiver<Order>) -> Resul
     let open_files = raise_open_files();
     praas_sys::process_self::set_non_dumpable()
         .map_err(|error| StartError::host("making the server non-dumpable", &error))?;
+    // Before there are threads, each of which has a heap.
+    praas_sys::allocator::give_large_blocks_back();
     let data = Arc::new(DataDirectory::open(&options.data_directory)?);
     let secret = data.secret()?;
     let gives_users = rustix::process::geteuid().is_root();
