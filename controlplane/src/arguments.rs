@@ -46,6 +46,7 @@ Exit codes:
   5  a deadline passed, or no message came in time
   6  the process has no such object
   7  the object is not as --if-version says; nothing was changed
+  8  the server ended, and not everything that its processes know could be stored
   130  interrupted
 
 With --json results are JSON on standard output, one document a line, and a failure is one line of JSON on standard \

@@ -34,6 +34,8 @@ pub const EXIT_CODE_DEADLINE: u8 = 5;
 pub const EXIT_CODE_NO_OBJECT: u8 = 6;
 /// An object is not as a condition says; nothing was changed.
 pub const EXIT_CODE_CONDITION: u8 = 7;
+/// The server ended, and not everything could be stored.
+pub const EXIT_CODE_UNSAVED: u8 = 8;
 /// Ended by Ctrl-C or a signal: 128 and the number of SIGINT, as shells have it.
 pub const EXIT_CODE_INTERRUPTED: u8 = 130;
 
@@ -223,6 +225,21 @@ pub enum ServerFailure {
     /// The place where processes are to sleep cannot be used.
     #[error("{0}; name another one with --storage, or let nothing sleep with --no-storage")]
     Storage(#[from] StorageError),
+    /// It ended, and not everything could be stored.
+    #[error(
+        "{processes} of the processes could not be stored; {kept} of them are held by the keeper for {}: start the server again on the same data directory before that. The others end with what storage has of them. {report} says which and why",
+        crate::latency::readable_ns(linger.as_secs_f64() * 1e9)
+    )]
+    Unsaved {
+        /// How many.
+        processes: usize,
+        /// How many of them the keeper holds.
+        kept: usize,
+        /// How long it holds them.
+        linger: std::time::Duration,
+        /// The file that names them.
+        report: PathBuf,
+    },
     /// Its loop ended badly.
     #[error("the server ended: {0}; its workers are gone, start it again")]
     Ended(io::Error),
@@ -290,6 +307,7 @@ impl Failure {
             "deadline_exceeded" | "timed_out" | "no_message" | "send_unknown" => EXIT_CODE_DEADLINE,
             "no_object" => EXIT_CODE_NO_OBJECT,
             "condition_refused" => EXIT_CODE_CONDITION,
+            "unsaved" => EXIT_CODE_UNSAVED,
             "interrupted" => EXIT_CODE_INTERRUPTED,
             _ => EXIT_CODE_FAILED,
         }
@@ -453,6 +471,7 @@ fn server_kind(failure: &ServerFailure) -> &'static str {
     match failure {
         ServerFailure::Exposed { .. } | ServerFailure::PeerExposed { .. } => "insecure_network",
         ServerFailure::Storage(_) => "storage",
+        ServerFailure::Unsaved { .. } => "unsaved",
         ServerFailure::Start(StartError::InUse { .. }) => "in_use",
         ServerFailure::Start(StartError::PathTooLong { .. }) => "path_too_long",
         ServerFailure::Start(StartError::BadSecret { .. }) => "bad_secret",

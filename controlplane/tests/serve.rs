@@ -115,6 +115,36 @@ fn a_server_that_requires_the_sandbox_serves_with_all_of_it_or_not_at_all() {
 }
 
 #[test]
+fn a_server_says_how_it_ended_and_what_it_could_not_store() {
+    let scratch = scratch();
+    let directory = scratch.path();
+    let (manifest, storage) = (directory.join("praas.toml"), directory.join("storage"));
+    fs::write(&manifest, demo_manifest()).unwrap();
+    let report =
+        || -> Value { serde_json::from_slice(&fs::read(directory.join("data/last-end.json")).unwrap()).unwrap() };
+    let start = || {
+        let place = storage.display().to_string();
+        TestServer::start_with_arguments(directory, &manifest, &["--grace", "20s", "--storage", &place])
+    };
+    let server = start();
+    server.praas(&["process", "create", "demo/alice"]).succeeded();
+    let ended = server.end().succeeded();
+    assert_eq!(report()["unsaved"], serde_json::json!([]));
+    assert_eq!((&report()["saved"], &report()["grace_ms"]), (&1.into(), &20_000.0.into()));
+    assert!(ended.out().contains("\"saved\":1"), "{ended:?}");
+    let server = start();
+    server.praas(&["process", "restore", "demo/alice"]).succeeded();
+    // Nothing can be written there any more, whoever the server is.
+    fs::remove_dir_all(&storage).unwrap();
+    fs::write(&storage, "a file").unwrap();
+    let ended = server.end();
+    assert_eq!((ended.code(), &ended.failure()["kind"]), (8, &"unsaved".into()), "{ended:?}");
+    let unsaved = &report()["unsaved"][0];
+    assert_eq!((&unsaved["process"], &unsaved["held_by_keeper"]), (&"demo/alice".into(), &false.into()), "{unsaved}");
+    assert!(unsaved["reason"].as_str().is_some_and(|reason| !reason.is_empty()), "{unsaved}");
+}
+
+#[test]
 fn memory_beyond_the_budget_is_refused_with_figures() {
     /// Room for what is admitted of a process's state, 4 MiB, and one lane of the demo, whose halves hold 4 MiB each, and not
     /// for two.

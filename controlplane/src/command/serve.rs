@@ -1,6 +1,7 @@
 //! `praas serve`: the server of this host, until a signal ends it.
 
 use std::ffi::OsString;
+use std::fs;
 use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, ValueEnum};
 use praas_protocol::Name;
 use praas_server::{
-    Application, DriverChoice, DriverKind, Level, NetworkFacts, Peer, Server, ServerHandle, ServerOptions,
+    Application, DriverChoice, DriverKind, Farewell, Level, NetworkFacts, Peer, Server, ServerHandle, ServerOptions,
 };
 use praas_storage::Backend;
 use praas_sys::{Pidfd, Signal, SignalQueue};
@@ -28,12 +29,17 @@ use crate::table::Columns;
 /// This very program, also when its file was replaced since it started.
 const THIS_PROGRAM: &str = "/proc/self/exe";
 
+/// The file of the data directory that says how the last server ended.
+const END_REPORT: &str = "last-end.json";
+
 /// What its help begins with.
 pub(crate) const LONG_ABOUT: &str = "\
 Runs the server of this host: it starts processes of the applications it is given, watches over them, and joins clients to \
 them. Processes that nobody needs may sleep: what they know is stored, and whatever needs them wakes them (--storage, and \
 idle_swap_ms in praas.toml). It stays in the foreground. SIGTERM or Ctrl-C lets running calls finish, puts all processes to sleep \
-and ends everything; the next server on the same storage has them. A second one does not wait for calls.";
+and ends everything; the next server on the same storage has them. A second one does not wait for calls. What cannot be stored \
+within --grace is named in last-end.json of the data directory, and held by the keeper for the next server; most valuable is \
+stored first: unsaved changes, counted half for each minute without a call, and of equals the smaller process.";
 
 const EXAMPLES: &str = "\
 Examples:
@@ -41,6 +47,7 @@ Examples:
   praas serve hello shop/praas.toml    two applications
   praas serve --listen 127.0.0.1:7411  clients reach it over TCP, too; see `praas token create`
   praas serve --peer 127.0.0.1:7412=other.token  processes of that server are called as if they were here
+  praas serve --grace 100s --notice-command ./is-taken-away  a machine that may be taken away; the program says when
   praas serve --watch                  processes restart when their program was rebuilt
   praas serve --data /srv/praas        clients then need --data /srv/praas, or PRAAS_DATA";
 
@@ -93,6 +100,14 @@ pub struct ServeArguments {
     /// Store nothing: no process sleeps, and what processes know ends with the server
     #[arg(long, conflicts_with = "storage")]
     pub no_storage: bool,
+    /// Time to end in: by then everything is stored, or named in last-end.json of the data directory; 25 s unless given, for the 30 s
+    /// that containers have. Running calls may take half of it
+    #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+    pub grace: Option<Duration>,
+    /// Run this program every 5 s: when it ends with 0, this host is about to go, and the server ends as with SIGTERM. A line of
+    /// shell that asks the cloud's metadata service is enough
+    #[arg(long, value_name = "PROGRAM")]
+    pub notice_command: Option<PathBuf>,
     /// Keep a client's session, with the messages sent to it, so long after its client has left; a minute unless given
     #[arg(long, value_name = "TIME", value_parser = linger)]
     pub session_linger: Option<Duration>,
@@ -187,6 +202,7 @@ pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failur
     let mut options = options(arguments, data_directory, applications.clone());
     options.peers = peers(&arguments.peer)?;
     options.storage = storage(arguments, &options.data_directory)?;
+    let keeper_linger = options.keeper_linger;
     let server = Server::start(options).map_err(ServerFailure::from)?;
     // Only now is it known that the directory is this server's own.
     let removal = arguments.temporary.then(|| RemovedAtEnd(server.data_directory().to_owned()));
@@ -196,10 +212,48 @@ pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failur
     let metrics = arguments.metrics.as_ref().map(|address| MetricsEndpoint::start(address, server.observer()));
     let metrics = metrics.transpose().map_err(Failure::host("answering metrics at that address"))?;
     announce(context, &server, metrics.as_ref(), &applications)?;
-    server.run(signals).map_err(ServerFailure::Ended)?;
+    let report = server.data_directory().join(END_REPORT);
+    let farewell = server.run(signals).map_err(ServerFailure::Ended)?;
+    let facts = farewell_as_json(&farewell);
+    // Beside the socket, for whoever cannot read this program's output.
+    let written = fs::write(&report, format!("{facts:#}\n"));
     drop(removal);
-    context.output().value(&json!({ "event": "ended" }))?;
+    context.output().value(&facts)?;
+    if !farewell.unsaved.is_empty() {
+        let (processes, linger) = (farewell.unsaved.len(), keeper_linger);
+        let kept = farewell.unsaved.iter().filter(|unsaved| unsaved.is_kept).count();
+        return Err(ServerFailure::Unsaved { processes, kept, linger, report }.into());
+    }
+    written.map_err(Failure::host("writing how the server ended"))?;
     context.output().line("ended; nothing is left running")
+}
+
+/// How a server ended, for programs: in the data directory and with `--json`.
+fn farewell_as_json(farewell: &Farewell) -> Value {
+    let unsaved: Vec<Value> = farewell
+        .unsaved
+        .iter()
+        .map(|unsaved| {
+            json!({
+                "process": unsaved.process.to_string(),
+                "reason": unsaved.reason,
+                "unsaved_changes": unsaved.unsaved_changes,
+                "state_bytes": unsaved.state_bytes,
+                "stored_unix_ms": unsaved.stored_unix_ms,
+                "held_by_keeper": unsaved.is_kept,
+            })
+        })
+        .collect();
+    json!({
+        "event": "ended",
+        "reason": farewell.reason,
+        "began_unix_ms": farewell.began_unix_ms,
+        "took_ms": farewell.took.as_secs_f64() * 1e3,
+        "grace_ms": farewell.grace.as_secs_f64() * 1e3,
+        "saved": farewell.saved,
+        "saved_bytes": farewell.saved_bytes,
+        "unsaved": unsaved,
+    })
 }
 
 /// Nothing on the network is encrypted: whoever wants it reachable all the same has to say so.
@@ -254,6 +308,8 @@ fn options(arguments: &ServeArguments, data_directory: PathBuf, applications: Ve
     // Nobody starts another server on a temporary directory.
     let linger = if arguments.temporary { Duration::ZERO } else { options.keeper_linger };
     options.keeper_linger = arguments.keeper_linger.unwrap_or(linger);
+    options.grace = arguments.grace.unwrap_or(options.grace);
+    options.notice_program = arguments.notice_command.clone().map(Into::into);
     options.session_linger = arguments.session_linger.unwrap_or(options.session_linger);
     options.log_level = match arguments.log {
         LogLevel::Error => Level::Error,

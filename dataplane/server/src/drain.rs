@@ -61,6 +61,13 @@ impl Drain {
         matches!(self.purpose, Purpose::Swap(_))
     }
 
+    /// Running calls finish until a time at the latest.
+    pub(crate) fn hurry(&mut self, latest: Instant) {
+        if let Step::Finishing { until } = &mut self.step {
+            *until = latest.min(*until);
+        }
+    }
+
     /// Whether it is swapped because nobody needed it, and no worker was let go yet.
     pub(crate) fn may_stay(&self) -> bool {
         self.purpose == Purpose::Swap(SwapReason::Idle) && self.step != Step::Ending
@@ -84,7 +91,8 @@ impl Shard {
     pub(crate) fn begin_drain(&mut self, key: ProcessKey, purpose: Purpose, mut askers: Vec<Asker>) {
         let Some(process) = self.processes.get_mut(key) else { return };
         self.log.info(format_args!("process {} drains", process.id));
-        let until = clock::now() + Duration::from_millis(process.application.limits.drain_ms);
+        let drain_ms = process.application.limits.drain_ms;
+        let until = self.preemption.calls_until(clock::now() + Duration::from_millis(drain_ms));
         let id = process.id;
         let disappointed = match std::mem::replace(&mut process.stage, Stage::Ended) {
             // Who waits for the workers of an earlier restart is served by those of this one.

@@ -70,6 +70,11 @@ impl Keeping {
         Self { link: Some(link), held, ..Self::default() }
     }
 
+    /// Whether there is a keeper now.
+    pub(crate) fn has_keeper(&self) -> bool {
+        self.link.is_some()
+    }
+
     pub(crate) fn held(&self, name: &str) -> Option<&OwnedFd> {
         self.held.get(name)
     }
@@ -285,6 +290,13 @@ impl Shard {
         self.keeping.errands.extend(self.workers.keys().map(|key| Errand::Worker(*key)));
         self.run_errands();
         self.ready.add(Source::Keeper);
+    }
+
+    /// Leaves the keeper what it holds, as a crash would: the next server on the same data directory is given it.
+    pub(crate) fn leave_keeper(&mut self) {
+        // What it was not told yet is only that things are over, which their ledgers say too.
+        self.run_errands();
+        self.keeping.link = None;
     }
 
     /// Ends the keeper at the end of a clean shutdown. Blocks for a bounded time.

@@ -15,6 +15,7 @@
 //! | `durability` | what takes the changes of logged processes to their logs |
 //! | `directory` | what workers see of the processes of their application |
 //! | `idle_swap` | processes that nobody has called for long enough sleep |
+//! | `preemption` | the end of the server: everything is stored, most valuable first, as far as its time goes |
 //! | `clock` | the time that all of this goes by |
 //! | `transitions` | what happened in the lives of processes, for whoever watches |
 //! | `directory_watch` | what other servers are told of all processes |
@@ -53,6 +54,7 @@ mod nested_lanes;
 mod network;
 mod output;
 mod peer;
+mod preemption;
 mod process_ledger;
 mod process_memory;
 mod processes;
@@ -86,6 +88,7 @@ pub use metrics::Metrics;
 pub use network::{NetworkFacts, NetworkMetrics};
 pub use praas_shm::function_stats::Latency;
 pub use praas_sys::driver::{DriverChoice, DriverKind};
+pub use preemption::{Farewell, Unsaved};
 pub use secret::{SecretError, read_secret};
 pub use server::{SandboxLack, Server, ServerHandle, ServerObserver, ServerOptions, ServerStopper, StartError};
 pub use stats::{ProcessSnapshot, Snapshot};

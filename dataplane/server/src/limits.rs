@@ -314,6 +314,22 @@ pub(crate) const TRANSITIONS_KEPT: usize = 1024;
 /// Questions for transitions that wait for one: each transition looks at all of them.
 pub(crate) const TRANSITION_WATCHERS_MAX: usize = 1024;
 
+/// Default time in which a server that was told to end has to store its processes: less than the 30 s after which containers are
+/// killed (`stopTimeout` of ECS and Fargate, `terminationGracePeriodSeconds` of Kubernetes).
+pub(crate) const GRACE_DEFAULT: Duration = Duration::from_secs(25);
+
+/// Parts of the grace period of which running calls have one; the others are for storing.
+pub(crate) const CALLS_GRACE_PARTS: u32 = 2;
+
+/// Pause between two runs of the program that gives notice: what clouds recommend for looking at theirs.
+pub(crate) const NOTICE_PERIOD: Duration = Duration::from_secs(5);
+
+/// Time in which that program must end.
+pub(crate) const NOTICE_MAX: Duration = Duration::from_secs(10);
+
+/// Period in which it is looked at whether it has ended.
+pub(crate) const NOTICE_LOOK_PERIOD: Duration = Duration::from_millis(20);
+
 /// Time in which a page of what is stored is looked up: what was counted by then is the page. Less than a client waits.
 pub(crate) const USAGE_PAGE_MAX: Duration = Duration::from_secs(5);
 

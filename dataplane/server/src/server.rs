@@ -23,17 +23,30 @@ use self::starting::{Prepared, prepare};
 use crate::limits::{KEEPER_ANSWER_MAX, SNAPSHOT_MAX};
 use crate::metrics::Metrics;
 use crate::network::{NetworkFacts, NetworkThreads};
+use crate::preemption::Farewell;
+use crate::preemption::notice::NoticeWatch;
 use crate::stats::Snapshot;
 
 /// What the handle tells the loop.
 #[derive(Debug)]
 pub(crate) enum Order {
     Shutdown,
+    /// The host is about to go.
+    Notice,
+    /// Whether it is cannot be known, and why.
+    NoticeTrouble(String),
     Metrics(Sender<Metrics>),
     Snapshot(Sender<Snapshot>),
     Signals(SignalQueue),
-    Keep { name: String, fd: OwnedFd, done: Sender<Result<(), String>> },
-    Kept { name: String, answer: Sender<Option<OwnedFd>> },
+    Keep {
+        name: String,
+        fd: OwnedFd,
+        done: Sender<Result<(), String>>,
+    },
+    Kept {
+        name: String,
+        answer: Sender<Option<OwnedFd>>,
+    },
 }
 
 /// The server.
@@ -47,7 +60,9 @@ pub struct ServerHandle {
     sandbox_lacks: Vec<SandboxLack>,
     network: Option<NetworkFacts>,
     stopper: ServerStopper,
-    thread: Option<JoinHandle<std::io::Result<()>>>,
+    /// What runs the program that gives notice, if there is one.
+    notice: Option<NoticeWatch>,
+    thread: Option<JoinHandle<std::io::Result<Farewell>>>,
 }
 
 /// Ends a running server from any thread.
@@ -63,7 +78,7 @@ impl ServerStopper {
         self.order(Order::Shutdown);
     }
 
-    fn order(&self, order: Order) {
+    pub(crate) fn order(&self, order: Order) {
         if self.orders.send(order).is_ok() {
             // Fails only when the loop is gone.
             let _ = self.waker.wake();
@@ -102,6 +117,7 @@ impl Server {
     /// # Errors
     /// [`StartError`]; nothing is left running then.
     pub fn start(options: ServerOptions) -> Result<ServerHandle, StartError> {
+        let notice_program = options.notice_program.clone();
         let (started, outcome) = channel();
         let (orders, received) = channel();
         #[cfg(any(test, feature = "simulation"))]
@@ -109,7 +125,7 @@ impl Server {
         let run = move || {
             #[cfg(any(test, feature = "simulation"))]
             crate::clock::adopt(clock);
-            let mut shard = match prepare(&options, received) {
+            let shard = match prepare(&options, received) {
                 Ok(Prepared { shard, waker, sandbox_lacks }) => {
                     let network = shard.network.as_ref().map(NetworkThreads::facts);
                     let _ = started.send(Ok((shard.data.path().to_owned(), waker, sandbox_lacks, network)));
@@ -117,7 +133,7 @@ impl Server {
                 }
                 Err(error) => {
                     let _ = started.send(Err(error));
-                    return Ok(());
+                    return Ok(Farewell::default());
                 }
             };
             shard.run()
@@ -129,7 +145,16 @@ impl Server {
         match outcome.recv() {
             Ok(Ok((data_directory, waker, sandbox_lacks, network))) => {
                 let stopper = ServerStopper { orders, waker };
-                Ok(ServerHandle { data_directory, sandbox_lacks, network, stopper, thread: Some(thread) })
+                let notice = None;
+                let mut server =
+                    ServerHandle { data_directory, sandbox_lacks, network, stopper, notice, thread: Some(thread) };
+                if let Some(program) = notice_program {
+                    let watch = NoticeWatch::start(program, server.stopper());
+                    server.notice = Some(
+                        watch.map_err(|error| StartError::host("starting the thread that waits for notice", &error))?,
+                    );
+                }
+                Ok(server)
             }
             Ok(Err(error)) => {
                 let _ = thread.join();
@@ -177,20 +202,21 @@ impl ServerHandle {
         ServerObserver(self.stopper.clone())
     }
 
-    /// Drains all processes and ends the server. Returns when nothing of it is left.
+    /// Drains all processes, stores them and ends the server, within its grace period. Returns when nothing of it is left but what
+    /// the [`Farewell`] names.
     ///
     /// # Errors
     /// The system's error that ended the loop, if one did.
-    pub fn shutdown(mut self) -> std::io::Result<()> {
+    pub fn shutdown(mut self) -> std::io::Result<Farewell> {
         self.order(Order::Shutdown);
         self.join()
     }
 
-    /// Waits until the server ends. On the first signal of `signals` it drains, on the second it kills.
+    /// Waits until the server ends, and says how. On the first signal of `signals` it drains, on the second it kills.
     ///
     /// # Errors
     /// The system's error that ended the loop, if one did.
-    pub fn run(mut self, signals: SignalQueue) -> std::io::Result<()> {
+    pub fn run(mut self, signals: SignalQueue) -> std::io::Result<Farewell> {
         self.order(Order::Signals(signals));
         self.join()
     }
@@ -225,9 +251,11 @@ impl ServerHandle {
         self.stopper.order(order);
     }
 
-    fn join(&mut self) -> std::io::Result<()> {
-        match self.thread.take().map(JoinHandle::join) {
-            None => Ok(()),
+    fn join(&mut self) -> std::io::Result<Farewell> {
+        let outcome = self.thread.take().map(JoinHandle::join);
+        self.notice = None;
+        match outcome {
+            None => Ok(Farewell::default()),
             Some(Ok(outcome)) => outcome,
             Some(Err(_)) => Err(std::io::Error::other("the server's thread panicked; see its message above")),
         }

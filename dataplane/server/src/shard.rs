@@ -30,7 +30,6 @@ use crate::data_directory::DataDirectory;
 use crate::dedicated::Dedicated;
 use crate::directory::Directories;
 use crate::directory_watch::DirectoryWatch;
-use crate::drain::Purpose;
 use crate::durability::Durabilities;
 use crate::elsewhere::{Elsewhere, ListedElsewhere};
 use crate::gateways::Gateways;
@@ -41,11 +40,12 @@ use crate::log::Log;
 use crate::message_lanes::MessageLanes;
 use crate::metrics::Metrics;
 use crate::network::NetworkThreads;
+use crate::preemption::{Farewell, Preemption};
 use crate::processes::{Processes, Stage};
 use crate::server::Order;
 use crate::sessions::Sessions;
 use crate::sources::{ReadyQueue, Source};
-use crate::swap::{SwapReason, Swaps};
+use crate::swap::Swaps;
 use crate::timers::{Timer, Timers};
 use crate::transitions::Transitions;
 use crate::wake_ups::Alarms;
@@ -106,6 +106,8 @@ pub(crate) struct Shard {
     /// What of that is shown to workers.
     pub(crate) listed_elsewhere: BTreeMap<(Name, Address), ListedElsewhere>,
     pub(crate) shutting_down: bool,
+    /// How the server ends, once it does.
+    pub(crate) preemption: Preemption,
     pub(crate) orders: Receiver<Order>,
     pub(crate) results: Receiver<JobResult>,
     pub(crate) signals: Option<SignalQueue>,
@@ -120,7 +122,7 @@ pub(crate) fn spare_descriptor() -> Option<OwnedFd> {
 
 impl Shard {
     /// Serves until a shutdown is complete.
-    pub(crate) fn run(&mut self) -> io::Result<()> {
+    pub(crate) fn run(mut self) -> io::Result<Farewell> {
         let mut events = Events::with_capacity(POLL_EVENTS_MAX);
         while !self.is_over() {
             let wait = if self.ready.len() > 0 { Some(Duration::ZERO) } else { self.timers.wait(clock::now()) };
@@ -128,8 +130,12 @@ impl Shard {
         }
         // Remote clients read their last answers.
         self.network = None;
-        self.dismiss_keeper();
-        Ok(())
+        if self.preemption.leaves_memory() {
+            self.leave_keeper();
+        } else {
+            self.dismiss_keeper();
+        }
+        Ok(self.preemption.into_farewell())
     }
 
     /// Waits that long at most, and serves what there is then.
@@ -157,7 +163,7 @@ impl Shard {
     pub(crate) fn is_over(&self) -> bool {
         let ended = |process: &crate::processes::Process| matches!(process.stage, Stage::Ended);
         let is_empty = self.workers.is_empty() && self.processes.entries.values().all(ended);
-        self.shutting_down && is_empty && self.swaps.is_quiet()
+        self.shutting_down && (is_empty && self.swaps.is_quiet() || self.preemption.is_over())
     }
 
     fn serve(&mut self, source: Source) {
@@ -202,6 +208,7 @@ impl Shard {
                 Timer::Watch => self.look_at_binaries(),
                 Timer::Accept => self.ready.add(Source::Listener),
                 Timer::Keeper => self.replace_keeper(None),
+                Timer::Grace => self.grace_due(),
                 Timer::ClientSession(session) => self.client_session_due(session),
             }
         }
@@ -231,7 +238,11 @@ impl Shard {
 
     fn obey(&mut self, order: Order) {
         match order {
-            Order::Shutdown => self.shut_down(),
+            Order::Shutdown => self.shut_down("it was told to end"),
+            Order::Notice => self.shut_down("the host has given notice"),
+            Order::NoticeTrouble(trouble) => {
+                self.log.error(format_args!("the program that gives notice of the end does not work: {trouble}"));
+            }
             Order::Metrics(answer) => {
                 let _ = answer.send(self.metrics);
             }
@@ -260,29 +271,7 @@ impl Shard {
                 let keys: Vec<_> = self.processes.entries.keys().copied().collect();
                 keys.into_iter().for_each(|key| self.kill_workers(key, "the server was told twice to end"));
             } else {
-                self.log.info(format_args!("signal {}: the server drains its processes and ends", signal.as_raw()));
-                self.shut_down();
-            }
-        }
-    }
-
-    /// Drains every process; the loop ends when the last has ended.
-    fn shut_down(&mut self) {
-        self.shutting_down = true;
-        if let Some(network) = &self.network {
-            network.drain();
-        }
-        self.refuse_all_waiters();
-        let keys: Vec<_> = self.processes.entries.keys().copied().collect();
-        for key in keys {
-            // What can sleep is there for the next server.
-            if self.begin_swap(key, SwapReason::Shutdown, None).is_ok() {
-                continue;
-            }
-            match self.processes.get(key).map(|process| &process.stage) {
-                Some(Stage::Draining(_)) => self.stop_instead(key, None),
-                Some(Stage::Active(_) | Stage::Creating(_)) => self.begin_drain(key, Purpose::Stop, Vec::new()),
-                _ => {}
+                self.shut_down(&format!("signal {}", signal.as_raw()));
             }
         }
     }

@@ -65,6 +65,8 @@ pub(crate) enum Timer {
     Accept,
     /// Start another keeper.
     Keeper,
+    /// The end of the server, whatever is under way.
+    Grace,
     /// Whether somebody has come back to a client's session.
     ClientSession(SessionId),
 }

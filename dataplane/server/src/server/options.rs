@@ -14,7 +14,7 @@ use crate::application::Application;
 use crate::durability::{DiskLog, MemoryLog};
 use crate::elsewhere::Peer;
 use crate::limits::{
-    CLIENT_HELLO_DEFAULT, CLIENT_SESSION_LINGER_DEFAULT, KEEPER_LINGER_DEFAULT, PROCESS_IDLE_DEFAULT,
+    CLIENT_HELLO_DEFAULT, CLIENT_SESSION_LINGER_DEFAULT, GRACE_DEFAULT, KEEPER_LINGER_DEFAULT, PROCESS_IDLE_DEFAULT,
     WORKER_IDLE_DEFAULT,
 };
 use crate::log::Level;
@@ -24,6 +24,11 @@ use crate::log::Level;
 pub struct ServerOptions {
     /// Directory of sockets, tokens and working directories; made if missing, owned by one server at a time.
     pub data_directory: PathBuf,
+    /// How long the server may take to end: by then everything that could be stored is, and what could not be is left with the keeper.
+    pub grace: Duration,
+    /// A program that is run again and again while the server serves: when it ends with 0, the host is about to go, and the
+    /// server ends as if it had been told to.
+    pub notice_program: Option<OsString>,
     /// What it serves.
     pub applications: Vec<Application>,
     /// Whether to refuse to run when the host cannot confine workers fully.
@@ -71,6 +76,8 @@ impl ServerOptions {
     pub fn new(data_directory: impl Into<PathBuf>, keeper_command: Vec<OsString>) -> Self {
         Self {
             data_directory: data_directory.into(),
+            grace: GRACE_DEFAULT,
+            notice_program: None,
             applications: Vec::new(),
             require_sandbox: false,
             memory_bytes_max: None,

@@ -31,6 +31,7 @@ use crate::limits::{
 use crate::log::Log;
 use crate::metrics::Metrics;
 use crate::network::{self, NetworkThreads};
+use crate::preemption::Preemption;
 use crate::sessions::Sessions;
 use crate::shard::Shard;
 use crate::sources::Source;
@@ -215,6 +216,7 @@ pub(crate) fn assemble(options: &ServerOptions, ground: Ground) -> Result<Shard,
         elsewhere: Arc::new(elsewhere),
         listed_elsewhere: BTreeMap::new(),
         shutting_down: false,
+        preemption: Preemption::new(options.grace, !options.keeper_linger.is_zero()),
         orders,
         results,
         signals: None,

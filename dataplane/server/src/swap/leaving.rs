@@ -43,6 +43,11 @@ impl Swapping {
         self.askers.extend(asker);
     }
 
+    /// Whether it is stored, and only has to be let go of.
+    pub(crate) fn is_stored(&self) -> bool {
+        self.written.is_some()
+    }
+
     /// Somebody wants it stopped.
     pub(crate) fn add_stopper(&mut self, asker: Asker) {
         self.stoppers.push(asker);
@@ -99,6 +104,15 @@ impl Shard {
         if !is_settled || std::mem::replace(&mut swapping.is_written, true) {
             return;
         }
+        if self.shutting_down {
+            self.write_in_turn(key);
+        } else {
+            self.begin_write_job(key);
+        }
+    }
+
+    /// Hands a process to the threads; false if it cannot be written, which has been seen to then.
+    pub(crate) fn begin_write_job(&mut self, key: ProcessKey) -> bool {
         match self.write_job(key) {
             Ok(job) => {
                 if let Some(process) = self.processes.get_mut(key) {
@@ -107,8 +121,12 @@ impl Shard {
                 if let Some(transfers) = &self.swaps.transfers {
                     transfers.begin(Job::Write { key, job: Box::new(job) });
                 }
+                true
             }
-            Err(why) => self.go_on(key, &why),
+            Err(why) => {
+                self.go_on(key, &why);
+                false
+            }
         }
     }
 
@@ -135,6 +153,7 @@ impl Shard {
 
     /// A thread has written a process, or has not.
     pub(super) fn written(&mut self, key: ProcessKey, written: Result<Written, String>) {
+        self.turn_ended(key);
         if !self.processes.get(key).is_some_and(|process| matches!(process.stage, Stage::Swapping(_))) {
             return;
         }
@@ -177,6 +196,9 @@ impl Shard {
         self.give_memory_up(key);
         self.metrics.swaps_out += 1;
         self.metrics.swapped_out_bytes += moved_bytes;
+        if self.shutting_down {
+            self.preemption.note_saved(moved_bytes);
+        }
         self.log.info(format_args!(
             "process {id} sleeps ({}): {moved_bytes} bytes written in {took:?}",
             swapping.reason.words()
@@ -207,24 +229,25 @@ impl Shard {
         self.serve_followers(key);
     }
 
-    /// It could not be written: it goes on with new workers.
-    fn go_on(&mut self, key: ProcessKey, why: &str) {
+    /// It could not be written: it goes on with new workers, or, when the server ends, waits for the next one.
+    pub(crate) fn go_on(&mut self, key: ProcessKey, why: &str) {
         let Some(process) = self.processes.get_mut(key) else { return };
         let Stage::Swapping(swapping) = std::mem::replace(&mut process.stage, Stage::Active(Vec::new())) else {
             return;
         };
         let id = process.id;
-        // What failed to be acknowledged may have been published: the next attempt looks. What is away is where it was: nothing
-        // of the snapshot before is removed until one that was acknowledged does without it.
-        process.stored.snapshot = None;
         self.metrics.swaps_failed += 1;
-        if self.shutting_down || !swapping.stoppers.is_empty() {
-            if self.shutting_down && process.log.is_none() {
-                self.log.error(format_args!("process {id} could not be stored and ends with this server: {why}"));
-            }
+        if !swapping.stoppers.is_empty() {
             self.fail_swappers(id, swapping.askers, why);
             return self.remove_process(key, swapping.stoppers);
         }
+        if self.shutting_down {
+            self.leave_behind(key, why);
+            return self.fail_swappers(id, swapping.askers, why);
+        }
+        // What failed to be acknowledged may have been published: the next attempt looks. What is away is where it was: nothing
+        // of the snapshot before is removed until one that was acknowledged does without it.
+        process.stored.snapshot = None;
         if swapping.reason == SwapReason::NoLog && process.log.is_some() {
             self.fail_swappers(id, swapping.askers, why);
             return self.break_process(key, &format!("its log cannot go on, and it could not be stored: {why}"));

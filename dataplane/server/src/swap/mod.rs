@@ -16,6 +16,7 @@
 //! | `waiting` | who needs a process that is away |
 //! | `deleting` | the end of what is stored of a process that was stopped |
 //! | `starting`, `found_logs` | what the next server finds in storage, and in logs |
+//! | `revocable` | storage that a server which ends takes away from threads that still wait for it |
 //! | `transfer` | the threads that read and write, and their jobs |
 //! | `usage` | what storage holds, for whoever asks |
 //! | `writing`, `reading` | what they do: a segment as a snapshot, a snapshot as a segment |
@@ -47,6 +48,7 @@ mod life;
 mod reading;
 mod replaying;
 mod returning;
+mod revocable;
 mod starting;
 mod table;
 mod transfer;
@@ -67,7 +69,7 @@ pub(crate) use self::by_hand::{HeldJob, HeldJobs};
 pub(crate) use self::fetching::Filler;
 pub(crate) use self::leaving::Swapping;
 pub(crate) use self::table::Swapped;
-pub(crate) use self::transfer::{TransferResult, Transfers};
+pub(crate) use self::transfer::{TRANSFER_THREADS, TransferResult, Transfers};
 pub(crate) use self::waiting::{Waiter, Waiting};
 use crate::drain::Purpose;
 use crate::processes::{Asker, Process, ProcessKey, Stage};
@@ -142,6 +144,13 @@ impl Swaps {
     /// Where processes sleep.
     pub(crate) fn backend(&self) -> Option<&Arc<dyn Backend>> {
         self.transfers.as_ref().map(Transfers::backend)
+    }
+
+    /// The server ends now: no thread is waited for, and none gets anything from storage or into it any more.
+    pub(crate) fn abandon(&mut self) {
+        if let Some(transfers) = &mut self.transfers {
+            transfers.abandon();
+        }
     }
 
     /// Whether no thread has anything to do.

@@ -2,8 +2,8 @@
 //!
 //! A job has everything that it needs; what comes of it goes over the channel on which all helpers of the loop report, followed
 //! by a wake of the loop. There is one job at a time for a process, beside those that bring objects back. Each operation of a
-//! backend has a deadline of its own, so a job ends, and so does the drop of this, which waits for the jobs under way. One that
-//! panics is a job that failed: its thread goes on with the next.
+//! backend has a deadline of its own, so a job ends, and so does the drop of this, which waits for the jobs under way, unless they
+//! were abandoned. One that panics is a job that failed: its thread goes on with the next.
 //!
 //! There are three queues, each with threads of its own: whole processes, what workers wait for inside a call, and what comes
 //! back in the background. However slow storage is for one of them, the others go on.
@@ -24,6 +24,7 @@ use praas_storage::{Backend, Folder};
 
 use super::filling::{FillEnd, Filling};
 use super::reading::{ReadJob, Returned};
+use super::revocable::Revocable;
 use super::usage::{UsageFound, UsageJob};
 use super::writing::WriteJob;
 use crate::durability::{DiskLog, LogStore};
@@ -33,7 +34,7 @@ use crate::workers::WorkerKey;
 
 /// Threads, and so processes that are moved at once: storage is kept busy by the threads that each job has of its own, so
 /// these are only as many as keep one slow process from delaying all others.
-const TRANSFER_THREADS: usize = 4;
+pub(crate) const TRANSFER_THREADS: usize = 4;
 
 /// Threads for what workers wait for: each reads one object or page. As many calls at once have theirs from a bucket at its
 /// latency, and a disk is busy with fewer.
@@ -115,6 +116,8 @@ struct Queues {
 #[derive(Debug)]
 pub(crate) struct Transfers {
     backend: Arc<dyn Backend>,
+    /// The same as the threads have it.
+    theirs: Arc<Revocable>,
     queues: Option<Queues>,
     threads: Vec<JoinHandle<()>>,
     /// Jobs that were begun and have not been heard of since.
@@ -128,12 +131,13 @@ impl Transfers {
         results: &Sender<JobResult>,
         waker: &Arc<Waker>,
     ) -> std::io::Result<Self> {
+        let theirs = Arc::new(Revocable::new(Arc::clone(&backend)));
         let mut threads = Vec::with_capacity(TRANSFER_THREADS + FETCHING_THREADS + FILLING_THREADS);
         let mut start = |name: &str, count: usize| -> std::io::Result<Sender<Job>> {
             let (jobs, queue) = channel();
             let queue = Arc::new(Mutex::new(queue));
             for _ in 0..count {
-                let (queue, backend) = (Arc::clone(&queue), Arc::clone(&backend));
+                let (queue, backend) = (Arc::clone(&queue), Arc::clone(&theirs) as Arc<dyn Backend>);
                 let (results, waker) = (results.clone(), Arc::clone(waker));
                 let run = move || work(&queue, &backend, &results, &waker);
                 threads.push(std::thread::Builder::new().name(name.to_owned()).spawn(run)?);
@@ -144,7 +148,7 @@ impl Transfers {
         let fetching = start("praas-fetch", FETCHING_THREADS)?;
         let filling = start("praas-fill", FILLING_THREADS)?;
         let queues = Some(Queues { moving, fetching, filling });
-        Ok(Self { backend, queues, threads, under_way: Cell::new(0) })
+        Ok(Self { backend, theirs, queues, threads, under_way: Cell::new(0) })
     }
 
     /// Without threads: all jobs lie in one channel until a test carries them out.
@@ -152,7 +156,8 @@ impl Transfers {
     pub(crate) fn by_hand(backend: Arc<dyn Backend>) -> (Self, super::HeldJobs) {
         let (jobs, queue) = channel();
         let queues = Some(Queues { moving: jobs.clone(), fetching: jobs.clone(), filling: jobs });
-        (Self { backend, queues, threads: Vec::new(), under_way: Cell::new(0) }, super::HeldJobs(queue))
+        let theirs = Arc::new(Revocable::new(Arc::clone(&backend)));
+        (Self { backend, theirs, queues, threads: Vec::new(), under_way: Cell::new(0) }, super::HeldJobs(queue))
     }
 
     /// Where processes sleep.
@@ -177,6 +182,13 @@ impl Transfers {
         if queue.is_some_and(|queue| queue.send(job).is_ok()) {
             self.under_way.set(self.under_way.get() + 1);
         }
+    }
+
+    /// Takes storage away from the threads, and does not wait for them any more: each ends with the operation that it is in.
+    pub(super) fn abandon(&mut self) {
+        self.theirs.revoke();
+        self.queues = None;
+        self.threads.clear();
     }
 
     /// The loop has heard of one.

@@ -144,7 +144,7 @@ impl Host {
     pub(crate) fn stop(&mut self) {
         self.proxy.lead_to(None);
         match std::mem::replace(&mut self.running, Running::Nowhere) {
-            Running::Here(server) => server.shutdown().unwrap(),
+            Running::Here(server) => drop(server.shutdown().unwrap()),
             Running::Apart(played) => {
                 played.terminate();
                 assert_eq!(played.end(), Some(42), "the server ends by itself");

@@ -66,6 +66,10 @@ pub(crate) fn functions(application: praas_function::Application) -> praas_funct
                 None => "nothing".into(),
             })
         })
+        .function("pause", |call: &mut Call<'_>| {
+            std::thread::sleep(Duration::from_millis(String::from_utf8_lossy(call.input()).parse()?));
+            FunctionResult::Ok(())
+        })
         .function("uid", |_: &mut Call<'_>| rustix::process::getuid().as_raw().to_string())
 }
 
