@@ -26,6 +26,9 @@ const STEPS: usize = 5000;
 /// Rounds in which everything has to come to rest afterwards. Each serves everybody once.
 const ROUNDS_MAX: usize = 20_000;
 
+/// What such a round takes.
+const ROUND: Duration = Duration::from_millis(5);
+
 /// Lines of the record that a failure shows.
 const SHOWN_MAX: usize = 400;
 
@@ -437,6 +440,8 @@ impl Run {
     /// Everybody once; whether anybody did anything.
     fn round(&mut self) -> bool {
         let mut did = false;
+        // A wake that failed is tried again after a while, however often somebody asks.
+        self.clock.advance(ROUND);
         self.turn_server();
         self.turn_keeper();
         let asked: VecDeque<_> = self.with_server(|server| server.asked()).into();
