@@ -257,6 +257,11 @@ impl Client {
         true
     }
 
+    /// Whether the process began or ended between the question and this look at its answer: others were told of that first.
+    fn is_outdated(&self, process: &ProcessId) -> bool {
+        self.work.is_none_or(|work| model(|model| model.changes(process)) != work.changes)
+    }
+
     fn let_lane_go(&mut self, process: ProcessId) {
         let Some(lane) = self.connection.as_mut().and_then(|connection| connection.lanes.remove(&process)) else {
             return;
@@ -273,7 +278,9 @@ impl Client {
         payload.copy_to(&mut bytes);
         match (outcome, wish) {
             (Some(Outcome::Ok), Wish::Append | Wish::AppendOnce) => {
-                model(|model| model.acknowledged(&process, operation));
+                if !self.is_outdated(&process) {
+                    model(|model| model.acknowledged(&process, operation));
+                }
                 self.end("is done");
             }
             (Some(Outcome::Ok), Wish::Take) => {
@@ -281,7 +288,9 @@ impl Client {
                 self.end(if self.found_message { "took a message" } else { "found no message" });
             }
             (Some(Outcome::Ok), Wish::Send { .. }) => {
-                model(|model| model.accepted(&process, operation));
+                if !self.is_outdated(&process) {
+                    model(|model| model.accepted(&process, operation));
+                }
                 self.end("is accepted");
             }
             (Some(Outcome::Unavailable), _) => {
@@ -354,7 +363,9 @@ impl Client {
                 ..
             } if request == asked => {
                 self.doing = Doing::Nothing;
-                model(|model| model.exists(&process));
+                if !self.is_outdated(&process) {
+                    model(|model| model.exists(&process));
+                }
                 let [segment, control, doorbell] = <[OwnedFd; 3]>::try_from(fds).expect("three descriptors");
                 let connection = self.connection.as_mut().expect("it is there");
                 let socket = Arc::clone(&connection.socket);

@@ -178,8 +178,7 @@ impl Model {
     pub(crate) fn is_settled_there(&mut self, process: &ProcessId) {
         self.exists(process);
         let kept = self.kept(process);
-        kept.is_unsettled = false;
-        kept.changes += 1;
+        kept.changes += u64::from(std::mem::take(&mut kept.is_unsettled));
     }
 
     /// Somebody was told that a process is gone, by an answer to the last order about it.
