@@ -53,6 +53,9 @@ const SERVER_COUNTERS: &[Figure] = &[
     ("swaps_failed", "Swaps that failed: the process went on, or ended with the server", |metrics| {
         metrics.swaps_failed
     }),
+    ("checkpoints", "Checkpoints of processes that went on", |metrics| metrics.checkpoints),
+    ("checkpoints_bytes", "Bytes that were written for checkpoints", |metrics| metrics.checkpoint_bytes),
+    ("checkpoints_failed", "Checkpoints that failed, to be tried again", |metrics| metrics.checkpoints_failed),
     ("swaps_in", "Processes that were brought back from storage", |metrics| metrics.swaps_in),
     ("swaps_in_bytes", "Bytes that were read to bring processes back", |metrics| metrics.swapped_in_bytes),
     ("restores_whole", "Processes of which everything came back into memory", |metrics| metrics.restores_whole),

@@ -10,6 +10,8 @@ pub enum Durability {
     /// It survives the end of workers and of the server program, not that of the host.
     #[default]
     Memory,
+    /// The same, and what there was at its last checkpoint survives the end of the host: one is taken every so often.
+    Checkpoint,
     /// It is in a log outside the memory of the process before anybody is told of it.
     Logged,
 }
@@ -18,6 +20,7 @@ impl std::fmt::Display for Durability {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.pad(match self {
             Self::Memory => "memory",
+            Self::Checkpoint => "checkpoint",
             Self::Logged => "logged",
         })
     }

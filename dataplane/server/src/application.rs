@@ -26,6 +26,16 @@ pub(crate) const IDLE_SWAP_MS_MIN: u64 = 10;
 /// Largest `idle_swap_ms`: a year. Whoever needs more means `none`.
 pub(crate) const IDLE_SWAP_MS_MAX: u64 = 365 * LIMIT_MS_MAX;
 
+/// Milliseconds between two checkpoints unless an application says otherwise: what a minute's work is worth against writing what has
+/// changed in it.
+pub const CHECKPOINT_INTERVAL_MS: u64 = 60_000;
+
+/// Shortest time between two checkpoints in milliseconds: a small one takes some ten.
+pub const CHECKPOINT_INTERVAL_MS_MIN: u64 = 100;
+
+/// Longest: a day.
+pub const CHECKPOINT_INTERVAL_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+
 /// Smallest `call_ms_max`: below it the sampling of claims is coarser than the limit.
 pub(crate) const CALL_MS_MAX_MIN: u64 = 20;
 
@@ -123,6 +133,8 @@ pub struct Application {
     pub workers_max: u32,
     /// How safe what a process has changed is, once somebody is told of it. [`Durability::Logged`] needs a server with a log.
     pub durability: Durability,
+    /// Milliseconds from one checkpoint of a process to the next, with [`Durability::Checkpoint`], which needs a server with storage.
+    pub checkpoint_interval_ms: u64,
     /// Milliseconds without a call after which a process is swapped out; `None` never. A process may be created
     /// with another time.
     pub idle_swap_ms: Option<u64>,
@@ -148,6 +160,7 @@ impl Application {
             workers_min: 1,
             workers_max: 1,
             durability: Durability::default(),
+            checkpoint_interval_ms: CHECKPOINT_INTERVAL_MS,
             idle_swap_ms: None,
             swap_wait: SwapWait::default(),
             limits: ApplicationLimits::default(),
@@ -187,6 +200,8 @@ impl Application {
         range("limits.output_bytes", limits.output_bytes as u64, 1024, OUTPUT_BYTES_MAX);
         let idle_swap_ms = self.idle_swap_ms.unwrap_or(IDLE_SWAP_MS_MIN);
         range("state.idle_swap_ms", idle_swap_ms, IDLE_SWAP_MS_MIN, IDLE_SWAP_MS_MAX);
+        let checkpoints = (CHECKPOINT_INTERVAL_MS_MIN, CHECKPOINT_INTERVAL_MS_MAX);
+        range("state.checkpoint_interval_ms", self.checkpoint_interval_ms, checkpoints.0, checkpoints.1);
         errors.extend(self.text_errors());
         errors
     }

@@ -157,7 +157,6 @@ pub(crate) enum LogEnd {
 enum Command {
     Begin(Box<Beginning>),
     Opened(ProcessKey, Result<Box<Opened>, String>),
-    #[allow(dead_code, reason = "checkpoints of running processes come to it")]
     Truncate(ProcessKey, u64),
     End(ProcessKey, Folder, LogEnd),
     Stop,
@@ -373,7 +372,6 @@ impl Shard {
     }
 
     /// Everything that a process that runs has changed up to a position is in a snapshot that lasts.
-    #[allow(dead_code, reason = "checkpoints of running processes come to it")]
     pub(crate) fn checkpointed(&mut self, key: ProcessKey, position: u64) {
         if let (Some(durabilities), true) =
             (&self.durabilities, self.processes.get(key).is_some_and(|process| process.log.is_some()))

@@ -14,6 +14,7 @@
 //! | `swap` | processes that sleep in storage, on their way there and back |
 //! | `durability` | what takes the changes of logged processes to their logs |
 //! | `directory` | what workers see of the processes of their application |
+//! | `checkpoint` | processes that go on are written to storage every so often |
 //! | `idle_swap` | processes that nobody has called for long enough sleep |
 //! | `preemption` | the end of the server: everything is stored, most valuable first, as far as its time goes |
 //! | `clock` | the time that all of this goes by |
@@ -29,6 +30,7 @@
 
 mod application;
 mod budget;
+mod checkpoint;
 mod clients;
 mod clock;
 mod data_directory;
@@ -77,7 +79,10 @@ mod wake_ups;
 mod watch;
 mod workers;
 
-pub use application::{Application, ApplicationLimits, CALL_MS_MAX_DEFAULT, FieldError, Network, SwapWait};
+pub use application::{
+    Application, ApplicationLimits, CALL_MS_MAX_DEFAULT, CHECKPOINT_INTERVAL_MS, CHECKPOINT_INTERVAL_MS_MAX,
+    CHECKPOINT_INTERVAL_MS_MIN, FieldError, Network, SwapWait,
+};
 #[cfg(any(test, feature = "simulation"))]
 pub use clock::TestClock;
 pub use durability::{DiskLog, Log, LogStore, MemoryLog};

@@ -339,6 +339,17 @@ pub(crate) const USAGE_QUESTIONS_MAX: usize = 2;
 /// Longest time after which a process that could not be swapped out for idleness is tried again, unless its own is longer.
 pub(crate) const IDLE_SWAP_RETRY_MAX: Duration = Duration::from_secs(600);
 
+/// Longest time after which a checkpoint that failed is tried again, unless the time between two is shorter.
+pub(crate) const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
+
+/// Positions, and numbers of messages, that a process may have given out between its last checkpoint and its end, and that it skips
+/// when it begins anew from there: nobody takes what comes next for what was lost. More than a process counts in a day.
+pub(crate) const NUMBERS_SKIPPED: u64 = 1 << 40;
+
+/// The same of workers that were started with one index after the checkpoint was begun: a failing one is started some times a second
+/// at most. A generation goes round at 65,536.
+pub(crate) const GENERATIONS_SKIPPED: u16 = 1 << 10;
+
 /// Processes looked at in one turn: about 0.1 ms.
 pub(crate) const ACTIVITY_LOOKS_TURN: usize = 256;
 

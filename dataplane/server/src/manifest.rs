@@ -184,11 +184,14 @@ fn read_workers(mut section: Section<'_, '_>, application: &mut Application) {
 }
 
 fn read_state(mut section: Section<'_, '_>, application: &mut Application) {
-    let durability = section.optional("durability", "\"memory\" or \"logged\"", as_durability);
+    let levels = "\"memory\", \"checkpoint\" or \"logged\"";
+    let durability = section.optional("durability", levels, as_durability);
+    let interval = section.optional("checkpoint_interval_ms", "a number of milliseconds", as_u64);
     let idle = section.optional("idle_swap_ms", "a number of milliseconds, 0 or \"none\"", as_ms_or_none);
     let swap_wait = section.optional("swap_wait", "\"wait\" or \"refuse\"", as_swap_wait);
     section.close();
     application.durability = durability.unwrap_or_default();
+    application.checkpoint_interval_ms = interval.unwrap_or(application.checkpoint_interval_ms);
     application.idle_swap_ms = idle.flatten().filter(|idle_swap_ms| *idle_swap_ms != 0);
     application.swap_wait = swap_wait.unwrap_or_default();
 }
@@ -252,6 +255,7 @@ fn as_wait(value: &DeValue<'_>) -> Read<WaitMode> {
 fn as_durability(value: &DeValue<'_>) -> Read<Durability> {
     match value.as_str() {
         Some("memory") => Ok(Durability::Memory),
+        Some("checkpoint") => Ok(Durability::Checkpoint),
         Some("logged") => Ok(Durability::Logged),
         _ => Err(None),
     }

@@ -39,6 +39,12 @@ pub struct Metrics {
     pub swapped_out_bytes: u64,
     /// Swaps that failed: the process went on, or ended with the server.
     pub swaps_failed: u64,
+    /// Checkpoints of processes that went on.
+    pub checkpoints: u64,
+    /// Bytes that were written for them.
+    pub checkpoint_bytes: u64,
+    /// Checkpoints that failed, to be tried again.
+    pub checkpoints_failed: u64,
     /// Processes that were brought back from storage.
     pub swaps_in: u64,
     /// Bytes that were read for that.

@@ -13,6 +13,7 @@ use praas_shm::control_page::ControlPage;
 use praas_shm::mail_bell::MailBell;
 
 use crate::application::Application;
+use crate::checkpoint::Checkpoints;
 use crate::clients::ClientKey;
 use crate::clock;
 use crate::directory::{Activity, Listed};
@@ -113,6 +114,7 @@ pub(crate) struct Process {
     /// Milliseconds without a call after which it is swapped out, 0 for never; `None` takes the application's.
     pub(crate) idle_swap_ms: Option<u64>,
     pub(crate) idle_swap: IdleSwap,
+    pub(crate) checkpoints: Checkpoints,
     /// Whether it has come back from storage and no worker was ready since.
     pub(crate) is_waking: bool,
     /// What is known of the messages that it has asked to get at a time.
@@ -164,6 +166,7 @@ impl Process {
             activity: Activity::new(),
             idle_swap_ms: None,
             idle_swap: IdleSwap::default(),
+            checkpoints: Checkpoints::default(),
             is_waking: false,
             wake_ups: WakeUps::default(),
             stored: StoredCopy::default(),
@@ -480,7 +483,7 @@ impl Shard {
             worker_pids: ready.iter().filter_map(|(_, worker)| worker.pid()).collect(),
             lanes: u32::try_from(process.lanes.values().filter(|lane| lane.is_asked_for()).count()).unwrap_or(u32::MAX),
             worker_restarts: process.restarts,
-            last_exit: process.last_exit.clone(),
+            last_exit: process.checkpoints.failure().map(str::to_owned).or_else(|| process.last_exit.clone()),
             calls_reported: process.calls_of_ended.saturating_add(calls),
             stored_bytes: process.stored.bytes,
             last_swap_unix_ms: process.stored.swapped_unix_ms,

@@ -23,7 +23,7 @@ use praas_protocol::ProcessId;
 use praas_protocol::control::{CalendarSeen, WorkerCommand};
 use praas_protocol::wake_up::{CALENDAR_BYTES_MAX, CALENDAR_KEY, Calendar};
 use praas_shm::objects::{Key, Namespace};
-use praas_shm::swap::{CutValue, QuietCut};
+use praas_shm::swap::{CutValue, HeldCut, HeldCutError, QuietCut};
 
 use crate::clock;
 use crate::processes::{ProcessKey, Stage};
@@ -103,24 +103,50 @@ impl WakeUps {
 /// When the next wake-up of a process is due by what its memory says; `known` where that part of it is still in storage, so that
 /// nothing can have changed it. The error says what is wrong.
 pub(crate) fn next_due(cut: &QuietCut, known: Option<u64>) -> Result<Option<u64>, String> {
-    let wrong = |error: String| format!("its wake-ups cannot be read: {error}");
-    let key = Key::new(Namespace::SYSTEM, CALENDAR_KEY).map_err(|error| wrong(error.to_string()))?;
-    let found = cut.find(&key).map_err(|error| wrong(error.to_string()))?;
-    match found {
+    let key = Key::new(Namespace::SYSTEM, CALENDAR_KEY).map_err(|error| wrong(&error))?;
+    match cut.find(&key).map_err(|error| wrong(&error))? {
         None if cut.page_bits().is_some() => Ok(known),
         None => Ok(None),
         Some((_, CutValue::Stored(_))) => Ok(known),
         Some((header, CutValue::Here { token })) => {
-            let bytes = header.value_bytes as usize;
-            if bytes > CALENDAR_BYTES_MAX {
-                return Err(wrong(format!("their list has {bytes} bytes, {CALENDAR_BYTES_MAX} are the most")));
-            }
-            let mut value = vec![0; bytes];
-            cut.read(token, 0, &mut value).map_err(|error| wrong(error.to_string()))?;
-            let calendar = Calendar::from_bytes(&value).map_err(|error| wrong(error.to_string()))?;
-            Ok(calendar.next_due_unix_ms())
+            due_in(header.value_bytes, |value| cut.read(token, 0, value).map_err(|error| wrong(&error)))
         }
     }
+}
+
+/// The same of a process that goes on.
+pub(crate) fn next_due_of_held(cut: &HeldCut, known: Option<u64>) -> Result<Option<u64>, String> {
+    let mut found = None;
+    let looked = cut.objects(|object| {
+        if object.key.namespace() == Namespace::SYSTEM && object.key.text() == CALENDAR_KEY {
+            found = Some((object.header, object.value));
+        }
+        Ok::<_, HeldCutError>(())
+    });
+    looked.map_err(|error| wrong(&error))?;
+    match found {
+        None => Ok(None),
+        Some((_, CutValue::Stored(_))) => Ok(known),
+        Some((header, CutValue::Here { token })) => {
+            due_in(header.value_bytes, |value| cut.read(token, 0, value).map_err(|error| wrong(&error)))
+        }
+    }
+}
+
+fn wrong(error: &dyn std::fmt::Display) -> String {
+    format!("its wake-ups cannot be read: {error}")
+}
+
+/// When the next of a list of so many bytes is due.
+fn due_in(bytes: u32, read: impl FnOnce(&mut [u8]) -> Result<(), String>) -> Result<Option<u64>, String> {
+    let bytes = bytes as usize;
+    if bytes > CALENDAR_BYTES_MAX {
+        return Err(wrong(&format!("their list has {bytes} bytes, {CALENDAR_BYTES_MAX} are the most")));
+    }
+    let mut value = vec![0; bytes];
+    read(&mut value)?;
+    let calendar = Calendar::from_bytes(&value).map_err(|error| wrong(&error))?;
+    Ok(calendar.next_due_unix_ms())
 }
 
 impl Shard {

@@ -73,10 +73,17 @@ fn a_durability_is_memory_unless_it_is_named_and_others_are_refused() {
     assert_eq!(of("").unwrap().durability, Durability::Memory);
     assert_eq!(of("[state]\n").unwrap().durability, Durability::Memory);
     assert_eq!(of("[state]\ndurability = \"memory\"\n").unwrap().durability, Durability::Memory);
+    let checkpoints = of("[state]\ndurability = \"checkpoint\"\n").unwrap();
+    assert_eq!((checkpoints.durability, checkpoints.checkpoint_interval_ms), (Durability::Checkpoint, 60_000));
+    assert_eq!(of("[state]\ncheckpoint_interval_ms = 100\n").unwrap().checkpoint_interval_ms, 100);
+    for wrong in [99, 24 * 3_600_000 + 1] {
+        let wrong = of(&format!("[state]\ncheckpoint_interval_ms = {wrong}\n")).unwrap_err();
+        assert_eq!(wrong[0].field, "state.checkpoint_interval_ms");
+    }
     let wrong = of("[state]\ndurability = \"sometimes\"\nextra = 1\n").unwrap_err();
     let named: Vec<_> = wrong.iter().map(|problem| (problem.line, problem.field.as_str())).collect();
     assert_eq!(named, [(5, "state.durability"), (6, "state.extra")]);
-    assert!(wrong[0].problem.contains("\"memory\" or \"logged\""), "{}", wrong[0]);
+    assert!(wrong[0].problem.contains("\"memory\", \"checkpoint\" or \"logged\""), "{}", wrong[0]);
 }
 
 #[test]

@@ -60,6 +60,15 @@ pub enum StartError {
         /// Its name.
         application: String,
     },
+    /// An application wants checkpoints, and the server has nowhere to put them.
+    #[error(
+        "application {application} asks for durability = \"checkpoint\", and this server has no storage: start it with one, or \
+         write durability = \"memory\" in [state] of its praas.toml"
+    )]
+    NoStorage {
+        /// Its name.
+        application: String,
+    },
     /// Two applications share a name.
     #[error("two applications are called {application}: rename one")]
     SameName {

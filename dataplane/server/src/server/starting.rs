@@ -274,6 +274,9 @@ pub(crate) fn check_applications(
         if application.durability == Durability::Logged && options.memory_log.is_none() && options.disk_log.is_none() {
             return Err(StartError::NoLog { application: name.to_string() });
         }
+        if application.durability == Durability::Checkpoint && options.storage.is_none() {
+            return Err(StartError::NoStorage { application: name.to_string() });
+        }
         let application = application.clone().checked();
         let application =
             application.map_err(|error| StartError::BadApplication { application: name.to_string(), error })?;

@@ -39,9 +39,13 @@ impl Shard {
         Ok(true)
     }
 
-    /// Begins to remove what is stored of a process in memory that ends; false if nothing is.
+    /// Begins to remove what is stored of a process in memory that ends; false if nothing is. While it is written, that comes first:
+    /// this is called again then.
     pub(crate) fn begin_deleting(&mut self, key: ProcessKey) -> bool {
         let Some(process) = self.processes.get(key) else { return false };
+        if process.checkpoints.is_under_way() {
+            return true;
+        }
         let (Some(folder), Some(transfers)) =
             (process.folder().filter(|_| process.stored.exists), &self.swaps.transfers)
         else {

@@ -100,8 +100,10 @@ impl Shard {
         if let Some(filler) = &process.filler {
             filler.shared().end();
         }
+        // One writes at a time: a checkpoint that is under way is followed by this.
+        let is_free = !process.checkpoints.is_under_way();
         let is_settled = process.broken.is_some() || process.unsettled.indices().next().is_none();
-        if !is_settled || std::mem::replace(&mut swapping.is_written, true) {
+        if !is_free || !is_settled || std::mem::replace(&mut swapping.is_written, true) {
             return;
         }
         if self.shutting_down {
@@ -113,14 +115,9 @@ impl Shard {
 
     /// Hands a process to the threads; false if it cannot be written, which has been seen to then.
     pub(crate) fn begin_write_job(&mut self, key: ProcessKey) -> bool {
-        match self.write_job(key) {
+        match self.write_job(key, false) {
             Ok(job) => {
-                if let Some(process) = self.processes.get_mut(key) {
-                    process.stored.exists = true;
-                }
-                if let Some(transfers) = &self.swaps.transfers {
-                    transfers.begin(Job::Write { key, job: Box::new(job) });
-                }
+                self.begin_job(key, |job| Job::Write { key, job }, job);
                 true
             }
             Err(why) => {
@@ -130,7 +127,23 @@ impl Shard {
         }
     }
 
-    fn write_job(&self, key: ProcessKey) -> Result<WriteJob, String> {
+    /// A process that goes on is written; the error says why not.
+    pub(crate) fn write_checkpoint(&mut self, key: ProcessKey) -> Result<(), String> {
+        let job = self.write_job(key, true)?;
+        self.begin_job(key, |job| Job::Checkpoint { key, job }, job);
+        Ok(())
+    }
+
+    fn begin_job(&mut self, key: ProcessKey, of: impl FnOnce(Box<WriteJob>) -> Job, job: WriteJob) {
+        if let Some(process) = self.processes.get_mut(key) {
+            process.stored.exists = true;
+        }
+        if let Some(transfers) = &self.swaps.transfers {
+            transfers.begin(of(Box::new(job)));
+        }
+    }
+
+    fn write_job(&self, key: ProcessKey, goes_on: bool) -> Result<WriteJob, String> {
         let process = self.processes.get(key).ok_or("the process is gone")?;
         if let Some(reason) = &process.broken {
             return Err(reason.clone());
@@ -140,14 +153,17 @@ impl Shard {
         let memory = process.memory.as_ref().ok_or("the process has no memory any more")?;
         let mut life = Life::new(memory.ledger.record(), process.idle_swap_ms, calls);
         life.next_wake_unix_ms = self.alarms.of(&process.id);
+        // What a log has is not lost.
+        let loses = goes_on && memory.objects.log().is_none();
         Ok(WriteJob {
             folder,
             objects: Arc::clone(&memory.objects),
-            life,
+            life: if loses { life.that_goes_on() } else { life },
             lanes: self.inbound_lanes(key)?,
             base: process.stored.snapshot.clone(),
             epoch: process.stored.epoch,
-            filling: process.filler.as_ref().map(|filler| Arc::clone(filler.shared())),
+            filling: process.filler.as_ref().map(|filler| Arc::clone(filler.shared())).filter(|_| !goes_on),
+            goes_on,
         })
     }
 

@@ -7,10 +7,11 @@ use praas_protocol::{ProcessId, codec};
 use serde::{Deserialize, Serialize};
 
 use crate::idle_swap::check_idle_swap_ms;
+use crate::limits::{GENERATIONS_SKIPPED, NUMBERS_SKIPPED};
 use crate::process_ledger::LedgerRecord;
 
 /// What [`Life::to_bytes`] writes.
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 
 /// What is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,6 +28,8 @@ pub(super) struct Life {
     pub(super) calls: u64,
     /// When the next message is due that it has asked to get at a time; milliseconds since 1970.
     pub(super) next_wake_unix_ms: Option<u64>,
+    /// Whether it went on when this was written, and may have given out numbers that nothing stored knows of.
+    goes_on: bool,
 }
 
 impl Life {
@@ -42,13 +45,26 @@ impl Life {
             idle_swap_ms,
             calls,
             next_wake_unix_ms: None,
+            goes_on: false,
         }
+    }
+
+    /// The same of a process that goes on.
+    pub(super) fn that_goes_on(self) -> Self {
+        Self { goes_on: true, ..self }
+    }
+
+    /// A position of the process, or the number of a message, when it is back: behind all that it may have given out.
+    pub(super) fn number_behind(&self, stored: u64) -> u64 {
+        if self.goes_on { stored.saturating_add(NUMBERS_SKIPPED) } else { stored }
     }
 
     /// What the ledger of the process says when it is back: claimed by `epoch`, and whole or not yet.
     pub(super) fn record(&self, epoch: u64, is_restoring: bool) -> LedgerRecord {
         let mut generations = [0; WORKERS_MAX];
-        generations.iter_mut().zip(&self.generations).for_each(|(room, generation)| *room = *generation);
+        let skipped = if self.goes_on { GENERATIONS_SKIPPED } else { 0 };
+        let later = |generation: &u16| generation.wrapping_add(skipped);
+        generations.iter_mut().zip(&self.generations).for_each(|(room, generation)| *room = later(generation));
         LedgerRecord {
             id: self.process,
             incarnation: self.incarnation,
@@ -126,6 +142,16 @@ mod tests {
         let impossible = Life { idle_swap_ms: Some(1), ..life() };
         let error = Life::from_bytes(&impossible.to_bytes().unwrap()).unwrap_err();
         assert!(error.contains("an idle time of 1 ms"), "{error}");
+    }
+
+    #[test]
+    fn a_process_that_went_on_gives_out_nothing_twice() {
+        let (life, went_on) = (life(), life().that_goes_on());
+        assert_eq!(life.number_behind(5), 5);
+        assert_eq!(went_on.number_behind(5), 5 + NUMBERS_SKIPPED);
+        assert_eq!(went_on.number_behind(u64::MAX), u64::MAX);
+        let back = Life::from_bytes(&went_on.to_bytes().unwrap()).unwrap();
+        assert_eq!(back.record(1, false).generations[3], 7 + GENERATIONS_SKIPPED);
     }
 
     #[test]

@@ -69,7 +69,7 @@ pub(crate) use self::by_hand::{HeldJob, HeldJobs};
 pub(crate) use self::fetching::Filler;
 pub(crate) use self::leaving::Swapping;
 pub(crate) use self::table::Swapped;
-pub(crate) use self::transfer::{TRANSFER_THREADS, TransferResult, Transfers};
+pub(crate) use self::transfer::{TRANSFER_THREADS, TransferResult, Transfers, Written};
 pub(crate) use self::waiting::{Waiter, Waiting};
 use crate::drain::Purpose;
 use crate::processes::{Asker, Process, ProcessKey, Stage};
@@ -257,6 +257,7 @@ impl Shard {
         }
         match result {
             TransferResult::Written { key, written } => self.written(key, *written),
+            TransferResult::Checkpointed { key, written } => self.checkpoint_ended(key, *written),
             TransferResult::Read { process, read } => self.read_back(process, *read),
             TransferResult::Usage(found) => self.usage_found(found),
             TransferResult::Fetched { process, worker, request, error } => {

@@ -94,10 +94,11 @@ impl Contents {
             return Err(format!("its ledger is that of {} {:016x}", record.id, record.incarnation));
         }
         let mailbox = section(SectionKind::MAILBOX)?;
-        let remainder = Remainder::from_bytes(&mailbox).map_err(|error| error.to_string())?;
+        let mut remainder = Remainder::from_bytes(&mailbox).map_err(|error| error.to_string())?;
+        remainder.last_sequence = life.number_behind(remainder.last_sequence);
         let layout = ObjectsLayout::for_limit(record.state_bytes).map_err(|error| error.to_string())?;
         let facts = snapshot.facts();
-        let facts = ImportFacts { hash_seed: Some(facts.hash_seed), position: facts.position };
+        let facts = ImportFacts { hash_seed: Some(facts.hash_seed), position: life.number_behind(facts.position) };
         let usage = snapshot.usage();
         let is_restoring = usage.value_bytes > WHOLE_BYTES_MAX && snapshot.page_bits() <= layout.page_bits_max();
         let import = if is_restoring {

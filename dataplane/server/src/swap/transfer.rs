@@ -49,6 +49,8 @@ const FILLING_THREADS: usize = 2;
 pub(super) enum Job {
     /// Write a process whose workers have ended.
     Write { key: ProcessKey, job: Box<WriteJob> },
+    /// Write a process that goes on.
+    Checkpoint { key: ProcessKey, job: Box<WriteJob> },
     /// Read a process that sleeps.
     Read { process: ProcessId, job: Box<ReadJob> },
     /// Remove what is stored of a process: of one in memory, if a key is given.
@@ -77,6 +79,8 @@ pub(super) enum Job {
 pub(crate) enum TransferResult {
     /// A process was written, or not.
     Written { key: ProcessKey, written: Box<Result<Written, String>> },
+    /// A process that goes on was written, or not.
+    Checkpointed { key: ProcessKey, written: Box<Result<Written, String>> },
     /// A process was read, or not.
     Read { process: ProcessId, read: Box<Result<Returned, String>> },
     /// What was stored of a process is gone, or not.
@@ -95,13 +99,13 @@ pub(crate) enum TransferResult {
 #[derive(Debug)]
 pub(crate) struct Written {
     /// What was published.
-    pub(super) snapshot: Snapshot,
+    pub(crate) snapshot: Snapshot,
     /// Bytes that had to be moved for it.
-    pub(super) moved_bytes: u64,
+    pub(crate) moved_bytes: u64,
     /// Bytes that storage holds of the process.
-    pub(super) stored_bytes: u64,
+    pub(crate) stored_bytes: u64,
     /// When it is to be woken.
-    pub(super) next_wake_unix_ms: Option<u64>,
+    pub(crate) next_wake_unix_ms: Option<u64>,
 }
 
 /// Where jobs go.
@@ -226,6 +230,9 @@ impl Job {
         match self {
             Self::Write { key, job } => {
                 TransferResult::Written { key, written: Box::new(guarded(|| job.carry_out(backend), Err)) }
+            }
+            Self::Checkpoint { key, job } => {
+                TransferResult::Checkpointed { key, written: Box::new(guarded(|| job.carry_out(backend), Err)) }
             }
             Self::Read { process, job } => {
                 TransferResult::Read { process, read: Box::new(guarded(|| job.carry_out(backend), Err)) }

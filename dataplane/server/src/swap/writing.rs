@@ -1,11 +1,11 @@
-//! The state of a process whose workers have ended, as a snapshot.
+//! The state of a process as a snapshot: of one whose workers have ended, or of one that goes on.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use praas_shm::mailbox::InboundLane;
 use praas_shm::objects::{Objects, StateError};
-use praas_shm::swap::{self, QuietCut, StoredAt};
+use praas_shm::swap::{self, CutObject, HeldCut, HeldCutError, QuietCut, StoredAt};
 use praas_storage::snapshot::{
     self, Cut, CutError, CutFacts, CutValue, Location, ObjectEntry, SectionKind, ShowObject, Snapshot, WritePlan,
 };
@@ -37,12 +37,14 @@ pub(super) struct WriteJob {
     pub(super) epoch: Option<u64>,
     /// What brings back what is still away, if something is.
     pub(super) filling: Option<Arc<Filling>>,
+    /// Whether the process goes on: what it has at one position is written then, and its lanes are left alone.
+    pub(super) goes_on: bool,
 }
 
 impl WriteJob {
     /// Writes and publishes it; the error says why not. Nothing of the process has changed then.
     pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Written, String> {
-        let Self { folder, objects, mut life, lanes, base, epoch, filling } = self;
+        let Self { folder, objects, mut life, lanes, base, epoch, filling, goes_on } = self;
         if filling.is_some_and(|filling| !filling.stop(STILL_FILLING_MAX)) {
             return Err(format!("some of it was still coming back after {STILL_FILLING_MAX:?}; storage is slow"));
         }
@@ -58,13 +60,23 @@ impl WriteJob {
                 "it is stored with epoch {found}, this server owned it with {epoch}: another owns it now"
             ));
         }
-        swap::close_lanes(&objects, lanes).map_err(|error| format!("its messages cannot be collected: {error}"))?;
-        let cut = QuietCut::begin(objects).map_err(|error| error.to_string())?;
-        follows(&cut, base.as_ref())?;
-        life.next_wake_unix_ms = wake_ups::next_due(&cut, life.next_wake_unix_ms)?;
-        let remainder = cut.remainder().map_err(|error| error.to_string())?;
-        let sections = vec![(SectionKind::MAILBOX, remainder.to_bytes()), (SectionKind::LEDGER, life.to_bytes()?)];
-        let plan = WritePlan::new(found.or(epoch).unwrap_or(FIRST_EPOCH));
+        let (cut, mailbox) = if goes_on {
+            let cut = HeldCut::begin(objects, lanes).map_err(|error| error.to_string())?;
+            life.next_wake_unix_ms = wake_ups::next_due_of_held(&cut, life.next_wake_unix_ms)?;
+            let mailbox = cut.remainder().to_bytes();
+            (AnyCut::Held(cut), mailbox)
+        } else {
+            swap::close_lanes(&objects, lanes).map_err(|error| format!("its messages cannot be collected: {error}"))?;
+            let cut = QuietCut::begin(objects).map_err(|error| error.to_string())?;
+            follows(&cut, base.as_ref())?;
+            life.next_wake_unix_ms = wake_ups::next_due(&cut, life.next_wake_unix_ms)?;
+            let mailbox = cut.remainder().map_err(|error| error.to_string())?.to_bytes();
+            (AnyCut::Quiet(cut), mailbox)
+        };
+        let sections = vec![(SectionKind::MAILBOX, mailbox), (SectionKind::LEDGER, life.to_bytes()?)];
+        let mut plan = WritePlan::new(found.or(epoch).unwrap_or(FIRST_EPOCH));
+        // One that goes on may ask for values where they were left.
+        plan.compact = !matches!(&cut, AnyCut::Held(cut) if cut.has_stubs());
         let cut = StateCut { cut, sections };
         let written = snapshot::write(backend, &folder, base.as_ref(), &cut, &plan);
         let (snapshot, written) = written.map_err(|error| error.to_string())?;
@@ -88,10 +100,17 @@ fn follows(cut: &QuietCut, base: Option<&Snapshot>) -> Result<(), String> {
     }
 }
 
-/// The segment as the snapshot wants to see it.
+/// What of the segment is written.
+#[derive(Debug)]
+enum AnyCut {
+    Quiet(QuietCut),
+    Held(HeldCut),
+}
+
+/// The same as the snapshot wants to see it, with what else there is of the process.
 #[derive(Debug)]
 struct StateCut {
-    cut: QuietCut,
+    cut: AnyCut,
     sections: Vec<(SectionKind, Vec<u8>)>,
 }
 
@@ -104,13 +123,51 @@ impl From<StateError> for Refused {
     }
 }
 
+impl From<HeldCutError> for Refused {
+    fn from(error: HeldCutError) -> Self {
+        Self(CutError::new(error))
+    }
+}
+
+/// Shows one object as the snapshot wants to see it.
+fn show_object(object: &CutObject<'_>, show: &mut ShowObject<'_>) -> Result<(), Refused> {
+    let header = object.header;
+    let entry = ObjectEntry {
+        hash: object.hash,
+        namespace: object.key.namespace().0,
+        key: object.key.text().as_bytes(),
+        version: header.version,
+        type_id: header.meta.type_id,
+        schema_version: header.meta.schema_version,
+        encoding: header.meta.encoding.code(),
+        modified_unix_ms: header.modified_unix_ms,
+        value_bytes: header.value_bytes,
+    };
+    let value = match object.value {
+        swap::CutValue::Here { token } => CutValue::Here { token },
+        swap::CutValue::Stored(StoredAt(bytes)) => CutValue::Stored(
+            Location::from_bytes(&bytes)
+                .ok_or_else(|| Refused(CutError::new("where a value is stored cannot be a place")))?,
+        ),
+    };
+    show(entry, value).map_err(Refused)
+}
+
 impl Cut for StateCut {
     fn facts(&self) -> CutFacts {
-        CutFacts {
-            position: self.cut.position(),
-            hash_seed: self.cut.hash_seed(),
-            state_bytes: self.cut.state_bytes(),
-            objects: self.cut.object_count(),
+        match &self.cut {
+            AnyCut::Quiet(cut) => CutFacts {
+                position: cut.position(),
+                hash_seed: cut.hash_seed(),
+                state_bytes: cut.state_bytes(),
+                objects: cut.object_count(),
+            },
+            AnyCut::Held(cut) => CutFacts {
+                position: cut.position(),
+                hash_seed: cut.hash_seed(),
+                state_bytes: cut.state_bytes(),
+                objects: cut.object_count(),
+            },
         }
     }
 
@@ -119,36 +176,22 @@ impl Cut for StateCut {
     }
 
     fn objects(&self, show: &mut ShowObject<'_>) -> Result<(), CutError> {
-        let shown = self.cut.objects(|object| {
-            let header = object.header;
-            let entry = ObjectEntry {
-                hash: object.hash,
-                namespace: object.key.namespace().0,
-                key: object.key.text().as_bytes(),
-                version: header.version,
-                type_id: header.meta.type_id,
-                schema_version: header.meta.schema_version,
-                encoding: header.meta.encoding.code(),
-                modified_unix_ms: header.modified_unix_ms,
-                value_bytes: header.value_bytes,
-            };
-            let value = match object.value {
-                swap::CutValue::Here { token } => CutValue::Here { token },
-                swap::CutValue::Stored(StoredAt(bytes)) => CutValue::Stored(
-                    Location::from_bytes(&bytes)
-                        .ok_or_else(|| Refused(CutError::new("where a value is stored cannot be a place")))?,
-                ),
-            };
-            show(entry, value).map_err(Refused)
-        });
+        let shown = match &self.cut {
+            AnyCut::Quiet(cut) => cut.objects(|object| show_object(object, show)),
+            AnyCut::Held(cut) => cut.objects(|object| show_object(object, show)),
+        };
         shown.map_err(|Refused(error)| error)
     }
 
     fn is_absent(&self, page: u32) -> bool {
-        self.cut.is_absent(page)
+        // One that goes on is written only when all its pages are back.
+        matches!(&self.cut, AnyCut::Quiet(cut) if cut.is_absent(page))
     }
 
     fn read(&self, token: u64, offset: u64, into: &mut [u8]) -> Result<(), CutError> {
-        self.cut.read(token, offset, into).map_err(CutError::new)
+        match &self.cut {
+            AnyCut::Quiet(cut) => cut.read(token, offset, into).map_err(CutError::new),
+            AnyCut::Held(cut) => cut.read(token, offset, into).map_err(CutError::new),
+        }
     }
 }
