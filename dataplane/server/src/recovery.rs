@@ -118,7 +118,7 @@ impl Shard {
         let has_ring = process.memory.as_ref().is_some_and(|memory| memory.objects.log().is_some());
         let key = self.processes.enter(process);
         let start = if has_ring && self.has_lasting_log() { RingStart::LeftBehind } else { RingStart::New };
-        if let Err(error) = self.begin_log(key, start) {
+        if is_back && let Err(error) = self.begin_log(key, start) {
             self.break_process(key, &format!("its log cannot be opened: {error}"));
         }
         if is_back {
