@@ -326,7 +326,13 @@ fn what_a_log_has_made_becomes_a_segment() {
     import.contents(&contents).unwrap();
     let second = Arc::new(import.finish().unwrap());
     second.check().unwrap();
-    assert_eq!(Contents::of(&second).unwrap(), contents);
+    // But that a call which ran belongs to nobody now: what is known of calls is looked at below.
+    let [before, after] = [contents, Contents::of(&second).unwrap()].map(|mut contents| {
+        let calls = contents.objects.iter_mut().filter(|((namespace, _), _)| *namespace != Namespace::USER.0);
+        calls.for_each(|(_, record)| record.value.clear());
+        contents
+    });
+    assert!(before == after, "an object, a message or a source is another one");
     // A call that had ended is known.
     let store = second.worker_store(SECOND).unwrap();
     assert!(matches!(store.begin_call(&call(3), [1; 16], false, CLOCK), Ok(Begun::Finished(_))));
