@@ -14,9 +14,8 @@ use common::stage::{Stage, options, process, status};
 use common::{PATIENCE, ROLE, eventually, is_keeper_socket, is_running, stage};
 use praas_client::ProcessState;
 use praas_server::{Farewell, Server, ServerHandle, ServerOptions};
-use praas_storage::backend::{BlobEntry, Published, Revision};
 use praas_storage::faulty::{Fault, Faulty, Operation, Refusal, When};
-use praas_storage::{Backend, BlobName, Folder, MemoryBackend, StorageError};
+use praas_storage::{Backend, Folder, Layer, MemoryBackend, Revision, StorageError};
 
 /// How long keepers of these tests hold what a server has left: longer than any test.
 const LINGER: Duration = Duration::from_secs(600);
@@ -206,28 +205,17 @@ impl Gate {
     }
 }
 
-impl Backend for Gate {
-    fn place(&self) -> String {
-        self.inner.place()
+impl Layer for Gate {
+    fn inner(&self) -> &dyn Backend {
+        &self.inner
     }
 
-    fn put(&self, blob: &BlobName, bytes: &[u8]) -> Result<(), StorageError> {
-        self.inner.put(blob, bytes)
-    }
-
-    fn read(&self, blob: &BlobName, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
-        self.inner.read(blob, offset, into)
-    }
-
-    fn flush(&self, folder: &Folder) -> Result<(), StorageError> {
-        self.inner.flush(folder)
-    }
-
-    fn manifest(&self, folder: &Folder) -> Result<Option<Published>, StorageError> {
-        self.inner.manifest(folder)
-    }
-
-    fn publish(&self, folder: &Folder, replaces: Option<&Revision>, bytes: &[u8]) -> Result<Revision, StorageError> {
+    fn pass_publish(
+        &self,
+        folder: &Folder,
+        replaces: Option<&Revision>,
+        bytes: &[u8],
+    ) -> Result<Revision, StorageError> {
         let mut state = self.state.lock().unwrap();
         state.came.push(folder.process.process.to_string());
         self.changed.notify_all();
@@ -236,22 +224,6 @@ impl Backend for Gate {
         state.leaves = state.leaves.saturating_sub(1);
         drop(state);
         self.inner.publish(folder, replaces, bytes)
-    }
-
-    fn blobs(&self, folder: &Folder, after: Option<&BlobName>) -> Result<Vec<BlobEntry>, StorageError> {
-        self.inner.blobs(folder, after)
-    }
-
-    fn folders(&self, after: Option<&Folder>) -> Result<Vec<Folder>, StorageError> {
-        self.inner.folders(after)
-    }
-
-    fn remove(&self, blobs: &[BlobName]) -> Result<(), StorageError> {
-        self.inner.remove(blobs)
-    }
-
-    fn remove_folder(&self, folder: &Folder) -> Result<(), StorageError> {
-        self.inner.remove_folder(folder)
     }
 }
 

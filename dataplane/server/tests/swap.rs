@@ -14,11 +14,18 @@ use common::stage::{Stage, options, process, status};
 use common::{PATIENCE, ROLE, eventually, is_keeper_socket, is_running, stage};
 use praas_client::{CallError, Client, ConnectOptions, ProcessState, RequestError, Route, Transport};
 use praas_protocol::control::ControlError;
-use praas_server::{Application, DriverChoice, Server};
+use praas_server::{Application, DriverChoice, Server, ServerHandle};
 use praas_storage::{Backend, BlobName, Folder, MemoryBackend};
 
 /// Swaps under load, unless the environment says otherwise.
 const SWAPS: usize = 60;
+
+/// A server on this storage.
+fn start_on(stage: &Stage, backend: &Arc<MemoryBackend>) -> ServerHandle {
+    let mut options = options(stage.path(), sleeping());
+    options.storage = Some(Arc::clone(backend) as Arc<dyn Backend>);
+    Server::start(options).unwrap()
+}
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
 #[test]
@@ -200,11 +207,7 @@ fn a_stopped_process_leaves_nothing_in_storage_awake_or_asleep() {
 fn a_server_that_ends_puts_its_processes_to_sleep_and_the_next_one_wakes_them() {
     let stage = Stage::empty();
     let backend = Arc::new(MemoryBackend::new());
-    let start = || {
-        let mut options = options(stage.path(), sleeping());
-        options.storage = Some(Arc::clone(&backend) as Arc<dyn Backend>);
-        Server::start(options).unwrap()
-    };
+    let start = || start_on(&stage, &backend);
     let mut server = start();
     let client = stage.client();
     let [alice, bob] = processes(&client, ["alice", "bob"]);
@@ -232,11 +235,7 @@ fn a_server_that_ends_puts_its_processes_to_sleep_and_the_next_one_wakes_them() 
 fn what_belongs_to_no_process_is_removed_from_storage_at_the_next_start() {
     let stage = Stage::empty();
     let backend = Arc::new(MemoryBackend::new());
-    let start = || {
-        let mut options = options(stage.path(), sleeping());
-        options.storage = Some(Arc::clone(&backend) as Arc<dyn Backend>);
-        Server::start(options).unwrap()
-    };
+    let start = || start_on(&stage, &backend);
     let server = start();
     let client = stage.client();
     let [alice] = processes(&client, ["alice"]);

@@ -12,9 +12,9 @@ use common::mails::{ask, processes};
 use common::sleeping::{sleeping, told};
 use common::stage::{DIRECTORY, Played, Stage, options, process, status};
 use common::{PATIENCE, ROLE, eventually, is_keeper_socket, stage};
-use praas_client::{CallError, ProcessState};
+use praas_client::{CallError, Client, ProcessState};
 use praas_server::Server;
-use praas_storage::{Backend, BlobEntry, BlobName, DiskBackend, Folder, Published, Revision, StorageError};
+use praas_storage::{Backend, DiskBackend, Layer, StorageError};
 
 /// The instant at which a server role is killed, two for each operation of storage, counted from 1; 0 for none.
 const KILLED_AT: &str = "TEST_KILLED_AT";
@@ -73,8 +73,14 @@ impl Deadly {
             std::thread::sleep(PATIENCE);
         }
     }
+}
 
-    fn step<T>(&self, operation: impl FnOnce(&DiskBackend) -> T) -> T {
+impl Layer for Deadly {
+    fn inner(&self) -> &dyn Backend {
+        &self.disk
+    }
+
+    fn pass<T>(&self, operation: impl FnOnce(&dyn Backend) -> Result<T, StorageError>) -> Result<T, StorageError> {
         self.instant();
         let outcome = operation(&self.disk);
         self.instant();
@@ -82,51 +88,22 @@ impl Deadly {
     }
 }
 
-impl Backend for Deadly {
-    fn place(&self) -> String {
-        self.disk.place()
-    }
-
-    fn put(&self, blob: &BlobName, bytes: &[u8]) -> Result<(), StorageError> {
-        self.step(|disk| disk.put(blob, bytes))
-    }
-
-    fn read(&self, blob: &BlobName, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
-        self.step(|disk| disk.read(blob, offset, into))
-    }
-
-    fn flush(&self, folder: &Folder) -> Result<(), StorageError> {
-        self.step(|disk| disk.flush(folder))
-    }
-
-    fn manifest(&self, folder: &Folder) -> Result<Option<Published>, StorageError> {
-        self.step(|disk| disk.manifest(folder))
-    }
-
-    fn publish(&self, folder: &Folder, replaces: Option<&Revision>, bytes: &[u8]) -> Result<Revision, StorageError> {
-        self.step(|disk| disk.publish(folder, replaces, bytes))
-    }
-
-    fn blobs(&self, folder: &Folder, after: Option<&BlobName>) -> Result<Vec<BlobEntry>, StorageError> {
-        self.step(|disk| disk.blobs(folder, after))
-    }
-
-    fn folders(&self, after: Option<&Folder>) -> Result<Vec<Folder>, StorageError> {
-        self.step(|disk| disk.folders(after))
-    }
-
-    fn remove(&self, blobs: &[BlobName]) -> Result<(), StorageError> {
-        self.step(|disk| disk.remove(blobs))
-    }
-
-    fn remove_folder(&self, folder: &Folder) -> Result<(), StorageError> {
-        self.step(|disk| disk.remove_folder(folder))
-    }
-}
-
 fn start(stage: &Stage, killed_at: u64) -> Option<Played> {
     let killed_at = killed_at.to_string();
     Played::start("killed server", stage.path(), &[(KILLED_AT, Path::new(&killed_at))])
+}
+
+/// Starts the next server; when this returns, the client talks to it.
+fn start_again(stage: &Stage, client: &Client, killed_at: u64) -> Played {
+    let server = start(stage, killed_at).unwrap();
+    eventually("the client is connected again", || client.list().is_ok());
+    server
+}
+
+/// Lets a server end that puts its processes to sleep.
+fn end(server: Played) {
+    server.terminate();
+    assert_eq!(server.end(), Some(42));
 }
 
 /// Waits for the end of a server that is killed.
@@ -146,27 +123,23 @@ fn a_server_killed_at_any_instant_of_a_swap_out_leaves_the_process_awake_with_al
         ask(&bob, "send", &format!("alice numbers {killed_at}")).unwrap();
         // The next server has it from the keeper, so that its first operation of storage is one of the swap.
         server.kill();
-        server = start(&stage, killed_at).unwrap();
-        eventually("the client is connected again", || client.list().is_ok());
+        server = start_again(&stage, &client, killed_at);
         if client.swap(process("alice")).is_ok() {
             println!("a swap-out has {} instants", killed_at - 1);
             assert!(killed_at > 6, "it was killed {} times only", killed_at - 1);
             // It would be killed at one of the next instants.
             server.kill();
-            server = start(&stage, 0).unwrap();
-            eventually("the client is connected again", || client.list().is_ok());
+            server = start_again(&stage, &client, 0);
             assert_eq!(status(&client, "alice").state, ProcessState::Swapped);
             let expected: Vec<_> = (1..=killed_at).map(|number| format!("bob:{number}")).collect();
             let received = ask(&alice, "all", "bob numbers").unwrap();
             assert_eq!(received.replace('!', ""), expected.join(" "));
             drop((alice, bob, client));
-            server.terminate();
-            assert_eq!(server.end(), Some(42));
+            end(server);
             return stage.end();
         }
         await_end(server);
-        server = start(&stage, 0).unwrap();
-        eventually("the client is connected again", || client.list().is_ok());
+        server = start_again(&stage, &client, 0);
         let state = status(&client, "alice").state;
         println!("killed at instant {killed_at} of a swap-out: {state}");
         // What was published meanwhile is what the keeper has, too: memory counts.
@@ -186,10 +159,8 @@ fn a_server_killed_at_any_instant_of_a_swap_in_leaves_the_process_asleep_and_the
     ask(&alice, "keep", "large 300000 7").unwrap();
     for killed_at in 1..=INSTANTS_MAX {
         client.swap(process("alice")).unwrap();
-        server.terminate();
-        assert_eq!(server.end(), Some(42));
-        server = start(&stage, killed_at).unwrap();
-        eventually("the client is connected again", || client.list().is_ok());
+        end(server);
+        server = start_again(&stage, &client, killed_at);
         let is_through = std::thread::scope(|scope| {
             let call = scope.spawn(|| ask(&alice, "add", ""));
             eventually("the call or the server ends", || {
@@ -208,12 +179,10 @@ fn a_server_killed_at_any_instant_of_a_swap_in_leaves_the_process_asleep_and_the
             assert!(killed_at > 2, "it was never killed");
             // It would be killed when it puts the process to sleep at its end.
             server.kill();
-            server = start(&stage, 0).unwrap();
-            eventually("the client is connected again", || client.list().is_ok());
+            server = start_again(&stage, &client, 0);
             assert_eq!(ask(&alice, "sum", "").unwrap(), killed_at.to_string());
             drop((alice, client));
-            server.terminate();
-            assert_eq!(server.end(), Some(42));
+            end(server);
             return stage.end();
         }
     }
@@ -236,10 +205,8 @@ fn a_server_killed_while_a_process_comes_back_piece_by_piece_leaves_it_with_all_
     // Each at first, where the manifest is claimed and the first page comes; later ones are alike.
     for killed_at in (1..10).chain((10..=INSTANTS_MAX).step_by(5)) {
         client.swap(process("alice")).unwrap();
-        server.terminate();
-        assert_eq!(server.end(), Some(42));
-        server = start(&stage, killed_at).unwrap();
-        eventually("the client is connected again", || client.list().is_ok());
+        end(server);
+        server = start_again(&stage, &client, killed_at);
         let is_through = std::thread::scope(|scope| {
             let look = scope.spawn(|| {
                 for (number, seed) in seeds.iter().enumerate() {
@@ -267,8 +234,7 @@ fn a_server_killed_while_a_process_comes_back_piece_by_piece_leaves_it_with_all_
         if is_through {
             // It may be killed by what comes back in the background.
             server.kill();
-            server = start(&stage, 0).unwrap();
-            eventually("the client is connected again", || client.list().is_ok());
+            server = start_again(&stage, &client, 0);
         }
         let number = usize::try_from(killed_at % LARGE).unwrap();
         seeds[number] = 1000 + killed_at;
@@ -285,7 +251,6 @@ fn a_server_killed_while_a_process_comes_back_piece_by_piece_leaves_it_with_all_
         assert_eq!(ask(&alice, "scattered", &format!("large-{number}")).unwrap(), told(LARGE_BYTES, *seed));
     }
     drop((alice, client));
-    server.terminate();
-    assert_eq!(server.end(), Some(42));
+    end(server);
     stage.end();
 }

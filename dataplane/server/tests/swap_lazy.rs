@@ -14,7 +14,7 @@ use common::sleeping::{Sum, put_to_sleep_for, scattered, sleeping, sleeps, told}
 use common::stage::{Stage, process, status};
 use common::{PATIENCE, ROLE, eventually, is_keeper_socket, stage};
 use praas_client::{CallError, Client, Process, ProcessState};
-use praas_storage::{Backend, BlobEntry, BlobName, Folder, MemoryBackend, Published, Revision, StorageError};
+use praas_storage::{Backend, BlobName, Layer, MemoryBackend, StorageError};
 
 /// Large objects of a process in these tests: far more than is read before a process runs.
 const LARGE: u64 = LARGE_COUNT as u64;
@@ -77,16 +77,12 @@ impl Narrow {
     }
 }
 
-impl Backend for Narrow {
-    fn place(&self) -> String {
-        self.inner.place()
+impl Layer for Narrow {
+    fn inner(&self) -> &dyn Backend {
+        &self.inner
     }
 
-    fn put(&self, blob: &BlobName, bytes: &[u8]) -> Result<(), StorageError> {
-        self.inner.put(blob, bytes)
-    }
-
-    fn read(&self, blob: &BlobName, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
+    fn pass_read(&self, blob: &BlobName, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
         let mut plan = self.plan.lock().unwrap();
         if plan.small_bytes_max.is_some_and(|max| into.len() > max) && plan.refuses {
             let (place, what, reason) = (self.place(), "reading a blob", "only little pieces today".into());
@@ -109,34 +105,6 @@ impl Backend for Narrow {
             into[at + 1] ^= 4;
         }
         Ok(())
-    }
-
-    fn flush(&self, folder: &Folder) -> Result<(), StorageError> {
-        self.inner.flush(folder)
-    }
-
-    fn manifest(&self, folder: &Folder) -> Result<Option<Published>, StorageError> {
-        self.inner.manifest(folder)
-    }
-
-    fn publish(&self, folder: &Folder, replaces: Option<&Revision>, bytes: &[u8]) -> Result<Revision, StorageError> {
-        self.inner.publish(folder, replaces, bytes)
-    }
-
-    fn blobs(&self, folder: &Folder, after: Option<&BlobName>) -> Result<Vec<BlobEntry>, StorageError> {
-        self.inner.blobs(folder, after)
-    }
-
-    fn folders(&self, after: Option<&Folder>) -> Result<Vec<Folder>, StorageError> {
-        self.inner.folders(after)
-    }
-
-    fn remove(&self, blobs: &[BlobName]) -> Result<(), StorageError> {
-        self.inner.remove(blobs)
-    }
-
-    fn remove_folder(&self, folder: &Folder) -> Result<(), StorageError> {
-        self.inner.remove_folder(folder)
     }
 }
 

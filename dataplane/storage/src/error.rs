@@ -1,5 +1,7 @@
 //! What can go wrong with storage, for all backends alike.
 
+use std::time::Duration;
+
 use crate::name::{BlobName, Folder};
 
 /// Why storage did not do what it was asked.
@@ -109,6 +111,12 @@ impl StorageError {
     #[must_use]
     pub fn truncated(blob: &BlobName, place: String, offset: u64, wanted: usize, actual: u64) -> Self {
         Self::Truncated { blob: Box::new(*blob), place, expected: offset.saturating_add(wanted as u64), actual }
+    }
+
+    /// [`StorageError::Late`] after this time.
+    #[must_use]
+    pub fn late(place: String, what: &'static str, limit: Duration) -> Self {
+        Self::Late { place, what, limit_ms: u64::try_from(limit.as_millis()).unwrap_or(u64::MAX) }
     }
 
     /// [`StorageError::Conflict`] about the manifest of this folder.

@@ -236,8 +236,7 @@ impl Faulty {
     }
 
     fn late(&self, operation: Operation) -> StorageError {
-        let limit_ms = u64::try_from(self.stall_limit.as_millis()).unwrap_or(u64::MAX);
-        StorageError::Late { place: self.place(), what: operation.what(), limit_ms }
+        StorageError::late(self.place(), operation.what(), self.stall_limit)
     }
 
     /// What becomes of a call that was done.

@@ -5,6 +5,7 @@
 //! | [`backend`] | what every backend does: blobs, and one manifest a process that is replaced only by who knows it |
 //! | [`disk`] | a backend in a directory of this host, safe from crashes and losses of power |
 //! | [`buffer`] | memory that a disk fills and empties by itself |
+//! | [`layer`] | a backend that stands before another one |
 //! | [`log`] | the write-ahead log of a process, in a directory of this host |
 //! | [`memory`] | a backend in this program's memory |
 //! | `faulty` | a backend that fails, stalls, lies and forgets as planned, for tests (feature `faults`) |
@@ -24,6 +25,7 @@ pub mod disk;
 pub mod error;
 #[cfg(feature = "faults")]
 pub mod faulty;
+pub mod layer;
 pub mod log;
 pub mod memory;
 pub mod name;
@@ -36,5 +38,6 @@ pub mod snapshot;
 pub use backend::{Backend, BlobEntry, Published, Revision};
 pub use disk::DiskBackend;
 pub use error::StorageError;
+pub use layer::Layer;
 pub use memory::MemoryBackend;
 pub use name::{BlobName, Folder};

@@ -144,51 +144,35 @@ pub(crate) struct Ground {
 /// The server on its ground, with the processes that an earlier one left, but without its network.
 pub(crate) fn assemble(options: &ServerOptions, ground: Ground) -> Result<Shard, StartError> {
     let host = |what: &'static str| move |error: std::io::Error| StartError::host(what, &error);
-    let Ground {
-        log,
-        applications,
-        open_files,
-        data,
-        secret,
-        gives_users,
-        poll,
-        waker,
-        hosting,
-        durabilities,
-        transfers,
-        link,
-        held,
-        orders,
-        results,
-    } = ground;
-    let listener = Listener::bind(&data.socket_path(), StaleSocket::ReplaceHolding(data.lock()))
+    let listener = Listener::bind(&ground.data.socket_path(), StaleSocket::ReplaceHolding(ground.data.lock()))
         .map_err(|error| StartError::host("binding the server's socket", &error))?;
-    data.write_local_token(&secret)?;
+    ground.data.write_local_token(&ground.secret)?;
     let memory = options.memory_bytes_max.or_else(host_memory_bytes).unwrap_or(u64::MAX);
-    let directories = Directories::create(applications.keys().copied(), options.process_idle)
+    let directories = Directories::create(ground.applications.keys().copied(), options.process_idle)
         .map_err(host("creating the directories of processes"))?;
     if options.peers.len() > PEERS_MAX {
         return Err(StartError::TooManyPeers { actual: options.peers.len(), limit: PEERS_MAX });
     }
     let shards = network_shards(options);
-    let elsewhere = Elsewhere::new(applications.keys().copied(), &options.peers, shards, Arc::clone(&waker));
+    let elsewhere =
+        Elsewhere::new(ground.applications.keys().copied(), &options.peers, shards, Arc::clone(&ground.waker));
     let mut incarnation = [0; 8];
     praas_sys::process_self::random_bytes(&mut incarnation)
         .map_err(|error| StartError::host("choosing an incarnation", &error))?;
     let mut shard = Shard {
-        poll,
+        poll: ground.poll,
         ready: Default::default(),
         timers: Timers::default(),
-        log,
+        log: ground.log,
         metrics: Metrics::default(),
-        data,
-        secret,
+        data: ground.data,
+        secret: ground.secret,
         incarnation: u64::from_le_bytes(incarnation),
-        applications,
+        applications: ground.applications,
         budget: Budget::new(memory),
         listener,
         spare: crate::shard::spare_descriptor(),
-        open_files,
+        open_files: ground.open_files,
         network: None,
         clients: Default::default(),
         processes: Default::default(),
@@ -197,9 +181,9 @@ pub(crate) fn assemble(options: &ServerOptions, ground: Ground) -> Result<Shard,
         next_worker: 0,
         next_lane: 1,
         messages: Default::default(),
-        gives_users,
-        hosting,
-        keeping: Keeping::new(link, held),
+        gives_users: ground.gives_users,
+        hosting: ground.hosting,
+        keeping: Keeping::new(ground.link, ground.held),
         watched: Default::default(),
         client_hello: options.client_hello,
         claims_watched: false,
@@ -209,16 +193,16 @@ pub(crate) fn assemble(options: &ServerOptions, ground: Ground) -> Result<Shard,
         directory_watch: DirectoryWatch::default(),
         transitions: Default::default(),
         alarms: Default::default(),
-        durabilities,
-        swaps: Swaps::new(transfers),
+        durabilities: ground.durabilities,
+        swaps: Swaps::new(ground.transfers),
         gateways: Gateways::default(),
-        sessions: Sessions::new(options.session_linger, Arc::clone(&waker)),
+        sessions: Sessions::new(options.session_linger, Arc::clone(&ground.waker)),
         elsewhere: Arc::new(elsewhere),
         listed_elsewhere: BTreeMap::new(),
         shutting_down: false,
         preemption: Preemption::new(options.grace, !options.keeper_linger.is_zero()),
-        orders,
-        results,
+        orders: ground.orders,
+        results: ground.results,
         signals: None,
         packet_buffer: Vec::new(),
         output_buffer: Vec::new(),

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use praas_protocol::control::{StateNotFetched, StateWanted, WorkerCommand};
 use praas_storage::Folder;
-use praas_storage::snapshot::Snapshot;
 
 use super::filling::{FillEnd, Filling};
 use super::transfer::Job;
@@ -54,12 +53,6 @@ impl Filler {
     /// What the threads use.
     pub(super) fn shared(&self) -> &Arc<Filling> {
         &self.shared
-    }
-
-    /// The process was stored anew, and goes on.
-    #[allow(dead_code, reason = "for whoever stores a process that goes on")]
-    pub(crate) fn now_stored_in(&self, snapshot: Snapshot) {
-        self.shared.now_stored_in(snapshot);
     }
 }
 

@@ -12,8 +12,7 @@
 //!    [`Filling::resume`]: so it can be cut, with what is still away left where it is.
 //! 3. The background gives way to what workers ask for, but not for ever.
 //! 4. What is damaged is an error of those who need it, which names it. All else comes back.
-//! 5. The snapshot is the newest of the process that this server knows, or one before that of which everything that is still needed
-//!    was kept: pages that are absent and values of stubs stay where they are as long as the process is awake.
+//! 5. The snapshot is the newest of the process: it is not stored anew before it is whole, but to sleep, when this has ended.
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -49,8 +48,6 @@ pub(crate) struct Filling {
     restorer: Restorer,
     /// Opened when it is needed first, where another server has begun.
     snapshot: Mutex<Option<Snapshot>>,
-    /// How often it was stored anew since it woke.
-    renewals: AtomicU64,
     turn: Mutex<Turn>,
     changed: Condvar,
     /// Bytes that came back and that nobody was told of.
@@ -131,7 +128,6 @@ impl Filling {
             epoch,
             restorer: Restorer::new(objects)?,
             snapshot: Mutex::new(snapshot),
-            renewals: AtomicU64::new(0),
             turn: Mutex::default(),
             changed: Condvar::new(),
             read_bytes: AtomicU64::new(0),
@@ -142,12 +138,6 @@ impl Filling {
     /// Bytes that came back since this was asked last.
     pub(super) fn take_read_bytes(&self) -> u64 {
         self.read_bytes.swap(0, Ordering::Relaxed)
-    }
-
-    /// The process is stored anew, and goes on.
-    pub(super) fn now_stored_in(&self, snapshot: Snapshot) {
-        *lock(&self.snapshot) = Some(snapshot);
-        self.renewals.fetch_add(1, Ordering::Release);
     }
 
     /// Nothing more comes back from now on. What is under way ends with its present step, which the storage's deadlines bound.
@@ -337,7 +327,6 @@ impl Filling {
     /// The background: brings back all there is, until it is told to stop.
     pub(super) fn fill(&self, backend: &Arc<dyn Backend>) -> FillEnd {
         let Some(_use) = self.enter(false) else { return FillEnd::Stopped };
-        let renewals = self.renewals.load(Ordering::Acquire);
         let snapshot = match self.snapshot(backend) {
             Ok(snapshot) => snapshot,
             Err(StateNotFetched { is_damaged: true, reason }) => return FillEnd::Damaged { count: 1, first: reason },
@@ -352,9 +341,6 @@ impl Filling {
         }
         match wrong {
             Wrong { failed: Some(reason), .. } => FillEnd::Failed(reason),
-            Wrong { first: Some(_), .. } if self.renewals.load(Ordering::Acquire) != renewals => {
-                FillEnd::Failed("it was stored anew meanwhile, so parts of what was stored before are gone".into())
-            }
             Wrong { damaged, first: Some(first), .. } => FillEnd::Damaged { count: damaged, first },
             Wrong { .. } => {
                 lock(&self.turn).is_whole = true;

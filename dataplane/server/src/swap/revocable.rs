@@ -5,8 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use praas_storage::backend::{BlobEntry, Published, Revision};
-use praas_storage::{Backend, BlobName, Folder, StorageError};
+use praas_storage::{Backend, Layer, StorageError};
 
 /// A backend until it is taken away.
 pub(super) struct Revocable {
@@ -23,17 +22,6 @@ impl Revocable {
     pub(super) fn revoke(&self) {
         self.is_revoked.store(true, Ordering::SeqCst);
     }
-
-    fn inner(&self) -> Result<&dyn Backend, StorageError> {
-        if self.is_revoked.load(Ordering::SeqCst) {
-            return Err(StorageError::Unusable {
-                place: self.inner.place(),
-                reason: "the time that the server had to end is over".into(),
-                advice: "start it again",
-            });
-        }
-        Ok(&*self.inner)
-    }
 }
 
 impl fmt::Debug for Revocable {
@@ -42,51 +30,26 @@ impl fmt::Debug for Revocable {
     }
 }
 
-impl Backend for Revocable {
-    fn place(&self) -> String {
-        self.inner.place()
+impl Layer for Revocable {
+    fn inner(&self) -> &dyn Backend {
+        &*self.inner
     }
 
-    fn put(&self, blob: &BlobName, bytes: &[u8]) -> Result<(), StorageError> {
-        self.inner()?.put(blob, bytes)
-    }
-
-    fn read(&self, blob: &BlobName, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
-        self.inner()?.read(blob, offset, into)
-    }
-
-    fn flush(&self, folder: &Folder) -> Result<(), StorageError> {
-        self.inner()?.flush(folder)
-    }
-
-    fn manifest(&self, folder: &Folder) -> Result<Option<Published>, StorageError> {
-        self.inner()?.manifest(folder)
-    }
-
-    fn publish(&self, folder: &Folder, replaces: Option<&Revision>, bytes: &[u8]) -> Result<Revision, StorageError> {
-        self.inner()?.publish(folder, replaces, bytes)
-    }
-
-    fn blobs(&self, folder: &Folder, after: Option<&BlobName>) -> Result<Vec<BlobEntry>, StorageError> {
-        self.inner()?.blobs(folder, after)
-    }
-
-    fn folders(&self, after: Option<&Folder>) -> Result<Vec<Folder>, StorageError> {
-        self.inner()?.folders(after)
-    }
-
-    fn remove(&self, blobs: &[BlobName]) -> Result<(), StorageError> {
-        self.inner()?.remove(blobs)
-    }
-
-    fn remove_folder(&self, folder: &Folder) -> Result<(), StorageError> {
-        self.inner()?.remove_folder(folder)
+    fn pass<T>(&self, operation: impl FnOnce(&dyn Backend) -> Result<T, StorageError>) -> Result<T, StorageError> {
+        if self.is_revoked.load(Ordering::SeqCst) {
+            return Err(StorageError::Unusable {
+                place: self.inner.place(),
+                reason: "the time that the server had to end is over".into(),
+                advice: "start it again",
+            });
+        }
+        operation(&*self.inner)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use praas_storage::MemoryBackend;
+    use praas_storage::{BlobName, Folder, MemoryBackend};
 
     use super::*;
 

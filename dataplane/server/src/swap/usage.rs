@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use praas_protocol::control::{ControlError, ServerMessage, StoredFolder, StoredPlace};
 use praas_protocol::limits::{LIST_PAGE_PROCESSES, STORAGE_PLACE_BYTES_MAX};
 use praas_protocol::token::Scope;
-use praas_storage::backend::LISTED_MAX;
+use praas_storage::backend::{LISTED_MAX, each_blob_page};
 use praas_storage::{Backend, Folder, StorageError};
 
 use super::transfer::Job;
@@ -86,19 +86,17 @@ fn too_slow(limit: Duration) -> String {
 fn count(backend: &dyn Backend, folder: &Folder, until: Instant) -> Result<Option<(u64, u64)>, StorageError> {
     let manifest = backend.manifest(folder)?;
     let (mut blobs, mut bytes) = (0, manifest.map_or(0, |manifest| manifest.bytes.len() as u64));
-    let mut after = None;
-    loop {
-        if Instant::now() >= until {
-            return Ok(None);
+    let mut is_over = false;
+    let counted = each_blob_page(backend, folder, &mut |some| {
+        is_over = Instant::now() >= until;
+        if is_over {
+            return Err(StorageError::late(backend.place(), "counting blobs", USAGE_PAGE_MAX));
         }
-        let some = backend.blobs(folder, after.as_ref())?;
         blobs += some.len() as u64;
         bytes += some.iter().map(|entry| entry.bytes).sum::<u64>();
-        after = some.last().map(|entry| entry.blob);
-        if some.len() < LISTED_MAX {
-            return Ok(Some((blobs, bytes)));
-        }
-    }
+        Ok(())
+    });
+    if is_over { Ok(None) } else { counted.map(|()| Some((blobs, bytes))) }
 }
 
 impl Shard {

@@ -12,10 +12,11 @@ use praas_protocol::control::{
 };
 use praas_protocol::limits::CONTROL_MESSAGE_BYTES_MAX;
 use praas_protocol::{FunctionId, Outcome, ProcessId};
-use praas_shm::client_lane::{ClientLane, ClientLaneParts, Payload, SubmitError, Ticket, WaitEnd};
+use praas_shm::client_lane::{ClientLane, Payload, SubmitError, Ticket, WaitEnd};
 use praas_sys::MessageSocket;
 
 use crate::common::PATIENCE;
+use crate::common::lane_parts::lane_parts;
 
 /// A connection.
 pub(crate) struct Client {
@@ -195,36 +196,18 @@ impl Client {
             calls_in_flight: Some(16),
             on_behalf: None,
         });
-        let (message, fds) = self.await_answer(number);
-        let (lane, geometry, trusted, payload_bytes_max, workers_max) = match message {
-            ServerMessage::LaneOpened { lane, geometry, trusted, payload_bytes_max, workers_max, .. } => {
-                (lane, geometry, trusted, payload_bytes_max, workers_max)
-            }
-            ServerMessage::Failed { error, .. } => return Err(error),
-            other => panic!("{other:?}"),
-        };
-        let mut fds = fds;
+        let (message, mut fds) = self.await_answer(number);
+        if let ServerMessage::Failed { error, .. } = message {
+            return Err(error);
+        }
         // A network session gets one more.
         let replies = if fds.len() == 4 { fds.pop() } else { None };
-        let [segment, control, doorbell] = <[OwnedFd; 3]>::try_from(fds).expect("three descriptors");
-        let own = (segment.try_clone().unwrap(), doorbell.try_clone().unwrap());
-        let socket = Arc::clone(&self.socket);
-        let ring = encode(&ClientMessage::Ring { lane, process }).unwrap();
-        let parts = ClientLaneParts {
-            lane,
-            geometry,
-            trusted,
-            payload_bytes_max,
-            workers_max,
-            segment,
-            control,
-            doorbell,
-            ring_server: Box::new(move || drop(socket.try_send(&ring, &[]))),
-        };
-        let (segment, doorbell) = own;
+        let parts = lane_parts(&message, fds, &self.socket).unwrap_or_else(|| panic!("{message:?}"));
+        let (id, segment, doorbell) =
+            (parts.lane, parts.segment.try_clone().unwrap(), parts.doorbell.try_clone().unwrap());
         let attached =
             if replies.is_some() { ClientLane::attach_for_reactor(parts) } else { ClientLane::attach(parts) };
-        Ok(Lane { lane: Arc::new(attached.unwrap()), id: lane, segment, doorbell, replies })
+        Ok(Lane { lane: Arc::new(attached.unwrap()), id, segment, doorbell, replies })
     }
 
     pub(crate) fn close(&self, process: ProcessId, lane: LaneId) {

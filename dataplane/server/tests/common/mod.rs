@@ -13,6 +13,7 @@ pub(crate) mod far;
 pub(crate) mod functions;
 pub(crate) mod hosts;
 pub(crate) mod journal;
+pub(crate) mod lane_parts;
 pub(crate) mod lingering;
 pub(crate) mod mails;
 pub(crate) mod mixed;

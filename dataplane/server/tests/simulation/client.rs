@@ -13,10 +13,11 @@ use praas_protocol::control::{CONTROL_VERSION, ClientMessage, ClientRequest, Con
 use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, CONTROL_MESSAGE_FDS_MAX};
 use praas_protocol::message::{Address, MessageId, PUT_FUNCTION, PutHead};
 use praas_protocol::{FunctionId, Idempotency, IdempotencyKey, Key, Outcome, ProcessId};
-use praas_shm::client_lane::{ClientLane, ClientLaneParts, KeyedPayload, Payload, SubmitError, Ticket};
+use praas_shm::client_lane::{ClientLane, KeyedPayload, Payload, SubmitError, Ticket};
 use praas_sys::MessageSocket;
 
 use crate::functions::{MESSAGE_KEY, NOTHING};
+use crate::lane_parts::lane_parts;
 use crate::model::{Operation, model};
 
 /// How often something is tried before its client gives it up.
@@ -136,8 +137,9 @@ impl Client {
         let mut buffer = vec![0; CONTROL_MESSAGE_BYTES_MAX];
         match connection.socket.try_recv(&mut buffer, CONTROL_MESSAGE_FDS_MAX) {
             Ok(Some(received)) => {
-                let message = codec::decode(&buffer[..received.bytes]).expect("the server keeps the protocol");
-                self.hear(message, received.fds);
+                let message: ServerMessage =
+                    codec::decode(&buffer[..received.bytes]).expect("the server keeps the protocol");
+                self.hear(&message, received.fds);
                 return true;
             }
             Ok(None) => {}
@@ -333,7 +335,7 @@ impl Client {
         }
     }
 
-    fn hear(&mut self, message: ServerMessage, fds: Vec<OwnedFd>) {
+    fn hear(&mut self, message: &ServerMessage, fds: Vec<OwnedFd>) {
         let asked = match self.doing {
             Doing::Asking(request) => request,
             _ => 0,
@@ -344,46 +346,23 @@ impl Client {
                     connection.is_welcome = true;
                 }
             }
-            ServerMessage::Done { request } if request == asked => {
+            ServerMessage::Done { request } if *request == asked => {
                 self.doing = Doing::Nothing;
                 self.order_done();
             }
-            ServerMessage::Failed { request, error } if request == asked => {
+            ServerMessage::Failed { request, error } if *request == asked => {
                 self.doing = Doing::Nothing;
-                self.order_failed(&error);
+                self.order_failed(error);
             }
-            ServerMessage::LaneOpened {
-                request,
-                process,
-                lane,
-                geometry,
-                trusted,
-                payload_bytes_max,
-                workers_max,
-                ..
-            } if request == asked => {
+            ServerMessage::LaneOpened { request, process, lane, .. } if *request == asked => {
                 self.doing = Doing::Nothing;
-                if !self.is_outdated(&process) {
-                    model(|model| model.exists(&process));
+                if !self.is_outdated(process) {
+                    model(|model| model.exists(process));
                 }
-                let [segment, control, doorbell] = <[OwnedFd; 3]>::try_from(fds).expect("three descriptors");
                 let connection = self.connection.as_mut().expect("it is there");
-                let socket = Arc::clone(&connection.socket);
-                let ring = codec::encode(&ClientMessage::Ring { lane, process }).expect("it is small");
-                let ring_server = Box::new(move || drop(socket.try_send(&ring, &[])));
-                let parts = ClientLaneParts {
-                    lane,
-                    geometry,
-                    trusted,
-                    payload_bytes_max,
-                    workers_max,
-                    segment,
-                    control,
-                    doorbell,
-                    ring_server,
-                };
+                let parts = lane_parts(message, fds, &connection.socket).expect("it is a lane");
                 let attached = Arc::new(ClientLane::attach(parts).expect("the server gives a lane that fits"));
-                connection.lanes.insert(process, Lane { lane: attached, id: lane });
+                connection.lanes.insert(*process, Lane { lane: attached, id: *lane });
             }
             other => model(|model| model.wrong.push(format!("{} was told {other:?}", self.name))),
         }

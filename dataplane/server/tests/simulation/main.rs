@@ -6,9 +6,11 @@
 
 mod client;
 mod functions;
+#[path = "../common/lane_parts.rs"]
+mod lane_parts;
 mod model;
 #[path = "../common/random.rs"]
-#[allow(dead_code)]
+#[allow(dead_code, reason = "shared with tests that use more of it")]
 mod random;
 mod run;
 mod storage;

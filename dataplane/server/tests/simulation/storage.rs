@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use praas_storage::faulty::{Fault, Faulty, Operation, Refusal, When};
-use praas_storage::{Backend, BlobEntry, BlobName, Folder, MemoryBackend, Published, Revision, StorageError};
+use praas_storage::{Backend, Folder, Layer, MemoryBackend, Revision, StorageError};
 
 /// What happened to a manifest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,46 +25,23 @@ impl Noting {
     }
 }
 
-impl Backend for Noting {
-    fn place(&self) -> String {
-        self.memory.place()
+impl Layer for Noting {
+    fn inner(&self) -> &dyn Backend {
+        &self.memory
     }
 
-    fn put(&self, blob: &BlobName, bytes: &[u8]) -> Result<(), StorageError> {
-        self.memory.put(blob, bytes)
-    }
-
-    fn read(&self, blob: &BlobName, offset: u64, into: &mut [u8]) -> Result<(), StorageError> {
-        self.memory.read(blob, offset, into)
-    }
-
-    fn flush(&self, folder: &Folder) -> Result<(), StorageError> {
-        self.memory.flush(folder)
-    }
-
-    fn manifest(&self, folder: &Folder) -> Result<Option<Published>, StorageError> {
-        self.memory.manifest(folder)
-    }
-
-    fn publish(&self, folder: &Folder, replaces: Option<&Revision>, bytes: &[u8]) -> Result<Revision, StorageError> {
+    fn pass_publish(
+        &self,
+        folder: &Folder,
+        replaces: Option<&Revision>,
+        bytes: &[u8],
+    ) -> Result<Revision, StorageError> {
         let revision = self.memory.publish(folder, replaces, bytes)?;
         self.note(Noted::Published(*folder));
         Ok(revision)
     }
 
-    fn blobs(&self, folder: &Folder, after: Option<&BlobName>) -> Result<Vec<BlobEntry>, StorageError> {
-        self.memory.blobs(folder, after)
-    }
-
-    fn folders(&self, after: Option<&Folder>) -> Result<Vec<Folder>, StorageError> {
-        self.memory.folders(after)
-    }
-
-    fn remove(&self, blobs: &[BlobName]) -> Result<(), StorageError> {
-        self.memory.remove(blobs)
-    }
-
-    fn remove_folder(&self, folder: &Folder) -> Result<(), StorageError> {
+    fn pass_remove_folder(&self, folder: &Folder) -> Result<(), StorageError> {
         self.memory.remove_folder(folder)?;
         self.note(Noted::Removed(*folder));
         Ok(())

@@ -119,15 +119,15 @@ pub fn read_life(files: &dyn FileLayer, directory: &Path) -> Result<Option<LogLi
         |reason: &str| LogError::Damaged { path: path.clone(), at: 0, reason: reason.to_owned(), position: 0 };
     let bytes = read().map_err(failed("reading", &path))?.ok_or_else(|| damaged("it is longer than any life"))?;
     let word = |at: usize| bytes.get(at..at + 8).and_then(|word| Some(u64::from_le_bytes(word.try_into().ok()?)));
-    let (Some(sizes), Some(position), Some(sum)) = (word(8), word(16), word(24)) else {
+    let half = |at: usize| bytes.get(at..at + 4).and_then(|half| Some(u32::from_le_bytes(half.try_into().ok()?)));
+    let (Some(version), Some(note_bytes), Some(position), Some(sum)) = (half(8), half(12), word(16), word(24)) else {
         return Err(damaged("its header is not whole"));
     };
     let note = &bytes[HEAD_BYTES..];
-    if !bytes.starts_with(MAGIC) || sum != checksum(&bytes[..24], note) || sizes >> 32 != note.len() as u64 {
+    if !bytes.starts_with(MAGIC) || sum != checksum(&bytes[..24], note) || note_bytes as usize != note.len() {
         return Err(damaged("it is not whole"));
     }
-    #[allow(clippy::cast_possible_truncation, reason = "a half of the word")]
-    match sizes as u32 {
+    match version {
         VERSION => Ok(Some(LogLife { position, note: note.to_vec(), is_ended })),
         actual => Err(LogError::Version { path, actual, known: VERSION }),
     }
