@@ -70,6 +70,9 @@ const SERVER_COUNTERS: &[Figure] = &[
     ("orphans_removed", "What earlier servers left in storage and belonged to nobody", |metrics| {
         metrics.orphans_removed
     }),
+    ("leftover_bytes_removed", "Bytes that failed and crashed swaps left in storage, removed", |metrics| {
+        metrics.leftover_bytes_removed
+    }),
 ];
 
 /// The same of its network side.

@@ -135,7 +135,7 @@ impl Shard {
 
     fn checkpoint_taken(&mut self, key: ProcessKey, written: Written) {
         let Some(process) = self.processes.get_mut(key) else { return };
-        let Written { snapshot, moved_bytes, stored_bytes, .. } = written;
+        let Written { snapshot, moved_bytes, stored_bytes, removed, has_leftovers, .. } = written;
         let (id, position) = (process.id, snapshot.facts().position);
         let took = process.checkpoints.begun.map(clock::since).unwrap_or_default();
         process.checkpoints.position = Some(position);
@@ -143,6 +143,8 @@ impl Shard {
         process.stored.epoch = Some(snapshot.epoch());
         process.stored.snapshot = Some(snapshot);
         process.stored.bytes = stored_bytes;
+        process.stored.has_leftovers = has_leftovers;
+        self.count_leftovers(&id, removed);
         self.checkpointed(key, position);
         self.metrics.checkpoints += 1;
         self.metrics.checkpoint_bytes += moved_bytes;
@@ -155,6 +157,7 @@ impl Shard {
         process.checkpoints.failure = Some(format!("no checkpoint was taken: {why}"));
         // What failed to be acknowledged may have been published: the next one looks.
         process.stored.snapshot = None;
+        process.stored.has_leftovers = true;
         let id = process.id;
         self.metrics.checkpoints_failed += 1;
         self.log.warning(format_args!("no checkpoint of {id} was taken, to be tried again: {why}"));

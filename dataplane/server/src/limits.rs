@@ -333,6 +333,10 @@ pub(crate) const NOTICE_LOOK_PERIOD: Duration = Duration::from_millis(20);
 /// Time in which a page of what is stored is looked up: what was counted by then is the page. Less than a client waits.
 pub(crate) const USAGE_PAGE_MAX: Duration = Duration::from_secs(5);
 
+/// Time in which parts of a snapshot are looked for that a failed or crashed swap left and nobody needs: it is a part of the next
+/// swap of that process.
+pub(crate) const LEFTOVERS_LOOK_MAX: Duration = Duration::from_secs(5);
+
 /// Questions about what is stored that are looked up at a time: half of the threads that also transfer processes.
 pub(crate) const USAGE_QUESTIONS_MAX: usize = 2;
 

@@ -63,6 +63,8 @@ pub struct Metrics {
     pub alarms_rung: u64,
     /// What earlier servers left in storage and belonged to nobody.
     pub orphans_removed: u64,
+    /// Bytes that failed and crashed swaps left in storage beside what their processes need, and that were removed.
+    pub leftover_bytes_removed: u64,
     /// Changes of the states of processes.
     pub transitions: u64,
     /// Most ready sources that one turn of the loop left for the next.

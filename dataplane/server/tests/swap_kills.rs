@@ -3,24 +3,12 @@
 
 mod common;
 
-use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
-
+use common::deadly::{self, await_end, end, start, start_again};
 use common::mails::{ask, processes};
-use common::sleeping::{sleeping, told};
-use common::stage::{DIRECTORY, Played, Stage, options, process, status};
-use common::{PATIENCE, ROLE, eventually, is_keeper_socket, stage};
-use praas_client::{CallError, Client, ProcessState};
-use praas_server::Server;
-use praas_storage::{Backend, DiskBackend, Layer, StorageError};
-
-/// The instant at which a server role is killed, two for each operation of storage, counted from 1; 0 for none.
-const KILLED_AT: &str = "TEST_KILLED_AT";
-
-/// How long a keeper waits for the next server.
-const LINGER: Duration = Duration::from_secs(60);
+use common::sleeping::told;
+use common::stage::{Stage, process, status};
+use common::{ROLE, eventually, is_keeper_socket, stage};
+use praas_client::{CallError, ProcessState};
 
 /// Instants that a test goes through at most: far more than a swap has.
 const INSTANTS_MAX: u64 = 60;
@@ -34,81 +22,9 @@ const LARGE_BYTES: usize = 400_000;
 fn role() {
     match std::env::var(ROLE).as_deref() {
         Ok("worker") if !is_keeper_socket(&std::io::stdin()) => common::sleeping::serve(),
-        Ok("killed server") if !is_keeper_socket(&std::io::stdin()) => play_server(),
+        Ok("killed server") if !is_keeper_socket(&std::io::stdin()) => deadly::play_server(),
         _ => stage::play(),
     }
-}
-
-/// A server whose processes sleep on disk, and which is killed where the environment says.
-fn play_server() {
-    let signals = praas_sys::SignalQueue::termination().unwrap();
-    let directory = std::env::var_os(DIRECTORY).unwrap();
-    let directory = Path::new(&directory);
-    let mut options = options(directory, sleeping());
-    options.keeper_linger = LINGER;
-    let disk = DiskBackend::open(&directory.join("swapped")).unwrap();
-    let deadly = Arc::new(Deadly { disk, left: AtomicU64::new(0) });
-    options.storage = Some(Arc::clone(&deadly) as Arc<dyn Backend>);
-    let server = Server::start(options).unwrap();
-    // Not of what the start itself does.
-    deadly.left.store(std::env::var(KILLED_AT).unwrap().parse().unwrap(), Ordering::SeqCst);
-    println!("\nplaying");
-    server.run(signals).unwrap();
-    std::process::exit(42);
-}
-
-/// Storage whose server is killed just before and just after each operation in turn.
-#[derive(Debug)]
-struct Deadly {
-    disk: DiskBackend,
-    /// Instants that are left until it is killed: two for each operation, 0 for ever.
-    left: AtomicU64,
-}
-
-impl Deadly {
-    fn instant(&self) {
-        let lives = |left: u64| left.checked_sub(1);
-        if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, lives) == Ok(1) {
-            rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL).unwrap();
-            std::thread::sleep(PATIENCE);
-        }
-    }
-}
-
-impl Layer for Deadly {
-    fn inner(&self) -> &dyn Backend {
-        &self.disk
-    }
-
-    fn pass<T>(&self, operation: impl FnOnce(&dyn Backend) -> Result<T, StorageError>) -> Result<T, StorageError> {
-        self.instant();
-        let outcome = operation(&self.disk);
-        self.instant();
-        outcome
-    }
-}
-
-fn start(stage: &Stage, killed_at: u64) -> Option<Played> {
-    let killed_at = killed_at.to_string();
-    Played::start("killed server", stage.path(), &[(KILLED_AT, Path::new(&killed_at))])
-}
-
-/// Starts the next server; when this returns, the client talks to it.
-fn start_again(stage: &Stage, client: &Client, killed_at: u64) -> Played {
-    let server = start(stage, killed_at).unwrap();
-    eventually("the client is connected again", || client.list().is_ok());
-    server
-}
-
-/// Lets a server end that puts its processes to sleep.
-fn end(server: Played) {
-    server.terminate();
-    assert_eq!(server.end(), Some(42));
-}
-
-/// Waits for the end of a server that is killed.
-fn await_end(mut server: Played) {
-    eventually("the server is killed", || server.child.try_wait().unwrap().is_some());
 }
 
 #[test]

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use praas_protocol::control::{ControlError, ProcessState};
 use praas_protocol::{Phase, ProcessId};
+use praas_storage::snapshot::Removed;
 
 use super::life::Life;
 use super::table::Swapped;
@@ -164,6 +165,8 @@ impl Shard {
             epoch: process.stored.epoch,
             filling: process.filler.as_ref().map(|filler| Arc::clone(filler.shared())).filter(|_| !goes_on),
             goes_on,
+            has_leftovers: process.stored.has_leftovers,
+            has_time: !self.shutting_down,
         })
     }
 
@@ -194,7 +197,8 @@ impl Shard {
     pub(crate) fn fall_asleep(&mut self, key: ProcessKey) {
         let Some(process) = self.processes.get_mut(key) else { return };
         let Stage::Swapping(swapping) = std::mem::replace(&mut process.stage, Stage::Ended) else { return };
-        let Some(Written { snapshot, moved_bytes, stored_bytes, next_wake_unix_ms }) = swapping.written else { return };
+        let Some(written) = swapping.written else { return };
+        let Written { snapshot, moved_bytes, stored_bytes, next_wake_unix_ms, removed, has_leftovers } = written;
         if !swapping.stoppers.is_empty() {
             process.stored = StoredCopy { exists: true, ..StoredCopy::default() };
             self.remove_process(key, swapping.stoppers);
@@ -204,6 +208,7 @@ impl Shard {
         let (id, took) = (process.id, clock::since(swapping.since));
         let mut swapped = Swapped::new(snapshot.folder().incarnation, stored_bytes, Some(clock::unix_time_ms()));
         swapped.listed = process.listed.take();
+        swapped.has_leftovers = has_leftovers;
         self.processes.by_id.remove(&id);
         self.processes.swapped.insert(id, swapped);
         self.set_alarm(id, next_wake_unix_ms);
@@ -219,6 +224,7 @@ impl Shard {
             "process {id} sleeps ({}): {moved_bytes} bytes written in {took:?}",
             swapping.reason.words()
         ));
+        self.count_leftovers(&id, removed);
         self.note_transition(id, ProcessState::Swapped, swapping.reason.words(), moved_bytes, took);
         self.show_sleeper(id);
         swapping.askers.into_iter().for_each(|asker| self.answer_done(asker));
@@ -226,6 +232,17 @@ impl Shard {
         self.forget_if_empty(key);
         if self.swaps.waiting.has(&id) {
             self.wake(&id, None);
+        }
+    }
+
+    /// Parts that nobody needed were removed with the writing of a process.
+    pub(crate) fn count_leftovers(&mut self, id: &ProcessId, removed: Removed) {
+        self.metrics.leftover_bytes_removed += removed.bytes;
+        if removed.blobs > 0 {
+            let Removed { blobs, bytes } = removed;
+            self.log.info(format_args!(
+                "{blobs} parts of {bytes} bytes, left by swaps of {id} that failed or crashed, are removed from storage"
+            ));
         }
     }
 
@@ -264,6 +281,7 @@ impl Shard {
         // What failed to be acknowledged may have been published: the next attempt looks. What is away is where it was: nothing
         // of the snapshot before is removed until one that was acknowledged does without it.
         process.stored.snapshot = None;
+        process.stored.has_leftovers = true;
         if swapping.reason == SwapReason::NoLog && process.log.is_some() {
             self.fail_swappers(id, swapping.askers, why);
             return self.break_process(key, &format!("its log cannot go on, and it could not be stored: {why}"));

@@ -115,6 +115,9 @@ pub(crate) struct StoredCopy {
     pub(crate) swapped_unix_ms: Option<u64>,
     /// How it woke, until its first workers are ready.
     pub(crate) woken: Option<Woken>,
+    /// Whether a swap that failed, or a server that died, may have left parts that nobody needs. They are removed when the process
+    /// is stored next: only then is it certain that nobody else owns or writes what is stored.
+    pub(crate) has_leftovers: bool,
 }
 
 /// How a process woke.

@@ -190,6 +190,7 @@ impl Shard {
             bytes: stored_bytes,
             swapped_unix_ms: swapped.since_unix_ms,
             woken: Some(Woken { since, read_bytes }),
+            has_leftovers: swapped.has_leftovers,
         };
         process.memory = Some(memory);
         let key = self.processes.enter(process);

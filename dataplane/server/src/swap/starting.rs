@@ -6,6 +6,8 @@
 //! 3. A folder without a manifest is what a server left that died in the first swap-out of a process; one of an earlier life of
 //!    a process that has a later one is over. Both are removed, by a thread, after the start.
 //! 4. Processes of applications that are not served now stay where they are.
+//! 5. What is there may have parts beside its manifest that a server left which died while it wrote. They are removed when this
+//!    server stores the process next, because until then another one may own it.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -53,7 +55,7 @@ impl Shard {
             let in_memory = awake.and_then(|key| self.processes.get_mut(key));
             if let Some(process) = in_memory {
                 match process.folder() {
-                    Some(own) if own == folder => process.stored.exists = true,
+                    Some(own) if own == folder => (process.stored.exists, process.stored.has_leftovers) = (true, true),
                     Some(own) if own.incarnation > folder.incarnation => over.push(folder),
                     // Of a process that could not be brought back it is not known which life it has.
                     _ => {}
@@ -110,6 +112,7 @@ impl Shard {
         }
         let mut swapped = Swapped::new(folder.incarnation, stored_bytes, None);
         swapped.failure = failure.map(Into::into);
+        swapped.has_leftovers = true;
         self.processes.swapped.insert(folder.process, swapped);
         self.show_sleeper(folder.process);
     }

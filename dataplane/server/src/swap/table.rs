@@ -41,6 +41,8 @@ pub(crate) struct Swapped {
     /// When it fell asleep, if that was in the life of this server.
     pub(super) since_unix_ms: Option<u64>,
     pub(super) rest: Rest,
+    /// Whether storage may have parts that nobody needs.
+    pub(super) has_leftovers: bool,
     /// Whether there may be a log that has more than storage.
     pub(super) has_log: bool,
     /// Who waits until it is awake, or, when it is being removed, gone.
@@ -61,6 +63,7 @@ impl Swapped {
             stored_bytes,
             since_unix_ms,
             rest,
+            has_leftovers: false,
             has_log: false,
             askers: Vec::new(),
             failure: None,

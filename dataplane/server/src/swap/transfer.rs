@@ -19,7 +19,7 @@ use mio::Waker;
 use praas_protocol::ProcessId;
 use praas_protocol::control::{StateNotFetched, StateWanted};
 use praas_shm::objects::Objects;
-use praas_storage::snapshot::Snapshot;
+use praas_storage::snapshot::{Removed, Snapshot};
 use praas_storage::{Backend, Folder};
 
 use super::filling::{FillEnd, Filling};
@@ -106,6 +106,10 @@ pub(crate) struct Written {
     pub(crate) stored_bytes: u64,
     /// When it is to be woken.
     pub(crate) next_wake_unix_ms: Option<u64>,
+    /// What was removed that nobody needed.
+    pub(crate) removed: Removed,
+    /// Whether there may be more of that.
+    pub(crate) has_leftovers: bool,
 }
 
 /// Where jobs go.

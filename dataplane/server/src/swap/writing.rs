@@ -14,6 +14,7 @@ use praas_storage::{Backend, Folder};
 use super::filling::Filling;
 use super::life::Life;
 use super::transfer::Written;
+use crate::limits::LEFTOVERS_LOOK_MAX;
 use crate::wake_ups;
 
 /// The epoch of the server that creates a process; each that wakes it has a higher one.
@@ -39,12 +40,17 @@ pub(super) struct WriteJob {
     pub(super) filling: Option<Arc<Filling>>,
     /// Whether the process goes on: what it has at one position is written then, and its lanes are left alone.
     pub(super) goes_on: bool,
+    /// Whether parts may be stored that nobody needs.
+    pub(super) has_leftovers: bool,
+    /// Whether there is time to look for these.
+    pub(super) has_time: bool,
 }
 
 impl WriteJob {
     /// Writes and publishes it; the error says why not. Nothing of the process has changed then.
     pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Written, String> {
-        let Self { folder, objects, mut life, lanes, base, epoch, filling, goes_on } = self;
+        let Self { folder, objects, mut life, lanes, base, epoch, filling, goes_on, has_leftovers, has_time } = self;
+        let is_whole = filling.is_none();
         if filling.is_some_and(|filling| !filling.stop(STILL_FILLING_MAX)) {
             return Err(format!("some of it was still coming back after {STILL_FILLING_MAX:?}; storage is slow"));
         }
@@ -77,12 +83,22 @@ impl WriteJob {
         let mut plan = WritePlan::new(found.or(epoch).unwrap_or(FIRST_EPOCH));
         // One that goes on may ask for values where they were left.
         plan.compact = !matches!(&cut, AnyCut::Held(cut) if cut.has_stubs());
+        let looks_for_leftovers = has_leftovers && has_time && is_whole && plan.compact;
         let cut = StateCut { cut, sections };
         let written = snapshot::write(backend, &folder, base.as_ref(), &cut, &plan);
         let (snapshot, written) = written.map_err(|error| error.to_string())?;
         let usage = snapshot.usage();
         let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
-        Ok(Written { moved_bytes: written.bytes, stored_bytes, next_wake_unix_ms: life.next_wake_unix_ms, snapshot })
+        // It is this server's: it has just published it. What cannot be removed now is tried again the next time.
+        let removed = looks_for_leftovers.then(|| snapshot.remove_unreferenced(LEFTOVERS_LOOK_MAX));
+        Ok(Written {
+            moved_bytes: written.bytes,
+            stored_bytes,
+            next_wake_unix_ms: life.next_wake_unix_ms,
+            has_leftovers: written.left_over.is_some() || has_leftovers && !matches!(removed, Some(Ok(_))),
+            removed: removed.and_then(Result::ok).unwrap_or_default(),
+            snapshot,
+        })
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod answering;
 pub(crate) mod bringing;
 pub(crate) mod client;
 pub(crate) mod correspondence;
+pub(crate) mod deadly;
 pub(crate) mod fake_server;
 pub(crate) mod far;
 pub(crate) mod functions;

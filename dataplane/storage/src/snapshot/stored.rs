@@ -1,6 +1,7 @@
 //! A snapshot as it is stored: opened by its manifest alone, everything else is read when somebody asks for it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::cut::{CutFacts, SectionKind};
 use super::error::{Part, SnapshotError};
@@ -231,17 +232,24 @@ impl Snapshot {
     }
 
     /// Removes all blobs of the folder that this snapshot does not need: what swaps left that failed or were cut off. Nothing of
-    /// the folder may be being written by the owner meanwhile.
+    /// the folder may be being written by the owner meanwhile. Looks for them no longer than `limit`.
     ///
     /// # Errors
-    /// [`StorageError::Conflict`] when it is no longer the newest snapshot: then nothing is removed.
-    pub fn remove_unreferenced(&self) -> Result<Removed, SnapshotError> {
+    /// [`StorageError::Conflict`] when it is no longer the newest snapshot, [`StorageError::Late`] when the list has no end
+    /// within the limit: then nothing is removed.
+    pub fn remove_unreferenced(&self, limit: Duration) -> Result<Removed, SnapshotError> {
         let backend = &*self.inner.backend;
         let manifest = self.manifest();
         let mut unneeded = Vec::new();
+        let begun = Instant::now();
         each_blob_page(backend, self.folder(), &mut |page| {
             unneeded.extend(page.iter().copied().filter(|entry| manifest.blob(entry.blob.number).is_none()));
-            Ok(())
+            let is_late = begun.elapsed() > limit;
+            if is_late {
+                Err(StorageError::late(backend.place(), "looking for what nobody needs", limit))
+            } else {
+                Ok(())
+            }
         })?;
         // Another owner claims before it writes. So what it wrote is not on the list if nobody has claimed yet.
         let newest = backend.manifest(self.folder())?.map(|published| published.revision);

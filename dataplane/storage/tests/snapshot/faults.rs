@@ -2,6 +2,7 @@
 //! new state; nothing is left behind for good.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use praas_storage::faulty::{Fault, Faulty, Refusal, When};
 use praas_storage::snapshot::{Snapshot, WritePlan, write};
@@ -45,7 +46,7 @@ fn a_writing_that_fails_at_any_call_leaves_the_old_state_or_the_new_one() {
             faulty.heal();
             // Orphans first: the accounts know of none.
             let stored = Snapshot::open(&backend, &folder()).unwrap().unwrap();
-            stored.remove_unreferenced().unwrap();
+            stored.remove_unreferenced(Duration::from_secs(30)).unwrap();
             let failed = result.is_err();
             failures += u32::from(failed);
             let stored = check(&memory, if failed { &before } else { &after });

@@ -1,6 +1,7 @@
 //! Of two servers that believe to own a process one is told that it does not, and does no harm.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use praas_storage::snapshot::{Snapshot, SnapshotError, WritePlan, write};
 use praas_storage::{Backend, BlobName, MemoryBackend};
@@ -23,7 +24,7 @@ fn who_was_replaced_publishes_nothing_and_removes_nothing() {
     assert!(refused.is_conflict(), "{refused}");
     assert_eq!(stored(&backend), there, "what it had put is removed again");
     assert!(old.claim(3).unwrap_err().is_conflict());
-    assert!(old.remove_unreferenced().unwrap_err().is_conflict());
+    assert!(old.remove_unreferenced(Duration::from_secs(30)).unwrap_err().is_conflict());
 
     model.put((0, b"from the owner".to_vec()), random.bytes(100));
     write(&backend, &folder(), Some(&new), &model, &WritePlan::new(2)).unwrap();
@@ -64,9 +65,9 @@ fn orphans_are_removed_and_nothing_else() {
     for number in [1_u128, 5, u128::MAX] {
         backend.put(&BlobName { folder: folder(), number }, &[1; 100]).unwrap();
     }
-    let removed = snapshot.remove_unreferenced().unwrap();
+    let removed = snapshot.remove_unreferenced(Duration::from_secs(30)).unwrap();
     assert_eq!((removed.blobs, removed.bytes), (3, 300));
-    assert_eq!(snapshot.remove_unreferenced().unwrap().blobs, 0);
+    assert_eq!(snapshot.remove_unreferenced(Duration::from_secs(30)).unwrap().blobs, 0);
     check(&backend, &model);
 }
 
@@ -93,5 +94,9 @@ fn a_state_that_does_not_fit_the_stored_one_is_refused() {
     model.stubs.insert(name, nowhere);
     let refused = write(&backend, &folder(), Some(&first), &model, &WritePlan::new(1));
     assert!(matches!(refused, Err(SnapshotError::Unfit { .. })), "{refused:?}");
-    assert_eq!(first.remove_unreferenced().unwrap().blobs, 0, "what it had put is removed again");
+    assert_eq!(
+        first.remove_unreferenced(Duration::from_secs(30)).unwrap().blobs,
+        0,
+        "what it had put is removed again"
+    );
 }
