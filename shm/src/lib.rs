@@ -22,6 +22,7 @@
 //! | [`mailbox`] | its messages, in the same segment |
 //! | [`log_ring`] | what changes in both, on its way to a log |
 //! | [`swap`] | both as bytes while the process sleeps, and back |
+//! | [`simulation`] | how a test turns the threads that wait here |
 //! | [`directory`] | which processes an application has, for all its workers to see |
 //!
 //! Who maps what read-write: the lane, by its client, all workers of the process and the server; the reply ledger, by
@@ -90,6 +91,8 @@ mod scratch;
 pub mod segment;
 #[cfg(not(loom))]
 pub mod server_lane;
+#[cfg(not(loom))]
+pub mod simulation;
 #[cfg(not(loom))]
 mod spin;
 #[cfg(not(loom))]

@@ -104,6 +104,9 @@ mod host {
 
     /// Sleeps while `word` is `expected`, at most for `timeout`. Returns early at will: callers look again.
     pub(crate) fn sleep_word(word: &AtomicU32, expected: u32, timeout: Duration) {
+        if crate::simulation::rest() {
+            return;
+        }
         let timeout = rustix::thread::Timespec {
             tv_sec: i64::try_from(timeout.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: timeout.subsec_nanos().into(),

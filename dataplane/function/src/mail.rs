@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use praas_protocol::codec;
 use praas_protocol::control::{WorkerCommand, WorkerMessage};
 use praas_protocol::limits::CONTROL_MESSAGE_FDS_MAX;
+use praas_shm::simulation;
 use praas_sys::message_socket::{MessageSocket, Received, Sending};
 
 use crate::limits::{COMMAND_BYTES_MAX, COMMANDS_QUEUED_MAX, SERVER_ANSWER_MAX};
@@ -94,8 +95,10 @@ impl Mail {
             if left.is_zero() {
                 return Ok(None);
             }
-            if let Some(parcel) = self.read_within(left)? {
-                self.keep(parcel);
+            match self.read_within(left)? {
+                Some(parcel) => self.keep(parcel),
+                None if simulation::is_turned() => return Ok(None),
+                None => {}
             }
         }
     }
@@ -169,6 +172,9 @@ impl Mail {
     }
 
     fn read_within(&self, time: Duration) -> Result<Option<Parcel>, WorkerError> {
+        if simulation::rest() {
+            return self.read_now();
+        }
         let buffer = &mut *self.buffer.borrow_mut();
         let received = self.socket.recv_deadline(buffer, CONTROL_MESSAGE_FDS_MAX, time)?;
         received.map(|received| parcel(buffer, received)).transpose()

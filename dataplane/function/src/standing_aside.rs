@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use praas_protocol::control::WorkerMessage;
 use praas_protocol::limits::PARKED_CHECK_MS;
+use praas_shm::simulation;
 use praas_shm::worker_end::InCall;
 
 use crate::context::Context;
@@ -71,7 +72,8 @@ impl<'call> StandingAside<'call> {
 
     fn ring(&self) {
         let now = Instant::now();
-        let is_early = self.record.0.get().is_some_and(|last| now.duration_since(last) < RING_PAUSE);
+        let is_early =
+            !simulation::is_turned() && self.record.0.get().is_some_and(|last| now.duration_since(last) < RING_PAUSE);
         self.owes_ring.set(is_early);
         if !is_early {
             self.record.0.set(Some(now));

@@ -104,6 +104,7 @@ pub(crate) enum Ended {
 }
 
 /// What a turn came to that does not wait.
+#[cfg(feature = "simulation")]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Turned {
     Idle,
@@ -258,6 +259,7 @@ impl Worker {
 
     /// As a turn of [`Worker::serve`], for whoever has this worker in a thread that has other things to do: nothing is waited for.
     /// Dedicated connections are not served.
+    #[cfg(feature = "simulation")]
     pub(crate) fn turn_once(&mut self) -> Result<Turned, WorkerError> {
         if self.mail.has_queued() {
             return self.read_mail().map(Turned::Busy);

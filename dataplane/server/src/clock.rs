@@ -120,7 +120,8 @@ mod given {
             self.0.jumped_ns.fetch_add(by_ms * 1_000_000, Ordering::Relaxed);
         }
 
-        fn unix_time(&self) -> Duration {
+        /// What its wall clock shows, since 1970.
+        pub fn unix_time(&self) -> Duration {
             let (time, jumped_ns) = (self.0.unix_start + self.elapsed(), self.0.jumped_ns.load(Ordering::Relaxed));
             let jumped = Duration::from_nanos(jumped_ns.unsigned_abs());
             if jumped_ns < 0 { time.saturating_sub(jumped) } else { time.saturating_add(jumped) }

@@ -36,7 +36,7 @@ use crate::server::starting::{Ground, assemble, check_applications};
 use crate::server::{Order, ServerOptions, StartError};
 use crate::shard::Shard;
 use crate::sources::Source;
-use crate::swap::{HeldJob, HeldJobs, Transfers};
+use crate::swap::{HeldJob, HeldJobs, Swapped, Transfers};
 use crate::workers::WorkerKey;
 
 /// The keeper of simulated servers, which outlives them.
@@ -84,6 +84,8 @@ pub enum Asked {
     },
     /// To write a process to storage.
     Write,
+    /// To write a process that goes on.
+    Checkpoint,
     /// To read a process from storage.
     Read {
         /// The process.
@@ -306,6 +308,12 @@ impl SimulatedServer {
     /// A worker has ended, by whatever death. Its control socket is closed.
     pub fn worker_ended(&mut self, worker: usize) {
         self.bodies.remove(&WorkerKey(worker));
+    }
+
+    /// Whether a process sleeps.
+    #[must_use]
+    pub fn sleeps(&self, process: &ProcessId) -> bool {
+        self.shard.processes.swapped.get(process).is_some_and(Swapped::sleeps)
     }
 
     /// Begins a clean end.

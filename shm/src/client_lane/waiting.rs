@@ -160,6 +160,9 @@ impl ClientLane {
             if self.is_answered(ticket) {
                 return WaitEnd::Answered;
             }
+            if crate::simulation::is_turned() {
+                return self.ended(ticket, None).unwrap_or(WaitEnd::DeadlinePassed);
+            }
             let deadline = *deadline.get_or_insert_with(|| {
                 later(timeout.saturating_sub(Duration::from_nanos(ticks::elapsed_ns(started_ticks))))
             });

@@ -16,6 +16,7 @@ use praas_protocol::control::WaitMode;
 use praas_protocol::limits::CALL_DEADLINE_NS_DEFAULT;
 use praas_protocol::{CallError, FunctionId, Idempotency, Name, Phase, ProcessId};
 use praas_shm::client_lane::{Bounded, ClientLane, KeyedPayload, Payload, Retracted, SubmitError, Ticket, WaitEnd};
+use praas_shm::simulation;
 
 use super::call_lane::CallLane;
 use super::input::Input;
@@ -296,7 +297,9 @@ impl<'call, 'input> NestedCall<'call, 'input> {
             return Err(CallError::Cancelled);
         }
         let aside = aside.get_or_insert_with(|| StandingAside::begin(&context));
-        std::thread::sleep((*pause).min(left));
+        if !simulation::rest() {
+            std::thread::sleep((*pause).min(left));
+        }
         *pause = (*pause * 2).min(CALL_PAUSE_MAX);
         aside.look_again();
         // A process that has ended may be there again under the same name, or for ever gone.

@@ -37,6 +37,7 @@ mod link;
 mod listener;
 mod realm;
 mod room;
+#[cfg(feature = "simulation")]
 mod stepped;
 
 use std::sync::Arc;
@@ -54,8 +55,7 @@ pub use link::{Fate, Link};
 #[cfg(feature = "simulation")]
 pub(crate) use stepped::is_struck;
 #[cfg(feature = "simulation")]
-pub use stepped::strike;
-pub use stepped::{Stepped, SteppedWorker};
+pub use stepped::{Stepped, SteppedWorker, strike};
 
 use crate::application::Application;
 use asleep::Woken;

@@ -27,6 +27,7 @@ impl HeldJob {
     pub(crate) fn asked(&self) -> Asked {
         match &self.0 {
             Job::Write { .. } => Asked::Write,
+            Job::Checkpoint { .. } => Asked::Checkpoint,
             Job::Read { process, .. } => Asked::Read { process: *process },
             Job::Remove { folder, .. } => Asked::Remove { process: folder.process },
             _ => Asked::Other,

@@ -73,7 +73,7 @@ impl Swapped {
     }
 
     /// Whether nothing is done with it.
-    pub(super) fn sleeps(&self) -> bool {
+    pub(crate) fn sleeps(&self) -> bool {
         self.rest == Rest::Asleep
     }
 

@@ -20,6 +20,9 @@ use crate::functions::{MESSAGE_KEY, NOTHING};
 use crate::lane_parts::lane_parts;
 use crate::model::{Operation, model};
 
+/// Calls that a call brings about, one within the other.
+pub(crate) const CALLS_DEEP_MAX: usize = 3;
+
 /// How often something is tried before its client gives it up.
 const TRIES_MAX: u32 = 200;
 
@@ -29,7 +32,23 @@ pub(crate) enum Wish {
     Append,
     AppendOnce,
     Take,
-    Send { sequence: u64 },
+    Send {
+        sequence: u64,
+    },
+    /// A call that makes calls.
+    Relay {
+        way: [Option<u8>; CALLS_DEEP_MAX],
+    },
+    /// A call that sends a message to another process.
+    Post {
+        to: u8,
+    },
+    /// A call that asks for a wake-up.
+    Remind {
+        seconds: u8,
+    },
+    /// A call that takes one that has come.
+    TakeWake,
     Create,
     Stop,
     Restart,
@@ -39,7 +58,7 @@ pub(crate) enum Wish {
 
 impl Wish {
     fn is_call(self) -> bool {
-        matches!(self, Self::Append | Self::AppendOnce | Self::Take | Self::Send { .. })
+        !matches!(self, Self::Create | Self::Stop | Self::Restart | Self::Swap | Self::Restore)
     }
 }
 
@@ -248,6 +267,19 @@ impl Client {
                 let head = PutHead { source, id: MessageId { incarnation: 1, sequence }, key };
                 lane.lane.submit(FunctionId::of(PUT_FUNCTION), Payload::Bytes(&head.encode(&payload)), 0, 0)
             }
+            Wish::Relay { way } => {
+                let input: Vec<u8> = payload.into_iter().chain(way.into_iter().flatten()).collect();
+                lane.lane.submit(FunctionId::of("relay"), Payload::Bytes(&input), 0, 0)
+            }
+            Wish::Post { to } => {
+                let [a, b, c, d] = payload;
+                lane.lane.submit(FunctionId::of("post"), Payload::Bytes(&[a, b, c, d, to]), 0, 0)
+            }
+            Wish::Remind { seconds } => {
+                let [a, b, c, d] = payload;
+                lane.lane.submit(FunctionId::of("remind"), Payload::Bytes(&[a, b, c, d, seconds]), 0, 0)
+            }
+            Wish::TakeWake => lane.lane.submit(FunctionId::of("take_wake"), Payload::Bytes(&payload), 0, 0),
             Wish::Take => lane.lane.submit(FunctionId::of("take"), Payload::Bytes(&payload), 0, 0),
             _ => lane.lane.submit(FunctionId::of("append"), Payload::Bytes(&payload), 0, 0),
         };
@@ -279,13 +311,16 @@ impl Client {
         let mut bytes = vec![0; payload.len()];
         payload.copy_to(&mut bytes);
         match (outcome, wish) {
-            (Some(Outcome::Ok), Wish::Append | Wish::AppendOnce) => {
+            (
+                Some(Outcome::Ok),
+                Wish::Append | Wish::AppendOnce | Wish::Relay { .. } | Wish::Post { .. } | Wish::Remind { .. },
+            ) => {
                 if !self.is_outdated(&process) {
                     model(|model| model.acknowledged(&process, operation));
                 }
                 self.end("is done");
             }
-            (Some(Outcome::Ok), Wish::Take) => {
+            (Some(Outcome::Ok), Wish::Take | Wish::TakeWake) => {
                 self.found_message = bytes != NOTHING;
                 self.end(if self.found_message { "took a message" } else { "found no message" });
             }

@@ -1,5 +1,11 @@
 //! What the workers of simulated processes run: real functions in real workers, which tell the model what they do.
+//!
+//! Between a look at the model and what it speaks of, no function waits: each of them is one step of the run there.
 
+mod nested;
+mod reminders;
+
+pub(crate) use self::nested::KEYED;
 use praas_function::testing::strike;
 use praas_function::{Application, Call, Context, FunctionError, FunctionResult, Sources};
 use praas_protocol::ProcessId;
@@ -22,15 +28,35 @@ pub(crate) struct Role {
     pub(crate) worker: usize,
 }
 
+impl Role {
+    /// Another process of the same application.
+    fn other(&self, number: u8) -> ProcessId {
+        ProcessId { process: format!("p{number}").parse().expect("it is a name"), ..self.process }
+    }
+}
+
 /// The functions of one worker.
 pub(crate) fn application(role: Role) -> Application {
     Application::new()
         .function("append", move |call: &mut Call<'_>| append(call, role))
         .function("take", move |call: &mut Call<'_>| take(call, role))
+        .function("relay", move |call: &mut Call<'_>| nested::relay(call, role))
+        .function("post", move |call: &mut Call<'_>| nested::post(call, role))
+        .function("remind", move |call: &mut Call<'_>| reminders::remind(call, role))
+        .function("take_wake", move |call: &mut Call<'_>| reminders::take_wake(call, role))
 }
 
-fn operation_of(call: &Call<'_>) -> Operation {
-    Operation::from_le_bytes(call.input().try_into().expect("four bytes"))
+/// The operation of a call, and what its function needs beside.
+fn operation_of<'a>(call: &Call<'a>) -> (Operation, &'a [u8]) {
+    let (operation, rest) = call.input().split_first_chunk().expect("four bytes");
+    (Operation::from_le_bytes(*operation), rest)
+}
+
+/// A call begins. It has no effect if its process does not know all that it should.
+fn begin(context: &Context<'_>, role: Role, operation: Operation) -> FunctionResult<()> {
+    let log = read_log(context)?;
+    model(|model| model.begin(&role.process, operation, &log));
+    Ok(())
 }
 
 fn read_log(context: &Context<'_>) -> Result<Vec<Operation>, FunctionError> {
@@ -38,11 +64,13 @@ fn read_log(context: &Context<'_>) -> Result<Vec<Operation>, FunctionError> {
     Ok(object.chunks_exact(4).map(|word| Operation::from_le_bytes(word.try_into().expect("four bytes"))).collect())
 }
 
-fn write_log(context: &Context<'_>, role: Role, mut log: Vec<Operation>, operation: Operation) -> FunctionResult<()> {
+/// The call's effect: its operation stands at the end of the log.
+fn take_effect(context: &Context<'_>, role: Role, operation: Operation) -> FunctionResult<()> {
+    let mut log = read_log(context)?;
     log.push(operation);
     let bytes: Vec<u8> = log.iter().flat_map(|operation| operation.to_le_bytes()).collect();
-    context.put_bytes(LOG, &bytes)?;
-    model(|model| model.put(&role.process, operation));
+    let version = context.put_bytes(LOG, &bytes)?;
+    model(|model| model.put(&role.process, operation, version));
     Ok(())
 }
 
@@ -64,25 +92,23 @@ fn dies(when: Death, role: Role) -> bool {
 }
 
 fn append(call: &mut Call<'_>, role: Role) -> FunctionResult<&'static [u8]> {
-    let (operation, context) = (operation_of(call), call.context());
-    let log = read_log(&context)?;
-    model(|model| model.begin(&role.process, operation, &log));
+    let ((operation, _), context) = (operation_of(call), call.context());
+    begin(&context, role, operation)?;
     if dies(Death::First, role) {
         return Ok(b"");
     }
-    write_log(&context, role, log, operation)?;
+    take_effect(&context, role, operation)?;
     dies(Death::Last, role);
     Ok(b"")
 }
 
 fn take(call: &mut Call<'_>, role: Role) -> FunctionResult<Vec<u8>> {
-    let (operation, context) = (operation_of(call), call.context());
-    let log = read_log(&context)?;
-    model(|model| model.begin(&role.process, operation, &log));
+    let ((operation, _), context) = (operation_of(call), call.context());
+    begin(&context, role, operation)?;
     let Some(message) = context.try_recv(Sources::Any, MESSAGE_KEY)? else { return Ok(NOTHING.to_vec()) };
     let number = Operation::from_le_bytes(message[..].try_into().expect("four bytes"));
-    let source = message.source().to_string();
-    model(|model| model.receive(&role.process, &source, message.id().sequence, number));
+    let (source, id) = (message.source().to_string(), message.id());
+    model(|model| model.receive(&role.process, &source, id, number));
     if model(|model| std::mem::take(&mut model.fails)) {
         return Err(FunctionError::new(1, "it failed, as planned"));
     }

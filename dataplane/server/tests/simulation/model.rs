@@ -7,8 +7,9 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use praas_protocol::ProcessId;
+use praas_protocol::{MessageId, ProcessId};
 use praas_storage::Folder;
 
 use crate::storage::Noted;
@@ -23,14 +24,37 @@ pub(crate) struct Known {
     pub(crate) log: Vec<Operation>,
     /// Operations that have begun.
     begun: BTreeSet<Operation>,
+    /// The version of the log that was put last.
+    version: u64,
     /// Messages whose acceptance was told.
     accepted: BTreeSet<Operation>,
+    /// Those of them that came in lanes of their senders.
+    in_lanes: BTreeSet<Operation>,
     /// Messages that were taken by a call that succeeded.
     taken: BTreeSet<Operation>,
     /// Messages whose call was cut off at its end.
     perhaps_taken: BTreeSet<Operation>,
-    /// The last message of each sender that was received.
-    last: BTreeMap<String, u64>,
+    /// Wake-ups that were asked for, and when each is due.
+    planned: BTreeMap<Operation, u64>,
+    /// Those that have come.
+    woken: BTreeSet<Operation>,
+    /// The last message of each sender that was received, in each of its lives and between two losses of all memory: after one it may
+    /// begin again where it was stored.
+    last: BTreeMap<(String, u64, u64), u64>,
+}
+
+impl Known {
+    /// Wake-ups that have not come, and when they are due.
+    fn awaited(&self) -> impl Iterator<Item = (Operation, u64)> {
+        self.planned.iter().filter(|(wake_up, _)| !self.woken.contains(wake_up)).map(|(wake_up, due)| (*wake_up, *due))
+    }
+
+    /// What a checkpoint has of it: what lies in lanes is not in it.
+    fn without_lanes(&self) -> Self {
+        let mut kept = self.clone();
+        kept.accepted.retain(|message| kept.taken.contains(message) || !kept.in_lanes.contains(message));
+        kept
+    }
 }
 
 /// One process.
@@ -61,6 +85,8 @@ pub(crate) enum Death {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     processes: BTreeMap<ProcessId, Kept>,
+    /// How often all memory was lost.
+    losses: u64,
     /// What is planned for the next call.
     pub(crate) death: Option<Death>,
     pub(crate) fails: bool,
@@ -69,17 +95,33 @@ pub(crate) struct Model {
     pub(crate) wrong: Vec<String>,
     /// For the record of the run.
     pub(crate) said: Vec<String>,
+    /// The wall clock, and the latest that it has shown.
+    pub(crate) now_unix_ms: u64,
+    latest_unix_ms: u64,
     /// Calls that ran.
     pub(crate) runs: u64,
 }
 
 thread_local! {
-    pub(crate) static MODEL: RefCell<Model> = RefCell::default();
+    static MODEL: RefCell<Shared> = RefCell::default();
+}
+
+/// The model of a run, which its threads share: only one of them runs at a time.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Shared(Arc<Mutex<Model>>);
+
+impl Shared {
+    /// From now on the model of this thread.
+    pub(crate) fn adopt(self) {
+        MODEL.set(self);
+    }
 }
 
 /// Works with the model of this thread's run.
 pub(crate) fn model<R>(work: impl FnOnce(&mut Model) -> R) -> R {
-    MODEL.with_borrow_mut(work)
+    let shared = MODEL.with_borrow(|shared| Arc::clone(&shared.0));
+    let mut model = shared.lock().unwrap_or_else(PoisonError::into_inner);
+    work(&mut model)
 }
 
 impl Model {
@@ -113,15 +155,22 @@ impl Model {
     }
 
     /// A call has put an operation into the log.
-    pub(crate) fn put(&mut self, process: &ProcessId, operation: Operation) {
-        self.said.push(format!("    {operation} has its effect in {}", process.process));
-        self.known(process, "something is put").log.push(operation);
+    pub(crate) fn put(&mut self, process: &ProcessId, operation: Operation, version: u64) {
+        self.said.push(format!("    {operation} has its effect in {}, version {version}", process.process));
+        let known = self.known(process, "something is put");
+        known.log.push(operation);
+        let before = std::mem::replace(&mut known.version, version);
+        if version <= before {
+            self.blame(format!("{process}: version {version} of the log was put after version {before}"));
+        }
     }
 
     /// A call has received a message.
-    pub(crate) fn receive(&mut self, process: &ProcessId, source: &str, sequence: u64, message: Operation) {
+    pub(crate) fn receive(&mut self, process: &ProcessId, source: &str, id: MessageId, message: Operation) {
+        let MessageId { incarnation, sequence } = id;
+        let losses = self.losses;
         let known = self.known(process, "a message is received");
-        let last = known.last.insert(source.to_owned(), sequence).unwrap_or(0);
+        let last = known.last.insert((source.to_owned(), incarnation, losses), sequence).unwrap_or(0);
         let was_cut = known.perhaps_taken.remove(&message);
         let is_again = known.taken.contains(&message);
         if is_again {
@@ -162,6 +211,49 @@ impl Model {
     /// Somebody was told that a message is accepted.
     pub(crate) fn accepted(&mut self, process: &ProcessId, message: Operation) {
         self.known(process, "a message is accepted").accepted.insert(message);
+    }
+
+    /// A sender has put a message into its lane.
+    pub(crate) fn accepted_in_lane(&mut self, process: &ProcessId, message: Operation) {
+        self.accepted(process, message);
+        self.known(process, "a message is accepted").in_lanes.insert(message);
+    }
+
+    /// The wall clock shows this.
+    pub(crate) fn time_is(&mut self, now_unix_ms: u64) {
+        self.now_unix_ms = now_unix_ms;
+        self.latest_unix_ms = self.latest_unix_ms.max(now_unix_ms);
+    }
+
+    /// A call has asked for a wake-up.
+    pub(crate) fn planned(&mut self, process: &ProcessId, wake_up: Operation, due_unix_ms: u64) {
+        self.known(process, "a wake-up is asked for").planned.insert(wake_up, due_unix_ms);
+    }
+
+    /// A wake-up has come. It may come again.
+    pub(crate) fn woken(&mut self, process: &ProcessId, wake_up: Operation) {
+        let latest = self.latest_unix_ms;
+        let known = self.known(process, "a wake-up comes");
+        known.woken.insert(wake_up);
+        match known.planned.get(&wake_up).copied() {
+            None => self.blame(format!("{process}: wake-up {wake_up} comes, and nobody has asked for it")),
+            Some(due) if due > latest => {
+                self.blame(format!("{process}: wake-up {wake_up} is due at {due} and comes before {latest}"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// When the last wake-up is due that has not come.
+    pub(crate) fn last_due_unix_ms(&self) -> Option<u64> {
+        let settled = self.processes.values().filter_map(|kept| kept.now.as_ref());
+        settled.flat_map(Known::awaited).map(|(_, due)| due).max()
+    }
+
+    /// Whether a process has still to be woken: what was due at any time before may lie in its mailbox.
+    pub(crate) fn waits_to_wake(&mut self, process: &ProcessId) -> bool {
+        let latest = self.latest_unix_ms;
+        self.kept(process).now.as_ref().is_some_and(|known| known.awaited().any(|(_, due)| due > latest))
     }
 
     /// Somebody orders that there be a process, or be none; nobody knows until the outcome is told.
@@ -222,11 +314,12 @@ impl Model {
     }
 
     /// Something happened to a manifest.
-    pub(crate) fn stored(&mut self, noted: Noted) {
+    pub(crate) fn stored(&mut self, noted: Noted, is_checkpoint: bool) {
         match noted {
             Noted::Published(folder) => {
                 let kept = self.kept(&folder.process);
-                (kept.stored, kept.folder) = (kept.now.clone(), Some(folder));
+                let stored = if is_checkpoint { kept.now.as_ref().map(Known::without_lanes) } else { kept.now.clone() };
+                (kept.stored, kept.folder) = (stored, Some(folder));
             }
             Noted::Removed(folder) => {
                 let kept = self.kept(&folder.process);
@@ -239,8 +332,13 @@ impl Model {
 
     /// All memory of all processes is lost.
     pub(crate) fn all_memory_lost(&mut self) {
+        self.losses += 1;
         for kept in self.processes.values_mut() {
             kept.now.clone_from(&kept.stored);
+            if let Some(now) = &mut kept.now {
+                // What was under way when it was stored begins anew.
+                now.begun.retain(|operation| now.log.contains(operation));
+            }
             kept.changes += 1;
         }
     }
@@ -261,6 +359,9 @@ impl Model {
             let lost =
                 known.accepted.iter().filter(|one| !known.taken.contains(one) && !known.perhaps_taken.contains(one));
             wrong.extend(lost.map(|message| format!("{id}: message {message} was accepted and never came")));
+            wrong.extend(
+                known.awaited().map(|(wake_up, due)| format!("{id}: wake-up {wake_up}, due at {due}, never came")),
+            );
         }
         self.wrong.extend(wrong);
     }
