@@ -1,6 +1,7 @@
 //! The time that the loop goes by: one place that asks the host for it, so that a test may give it instead.
 //!
-//! 1. What the loop decides by time, it decides by [`now`] and [`unix_time`]; it reads no clock by itself.
+//! 1. What the loop decides by time, it decides by [`now`] and [`unix_time`]; it reads no clock by itself. Threads
+//!    beside it that sleep by the host's clock measure by that.
 //! 2. Waits are measured by [`now`], which never goes back. [`unix_time`] is the host's wall clock: it may jump in both
 //!    directions, and what is decided by it (tokens that expire, what is due at a date) has to be right all the same.
 //! 3. With the feature `simulation` a thread may be given a [`TestClock`]; the loop has the one of the thread that started its

@@ -91,6 +91,13 @@ pub enum Asked {
         /// The process.
         process: ProcessId,
     },
+    /// To bring back what a worker of a process asks for.
+    Fetch {
+        /// The process.
+        process: ProcessId,
+    },
+    /// To bring back the rest of a process.
+    Fill,
     /// To remove what is stored of a process.
     Remove {
         /// The process.
@@ -105,6 +112,17 @@ pub enum Asked {
     Keeper,
     /// Something that nobody waits for.
     Other,
+}
+
+impl Asked {
+    /// Whether it asks something of storage in the order of one thread, in which it may fail.
+    #[must_use]
+    pub fn is_of_storage(&self) -> bool {
+        match self {
+            Self::Write | Self::Checkpoint | Self::Read { .. } | Self::Fetch { .. } | Self::Remove { .. } => true,
+            Self::Spawn { .. } | Self::Fill | Self::RemoveDirectory { .. } | Self::Keeper | Self::Other => false,
+        }
+    }
 }
 
 enum Pending {

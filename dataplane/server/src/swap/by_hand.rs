@@ -30,6 +30,8 @@ impl HeldJob {
             Job::Checkpoint { .. } => Asked::Checkpoint,
             Job::Read { process, .. } => Asked::Read { process: *process },
             Job::Remove { folder, .. } => Asked::Remove { process: folder.process },
+            Job::Fetch { filling, .. } => Asked::Fetch { process: filling.folder().process },
+            Job::Fill { .. } => Asked::Fill,
             _ => Asked::Other,
         }
     }

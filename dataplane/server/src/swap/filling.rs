@@ -104,7 +104,7 @@ impl Drop for Use<'_> {
         turn.users -= 1;
         if self.is_asked {
             turn.asked -= 1;
-            turn.asked_at = Some(crate::clock::now());
+            turn.asked_at = Some(Instant::now());
         }
         self.filling.changed.notify_all();
     }
@@ -175,6 +175,12 @@ impl Filling {
         Some(Use { filling: self, is_asked })
     }
 
+    /// What comes back from where.
+    #[cfg(any(test, feature = "simulation"))]
+    pub(super) fn folder(&self) -> Folder {
+        self.folder
+    }
+
     /// The background waits while workers ask, before it brings so many bytes back.
     fn give_way(&self, bytes: u32) -> ControlFlow<()> {
         let mut turn = lock(&self.turn);
@@ -188,9 +194,9 @@ impl Filling {
     }
 
     fn wait_until_quiet<'t>(&'t self, mut turn: MutexGuard<'t, Turn>) -> MutexGuard<'t, Turn> {
-        let began = crate::clock::now();
+        let began = Instant::now();
         while !turn.is_background_over() {
-            let now = crate::clock::now();
+            let now = Instant::now();
             let quiet_in = match turn.asked_at {
                 _ if turn.asked > 0 => QUIET_AFTER_ASKED,
                 Some(at) => QUIET_AFTER_ASKED.saturating_sub(now.saturating_duration_since(at)),

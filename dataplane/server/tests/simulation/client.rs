@@ -16,7 +16,7 @@ use praas_protocol::{FunctionId, Idempotency, IdempotencyKey, Key, Outcome, Proc
 use praas_shm::client_lane::{ClientLane, KeyedPayload, Payload, SubmitError, Ticket};
 use praas_sys::MessageSocket;
 
-use crate::functions::{MESSAGE_KEY, NOTHING};
+use crate::functions::{MESSAGE_KEY, NOTHING, PLANNED};
 use crate::lane_parts::lane_parts;
 use crate::model::{Operation, model};
 
@@ -42,6 +42,14 @@ pub(crate) enum Wish {
     /// A call that sends a message to another process.
     Post {
         to: u8,
+    },
+    /// A call that puts a large object.
+    Grow {
+        number: u8,
+    },
+    /// A call that reads one.
+    Look {
+        number: u8,
     },
     /// A call that asks for a wake-up.
     Remind {
@@ -255,6 +263,10 @@ impl Client {
             return true;
         };
         let payload = operation.to_le_bytes();
+        let submit_with = |function, more: u8| {
+            let [a, b, c, d] = payload;
+            lane.lane.submit(FunctionId::of(function), Payload::Bytes(&[a, b, c, d, more]), 0, 0)
+        };
         let submitted = match wish {
             Wish::AppendOnce => {
                 let key: IdempotencyKey = format!("operation {operation}").parse().expect("it is short");
@@ -271,14 +283,10 @@ impl Client {
                 let input: Vec<u8> = payload.into_iter().chain(way.into_iter().flatten()).collect();
                 lane.lane.submit(FunctionId::of("relay"), Payload::Bytes(&input), 0, 0)
             }
-            Wish::Post { to } => {
-                let [a, b, c, d] = payload;
-                lane.lane.submit(FunctionId::of("post"), Payload::Bytes(&[a, b, c, d, to]), 0, 0)
-            }
-            Wish::Remind { seconds } => {
-                let [a, b, c, d] = payload;
-                lane.lane.submit(FunctionId::of("remind"), Payload::Bytes(&[a, b, c, d, seconds]), 0, 0)
-            }
+            Wish::Post { to } => submit_with("post", to),
+            Wish::Remind { seconds } => submit_with("remind", seconds),
+            Wish::Grow { number } => submit_with("grow", number),
+            Wish::Look { number } => submit_with("look", number),
             Wish::TakeWake => lane.lane.submit(FunctionId::of("take_wake"), Payload::Bytes(&payload), 0, 0),
             Wish::Take => lane.lane.submit(FunctionId::of("take"), Payload::Bytes(&payload), 0, 0),
             _ => lane.lane.submit(FunctionId::of("append"), Payload::Bytes(&payload), 0, 0),
@@ -306,20 +314,11 @@ impl Client {
     fn answered(&mut self, lane: &Arc<ClientLane>, ticket: Ticket) {
         let answer = lane.take(ticket);
         let Some(Work { wish, process, operation, tries, .. }) = self.work else { return };
-        let outcome = Outcome::from_code(answer.outcome_code);
+        let (outcome, detail) = (Outcome::from_code(answer.outcome_code), answer.detail);
         let payload = answer.payload.expect("workers answer within the lane");
         let mut bytes = vec![0; payload.len()];
         payload.copy_to(&mut bytes);
         match (outcome, wish) {
-            (
-                Some(Outcome::Ok),
-                Wish::Append | Wish::AppendOnce | Wish::Relay { .. } | Wish::Post { .. } | Wish::Remind { .. },
-            ) => {
-                if !self.is_outdated(&process) {
-                    model(|model| model.acknowledged(&process, operation));
-                }
-                self.end("is done");
-            }
             (Some(Outcome::Ok), Wish::Take | Wish::TakeWake) => {
                 self.found_message = bytes != NOTHING;
                 self.end(if self.found_message { "took a message" } else { "found no message" });
@@ -330,6 +329,12 @@ impl Client {
                 }
                 self.end("is accepted");
             }
+            (Some(Outcome::Ok), _) => {
+                if !self.is_outdated(&process) {
+                    model(|model| model.acknowledged(&process, operation));
+                }
+                self.end("is done");
+            }
             (Some(Outcome::Unavailable), _) => {
                 if !matches!(wish, Wish::Send { .. }) && tries == 1 {
                     model(|model| model.refused(&process, operation));
@@ -337,10 +342,12 @@ impl Client {
                 self.say(format!("{wish:?} {operation} was refused"));
                 self.let_lane_go(process);
             }
-            (Some(Outcome::FunctionFailed), Wish::Take) => {
+            (Some(Outcome::FunctionFailed), _) if detail == PLANNED || model(|model| model.is_rough) => {
                 self.found_message = true;
-                self.end("failed, as planned");
+                self.end(&format!("failed: {}", String::from_utf8_lossy(&bytes)));
             }
+            // What is known of an earlier call with its key could not be brought back.
+            (Some(Outcome::Overloaded), Wish::AppendOnce) => self.say(format!("{operation} is refused for now")),
             (Some(Outcome::WorkerLost), _) => self.is_unknown("its worker died"),
             other => {
                 let words = String::from_utf8_lossy(&bytes).into_owned();

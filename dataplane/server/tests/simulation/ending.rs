@@ -78,10 +78,9 @@ impl Run {
     /// The server is told to end, storage being what it is; its keeper goes on, and so does the next server.
     pub(crate) fn end_in_trouble(&mut self) -> Result<(), String> {
         self.note("the server is told to end while storage fails".to_owned());
-        self.is_rough = true;
+        self.be_rough(true);
         self.end_server()?;
-        self.is_rough = false;
-        self.storage.heal();
+        self.be_rough(false);
         self.start_server();
         self.settle()
     }

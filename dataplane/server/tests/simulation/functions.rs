@@ -2,9 +2,11 @@
 //!
 //! Between a look at the model and what it speaks of, no function waits: each of them is one step of the run there.
 
+mod large;
 mod nested;
 mod reminders;
 
+pub(crate) use self::large::OBJECTS;
 pub(crate) use self::nested::KEYED;
 use praas_function::testing::strike;
 use praas_function::{Application, Call, Context, FunctionError, FunctionResult, Sources};
@@ -17,6 +19,9 @@ const LOG: &str = "log";
 
 /// The key of all messages.
 pub(crate) const MESSAGE_KEY: &str = "work";
+
+/// What a function fails with that is told to.
+pub(crate) const PLANNED: u32 = 1;
 
 /// The answer to a `take` that finds no message.
 pub(crate) const NOTHING: &[u8] = b"nothing";
@@ -42,6 +47,8 @@ pub(crate) fn application(role: Role) -> Application {
         .function("take", move |call: &mut Call<'_>| take(call, role))
         .function("relay", move |call: &mut Call<'_>| nested::relay(call, role))
         .function("post", move |call: &mut Call<'_>| nested::post(call, role))
+        .function("grow", move |call: &mut Call<'_>| large::grow(call, role))
+        .function("look", move |call: &mut Call<'_>| large::look(call, role))
         .function("remind", move |call: &mut Call<'_>| reminders::remind(call, role))
         .function("take_wake", move |call: &mut Call<'_>| reminders::take_wake(call, role))
 }
@@ -110,7 +117,7 @@ fn take(call: &mut Call<'_>, role: Role) -> FunctionResult<Vec<u8>> {
     let (source, id) = (message.source().to_string(), message.id());
     model(|model| model.receive(&role.process, &source, id, number));
     if model(|model| std::mem::take(&mut model.fails)) {
-        return Err(FunctionError::new(1, "it failed, as planned"));
+        return Err(FunctionError::new(PLANNED, "it failed, as planned"));
     }
     let is_struck = dies(Death::Last, role);
     model(|model| model.end_receive(&role.process, number, is_struck));

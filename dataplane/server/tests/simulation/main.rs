@@ -50,7 +50,7 @@ fn nothing_acknowledged_is_lost_and_nothing_runs_twice() {
     let sum = |of: fn(&run::Counts) -> u64| all.iter().map(of).sum::<u64>();
     println!(
         "{} seeds from {first}: {} calls, {} deaths of workers, {} of servers, {} losses of all memory, {} faults of storage, \
-         {} swaps out, {} in, {} that failed, {} checkpoints",
+         {} swaps out, {} in, {} that failed, {} checkpoints, {} objects and pages fetched",
         all.len(),
         sum(|counts| counts.calls),
         sum(|counts| counts.worker_deaths),
@@ -61,6 +61,7 @@ fn nothing_acknowledged_is_lost_and_nothing_runs_twice() {
         sum(|counts| counts.swaps_in),
         sum(|counts| counts.swaps_failed),
         sum(|counts| counts.checkpoints),
+        sum(|counts| counts.fetches),
     );
     // A run in which nothing happens proves nothing.
     assert!(all.is_empty() || sum(|counts| counts.calls) > 20 * all.len() as u64);

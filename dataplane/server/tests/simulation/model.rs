@@ -26,6 +26,8 @@ pub(crate) struct Known {
     begun: BTreeSet<Operation>,
     /// The version of the log that was put last.
     version: u64,
+    /// By which operation, and as which version, each of its large objects was put last.
+    objects: BTreeMap<u8, (Operation, u64)>,
     /// Messages whose acceptance was told.
     accepted: BTreeSet<Operation>,
     /// Those of them that came in lanes of their senders.
@@ -90,6 +92,8 @@ pub(crate) struct Model {
     /// What is planned for the next call.
     pub(crate) death: Option<Death>,
     pub(crate) fails: bool,
+    /// Whether storage may fail.
+    pub(crate) is_rough: bool,
     /// Whether the worker that runs now is struck.
     pub(crate) is_struck: bool,
     pub(crate) wrong: Vec<String>,
@@ -162,6 +166,29 @@ impl Model {
         let before = std::mem::replace(&mut known.version, version);
         if version <= before {
             self.blame(format!("{process}: version {version} of the log was put after version {before}"));
+        }
+    }
+
+    /// A call has put a large object.
+    pub(crate) fn put_object(&mut self, process: &ProcessId, number: u8, operation: Operation, version: u64) {
+        self.said.push(format!("    {operation} puts object {number} of {}, version {version}", process.process));
+        let before = self.known(process, "an object is put").objects.insert(number, (operation, version));
+        if before.is_some_and(|(_, before)| version <= before) {
+            self.blame(format!("{process}: version {version} of object {number} was put after {before:?}"));
+        }
+    }
+
+    /// Whether a process has large objects.
+    pub(crate) fn has_objects(&mut self, process: &ProcessId) -> bool {
+        !self.known(process, "an object is put").objects.is_empty()
+    }
+
+    /// A call has read a large object: by which operation it was put, and whether it is what that has put.
+    pub(crate) fn look_at_object(&mut self, process: &ProcessId, number: u8, found: Option<(Operation, bool)>) {
+        let known =
+            self.known(process, "an object is read").objects.get(&number).map(|(operation, _)| (*operation, true));
+        if known != found {
+            self.blame(format!("{process}: object {number} is {found:?}, what was put is {known:?}"));
         }
     }
 

@@ -30,6 +30,9 @@ const ROUND: Duration = Duration::from_millis(5);
 /// Lines of the record that a failure shows.
 const SHOWN_MAX: usize = 400;
 
+/// How often, of so many times, the rest of a process comes when it could.
+const FILL_ONE_IN: u64 = 8;
+
 /// When a run begins, since 1970.
 const START: Duration = Duration::from_secs(1_800_000_000);
 
@@ -48,6 +51,7 @@ pub(crate) struct Counts {
     pub(crate) swaps_in: u64,
     pub(crate) swaps_failed: u64,
     pub(crate) checkpoints: u64,
+    pub(crate) fetches: u64,
 }
 
 /// One run; see the module's text.
@@ -65,6 +69,8 @@ pub(crate) struct Run {
     pub(crate) last_operation: Operation,
     /// Whether anything may go wrong.
     pub(crate) is_rough: bool,
+    /// Whether its processes have so much that they wake without it.
+    pub(crate) is_large: bool,
     pub(crate) counts: Counts,
     pub(crate) record: Vec<String>,
     /// Removed with the run.
@@ -84,12 +90,13 @@ impl Run {
         let program = std::env::current_exe().expect("this test has a path");
         let mut application = Application::new("simulated".parse().expect("a name"), program);
         (application.workers_min, application.workers_max) = (1 + u32::from(random.below(4) == 0), 2);
-        application.limits.state_bytes_max = 4 << 20;
+        let is_large = random.below(3) == 0;
+        application.limits.state_bytes_max = if is_large { 32 << 20 } else { 4 << 20 };
         application.wait = WaitMode::Park;
         application.idle_swap_ms = (random.below(2) == 0).then_some(2_000);
         if random.below(2) == 0 {
             application.durability = Durability::Checkpoint;
-            application.checkpoint_interval_ms = 100 + random.below(2000);
+            application.checkpoint_interval_ms = 100 + random.below(400);
         }
         let mut options = ServerOptions::new(directory.path().join("data"), Vec::new());
         options.applications = vec![application];
@@ -111,10 +118,12 @@ impl Run {
             processes: (0..PROCESSES).map(process).collect(),
             last_operation: 0,
             is_rough: true,
+            is_large,
             counts: Counts::default(),
             record: Vec::new(),
             _directory: directory,
         };
+        run.be_rough(true);
         run.start_server();
         run
     }
@@ -125,8 +134,7 @@ impl Run {
             self.step();
             self.judge()?;
         }
-        self.is_rough = false;
-        self.storage.heal();
+        self.be_rough(false);
         self.come_to_rest("after the rough part")?;
         self.settle()?;
         if self.chance(3) {
@@ -137,6 +145,13 @@ impl Run {
         self.end_cleanly()?;
         self.counts.calls = model(|model| model.runs);
         Ok(())
+    }
+
+    /// Whether anything may go wrong from now on.
+    pub(crate) fn be_rough(&mut self, is_rough: bool) {
+        self.is_rough = is_rough;
+        model(|model| model.is_rough = is_rough);
+        self.storage.heal();
     }
 
     pub(crate) fn judge(&mut self) -> Result<(), String> {
@@ -160,10 +175,10 @@ impl Run {
     /// One step of somebody.
     fn step(&mut self) {
         match self.random.below(1000) {
-            0..280 => self.turn_server(),
-            280..360 => self.turn_keeper(),
-            360..600 => self.step_some_worker(),
-            600..840 => self.step_some_client(),
+            0..200 => self.turn_server(),
+            200..260 => self.turn_keeper(),
+            260..560 => self.step_some_worker(),
+            560..840 => self.step_some_client(),
             840..950 => self.carry_out_something(),
             950..993 => self.let_time_pass(),
             993..996 => self.kill_some_worker(),
@@ -216,11 +231,14 @@ impl Run {
             return;
         }
         let index = usize::try_from(self.random.below(asked.len() as u64)).expect("an index");
-        self.carry_out_at(index, asked[index]);
+        // What workers ask for comes before the rest, mostly.
+        if asked[index] != Asked::Fill || self.chance(FILL_ONE_IN) {
+            self.carry_out_at(index, asked[index]);
+        }
     }
 
     fn carry_out_at(&mut self, index: usize, asked: Asked) {
-        let is_transfer = matches!(asked, Asked::Write | Asked::Checkpoint | Asked::Read { .. } | Asked::Remove { .. });
+        let is_transfer = asked.is_of_storage();
         if let Asked::Spawn { worker, process } = asked
             && self.is_rough
             && self.chance(20)
@@ -256,10 +274,7 @@ impl Run {
             // What storage has under way happens, and nobody hears of it.
             let asked = self.with_server(|server| server.asked());
             for index in (0..asked.len()).rev() {
-                let is_transfer = matches!(
-                    asked[index],
-                    Asked::Write | Asked::Checkpoint | Asked::Read { .. } | Asked::Remove { .. }
-                );
+                let is_transfer = asked[index].is_of_storage();
                 if is_transfer && self.chance(2) {
                     self.carry_out_at(index, asked[index]);
                 }
@@ -280,6 +295,7 @@ impl Run {
 
     pub(crate) fn count(&mut self) {
         let metrics = self.with_server(|server| server.metrics());
+        self.counts.fetches += metrics.state_fetches;
         self.counts.checkpoints += metrics.checkpoints;
         self.counts.swaps_out += metrics.swaps_out;
         self.counts.swaps_in += metrics.swaps_in;

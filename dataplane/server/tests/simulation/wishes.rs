@@ -3,7 +3,7 @@
 use praas_protocol::ProcessId;
 
 use crate::client::{CALLS_DEEP_MAX, Wish};
-use crate::functions::KEYED;
+use crate::functions::{KEYED, OBJECTS};
 use crate::model::{Operation, model};
 use crate::run::{PROCESSES, Run};
 
@@ -28,10 +28,14 @@ impl Run {
                 _ if !is_there => Wish::Create,
                 0 => Wish::Stop,
                 1 => Wish::Restart,
-                2..8 => Wish::Swap,
-                8..10 => Wish::Restore,
+                2..6 => Wish::Swap,
+                6..8 => Wish::Restore,
                 _ => Wish::Append,
             };
+        }
+        if self.is_large && self.chance(3) {
+            let number = u8::try_from(self.random.below(OBJECTS.into())).expect("small");
+            return if self.chance(3) { Wish::Grow { number } } else { Wish::Look { number } };
         }
         match self.random.below(18) {
             0..2 => Wish::Append,
