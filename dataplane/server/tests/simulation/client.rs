@@ -23,6 +23,10 @@ use crate::model::{Operation, model};
 /// Calls that a call brings about, one within the other.
 pub(crate) const CALLS_DEEP_MAX: usize = 3;
 
+/// By how much the numbers of a client's messages grow at most, and by which factor the steps vary.
+const SEQUENCE_STEP_MAX: u64 = 700;
+const SEQUENCE_STRIDE: u64 = 7919;
+
 /// How often something is tried before its client gives it up.
 const TRIES_MAX: u32 = 200;
 
@@ -121,7 +125,8 @@ impl Client {
     pub(crate) fn begin(&mut self, wish: Wish, process: ProcessId, operation: Operation) {
         let wish = match wish {
             Wish::Send { .. } => {
-                self.last_sequence += 1;
+                // So that the window over what is remembered of a source moves.
+                self.last_sequence += 1 + u64::from(operation) * SEQUENCE_STRIDE % SEQUENCE_STEP_MAX;
                 Wish::Send { sequence: self.last_sequence }
             }
             other => other,
