@@ -229,8 +229,9 @@ impl Shard {
         self.wake_workers(key);
     }
 
-    /// Kills the workers whose calls did not finish in time. Each claim is condemned first, so that its worker cannot
-    /// answer after the kill was decided.
+    /// Kills the workers whose calls did not finish in time: a drain that spares its calls has gone back by then.
+    /// Each claim is condemned first, so that its worker cannot answer after the kill was decided. A call that was answered before
+    /// that is no claim any more, and a worker that has none left lives.
     fn kill_callers(&mut self, key: ProcessKey) {
         for worker_key in self.worker_keys(key) {
             let Some(worker) = self.workers.get_mut(&worker_key) else { continue };

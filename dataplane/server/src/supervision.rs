@@ -191,6 +191,12 @@ impl Shard {
         let error = ControlError::WorkersFailed { process: process.id, reason: process.failure_words() };
         let Stage::Creating(askers) = &mut process.stage else { return };
         let askers: Vec<Asker> = std::mem::take(askers);
+        // Before anybody hears of it: no server that comes after this one makes an empty process of what is left.
+        let noted = process.memory.as_mut().map_or(Ok(()), |memory| memory.ledger.end());
+        if let Err(error) = noted {
+            let id = process.id;
+            self.log.error(format_args!("that {id} was never created cannot be noted: {error}"));
+        }
         for asker in askers {
             self.answer_failed(asker, error.clone());
         }

@@ -6,17 +6,26 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::mails::{ask, processes};
-use common::sleeping::{sleeping, sleeps};
+use common::sleeping::{sleeping, sleeps, told};
 use common::stage::{Stage, process, status};
 use common::{ROLE, eventually, is_keeper_socket, stage};
 use praas_client::{CallError, Client, ProcessState, RequestError};
+use praas_protocol::Durability;
 use praas_protocol::control::ControlError;
-use praas_server::SwapWait;
+use praas_server::{Server, SwapWait};
 use praas_storage::faulty::{Fault, Faulty, Operation, Refusal, When};
+use praas_storage::snapshot::Snapshot;
 use praas_storage::{Backend, MemoryBackend};
 
 /// Calls of storage that a test lets fail at most: far more than a swap has.
 const CALLS_MAX: u64 = 40;
+
+/// How long calls stall in tests in which they are to fail by that.
+const SHORT_STALL_MS: u64 = 20;
+
+/// Large objects of a process that comes back piece by piece, and bytes of each: more than is read before a process runs.
+const LARGE: u64 = 12;
+const LARGE_BYTES: usize = 400_000;
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
 #[test]
@@ -27,8 +36,10 @@ fn role() {
     }
 }
 
-fn with_faults(change: impl FnOnce(&mut praas_server::Application)) -> (Stage, Faulty) {
-    let faulty = Faulty::new(Arc::new(MemoryBackend::new()) as Arc<dyn Backend>);
+/// On storage whose calls stall for that long at most.
+fn with_faults(stall_limit_ms: u64, change: impl FnOnce(&mut praas_server::Application)) -> (Stage, Faulty) {
+    let memory = Arc::new(MemoryBackend::new()) as Arc<dyn Backend>;
+    let faulty = Faulty::new(memory).with_stall_limit_ms(stall_limit_ms);
     let storage: Arc<dyn Backend> = Arc::new(faulty.clone());
     let mut application = sleeping();
     change(&mut application);
@@ -49,7 +60,7 @@ fn swap(client: &Client) -> Result<(), String> {
 
 #[test]
 fn a_swap_out_that_fails_at_any_call_of_storage_leaves_the_process_active_and_says_why() {
-    let (stage, faulty) = with_faults(|_| ());
+    let (stage, faulty) = with_faults(SHORT_STALL_MS, |_| ());
     let client = stage.client();
     let [alice, bob] = processes(&client, ["alice", "bob"]);
     ask(&alice, "keep", "large 300000 7").unwrap();
@@ -60,6 +71,8 @@ fn a_swap_out_that_fails_at_any_call_of_storage_leaves_the_process_active_and_sa
         Fault::Refuse(Refusal::Denied),
         Fault::Refuse(Refusal::Unusable),
         Fault::LoseAcknowledgement,
+        Fault::Stall,
+        Fault::Old,
     ];
     for fault in faults {
         let mut is_through = false;
@@ -98,12 +111,21 @@ fn a_swap_out_that_fails_at_any_call_of_storage_leaves_the_process_active_and_sa
 
 #[test]
 fn a_process_that_cannot_be_read_sleeps_on_says_why_and_wakes_when_storage_is_sound() {
-    let (stage, faulty) = with_faults(|_| ());
+    let (stage, faulty) = with_faults(SHORT_STALL_MS, |_| ());
     let client = stage.client();
     let [alice] = processes(&client, ["alice"]);
     ask(&alice, "keep", "large 300000 7").unwrap();
     let mut failed = 0;
-    for fault in [Fault::Refuse(Refusal::Failed), Fault::Truncate, Fault::Damage, Fault::LoseAcknowledgement] {
+    let faults = [
+        Fault::Refuse(Refusal::Failed),
+        Fault::Refuse(Refusal::Denied),
+        Fault::Truncate,
+        Fault::Damage,
+        Fault::LoseAcknowledgement,
+        Fault::Stall,
+        Fault::Old,
+    ];
+    for fault in faults {
         for nth in 1..=CALLS_MAX {
             client.swap(process("alice")).unwrap();
             let calls = faulty.calls();
@@ -148,7 +170,7 @@ fn a_process_that_cannot_be_read_sleeps_on_says_why_and_wakes_when_storage_is_so
 
 #[test]
 fn who_stops_a_process_whose_stored_copy_cannot_be_removed_is_told_and_may_try_again() {
-    let (stage, faulty) = with_faults(|_| ());
+    let (stage, faulty) = with_faults(SHORT_STALL_MS, |_| ());
     let client = stage.client();
     for is_awake in [false, true] {
         let [alice] = processes(&client, ["alice"]);
@@ -173,7 +195,7 @@ fn who_stops_a_process_whose_stored_copy_cannot_be_removed_is_told_and_may_try_a
 #[test]
 fn calls_wait_for_a_stalled_storage_to_their_deadline_and_are_refused_at_once_where_the_application_wants_that() {
     for policy in [SwapWait::Wait, SwapWait::Refuse] {
-        let (stage, faulty) = with_faults(|application| application.swap_wait = policy);
+        let (stage, faulty) = with_faults(60_000, |application| application.swap_wait = policy);
         let client = stage.client();
         let [alice] = processes(&client, ["alice"]);
         client.swap(process("alice")).unwrap();
@@ -192,4 +214,156 @@ fn calls_wait_for_a_stalled_storage_to_their_deadline_and_are_refused_at_once_wh
         drop((alice, client));
         stage.end();
     }
+}
+
+#[test]
+fn what_comes_back_piece_by_piece_is_right_or_an_error_whatever_storage_does_from_any_call_on() {
+    let (stage, faulty) = with_faults(SHORT_STALL_MS, |application| application.limits.state_bytes_max = 64 << 20);
+    let client = stage.client();
+    let [alice] = processes(&client, ["alice"]);
+    for number in 0..LARGE {
+        ask(&alice, "scatter", &format!("large-{number} {LARGE_BYTES} {number}")).unwrap();
+    }
+    let (mut wrong, mut asked) = (0, 0);
+    let faults = [Fault::Refuse(Refusal::Failed), Fault::Truncate, Fault::Damage, Fault::Stall, Fault::Old];
+    for fault in faults {
+        // Each at first, where the process is claimed and its first pages come; later ones are alike.
+        for nth in (1..8).chain((8..=CALLS_MAX).step_by(6)) {
+            client.swap(process("alice")).unwrap();
+            let calls = faulty.calls();
+            // Until it is mended: a single one in the background is only tried again.
+            faulty.plan(When::From(calls + nth), fault);
+            // Whoever calls wakes it, unless that is what fails.
+            let is_awake = client.restore(process("alice")).is_ok();
+            for number in (0..LARGE).filter(|_| is_awake) {
+                asked += 1;
+                match ask(&alice, "scattered", &format!("large-{number}")) {
+                    Ok(found) => assert_eq!(found, told(LARGE_BYTES, number), "{fault:?} at {nth}"),
+                    Err(error) => {
+                        println!("{fault:?} at {nth}: {error}");
+                        assert!(matches!(error, CallError::FunctionFailed { .. }), "{error}");
+                        wrong += 1;
+                    }
+                }
+            }
+            wrong += u64::from(!is_awake);
+            let was_reached = faulty.calls() > calls + nth;
+            faulty.heal();
+            for number in 0..LARGE {
+                let found = ask(&alice, "scattered", &format!("large-{number}")).unwrap();
+                assert_eq!(found, told(LARGE_BYTES, number), "{fault:?} at {nth}");
+            }
+            if !was_reached {
+                break;
+            }
+        }
+    }
+    println!("{wrong} errors in {asked} answers");
+    assert!(wrong > 10, "{wrong}");
+    drop((alice, client));
+    stage.end();
+}
+
+#[test]
+fn a_checkpoint_that_fails_at_any_call_of_storage_costs_nobody_anything_and_the_next_one_has_it_all() {
+    let (stage, faulty) = with_faults(SHORT_STALL_MS, |application| {
+        application.durability = Durability::Checkpoint;
+        application.checkpoint_interval_ms = 100;
+    });
+    let client = stage.client();
+    let [alice] = processes(&client, ["alice"]);
+    let storage: Arc<dyn Backend> = Arc::new(faulty.clone());
+    let taken = || stage.server().metrics().unwrap().checkpoints;
+    let mut sum: u64 = 0;
+    // A process in which nothing changes has no checkpoint.
+    let mut add_until = |what: &str, is_so: &dyn Fn() -> bool| {
+        eventually(what, || {
+            sum += 1;
+            assert_eq!(ask(&alice, "add", "").unwrap(), sum.to_string(), "{what}");
+            is_so()
+        });
+    };
+    let faults = [
+        Fault::Refuse(Refusal::Failed),
+        Fault::Refuse(Refusal::Full),
+        Fault::LoseAcknowledgement,
+        Fault::Stall,
+        Fault::Old,
+    ];
+    for fault in faults {
+        for nth in 0..6 {
+            let calls = faulty.calls();
+            faulty.plan(When::Call(calls + nth), fault);
+            add_until(&format!("{fault:?} at {nth} has happened"), &|| faulty.calls() > calls + nth);
+            faulty.heal();
+            let before = taken();
+            // The first may have begun before.
+            add_until(&format!("two checkpoints are taken after {fault:?} at {nth}"), &|| taken() > before + 1);
+        }
+    }
+    let metrics = stage.server().metrics().unwrap();
+    assert!(metrics.checkpoints_failed > 10, "{metrics:?}");
+    // What the last one had is there whatever failed before it.
+    client.swap(process("alice")).unwrap();
+    let [folder] = storage.folders(None).unwrap()[..] else { panic!("one process is stored") };
+    assert!(Snapshot::open(&storage, &folder).unwrap().is_some());
+    assert_eq!(ask(&alice, "sum", "").unwrap(), sum.to_string());
+    drop((alice, client));
+    stage.end();
+}
+
+#[test]
+fn a_damaged_manifest_and_one_of_a_later_version_are_named_and_the_process_wakes_when_they_are_mended() {
+    let stage = Stage::empty();
+    let memory = Arc::new(MemoryBackend::new());
+    let start = || {
+        let mut options = stage::options(stage.path(), sleeping());
+        options.storage = Some(Arc::clone(&memory) as Arc<dyn Backend>);
+        Server::start(options).unwrap()
+    };
+    let server = start();
+    let client = stage.client();
+    let [alice] = processes(&client, ["alice"]);
+    assert_eq!(ask(&alice, "add", "").unwrap(), "1");
+    server.shutdown().unwrap();
+    let [folder] = memory.folders(None).unwrap()[..] else { panic!("one process sleeps") };
+    let sound = memory.manifest(&folder).unwrap().unwrap().bytes;
+    let publish = |bytes: &[u8]| {
+        let newest = memory.manifest(&folder).unwrap().unwrap().revision;
+        memory.publish(&folder, Some(&newest), bytes).unwrap();
+    };
+    let flipped = |at: usize| {
+        let mut bytes = sound.clone();
+        bytes[at] ^= 0x40;
+        bytes
+    };
+    let (magic, version, middle) = (flipped(0), flipped(8), flipped(sound.len() / 2));
+    let short = sound[..sound.len() / 2].to_vec();
+    for (what, bytes, word) in [
+        ("magic", magic, "damaged"),
+        ("version", version, "version"),
+        ("middle", middle, "checksum"),
+        ("short", short, "damaged"),
+        ("empty", Vec::new(), "damaged"),
+    ] {
+        publish(&bytes);
+        let server = start();
+        eventually("the client is connected again", || client.list().is_ok());
+        let listed = status(&client, "alice");
+        assert_eq!(listed.state, ProcessState::Swapped, "{what}");
+        let why = listed.last_exit.unwrap_or_default();
+        assert!(why.contains(word) && why.contains("manifest"), "{what}: {why}");
+        let refused = client.restore(process("alice")).unwrap_err();
+        println!("{what}: {refused}");
+        let RequestError::Refused(ControlError::SwapFailed { reason, .. }) = refused else { panic!("{refused}") };
+        assert!(reason.contains(word) && reason.contains("manifest"), "{what}: {reason}");
+        publish(&sound);
+        assert_eq!(ask(&alice, "sum", "").unwrap(), "1", "{what}");
+        server.shutdown().unwrap();
+        let kept = Snapshot::open(&(Arc::clone(&memory) as Arc<dyn Backend>), &folder).unwrap().unwrap();
+        assert!(kept.epoch() > 1, "{what}");
+        publish(&sound);
+    }
+    drop((alice, client));
+    stage.end();
 }

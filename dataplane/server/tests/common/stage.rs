@@ -214,8 +214,18 @@ impl Played {
     /// `None` where this host has no program that can do so.
     pub(crate) fn start(role: &str, directory: &Path, variables: &[(&str, &Path)]) -> Option<Self> {
         let mut command = Command::new("env");
-        command.arg("--block-signal=TERM").args(own_command()).env(ROLE, role).env(DIRECTORY, directory);
-        command.envs(variables.iter().copied()).stdin(Stdio::null()).stdout(Stdio::piped());
+        command.envs(variables.iter().copied());
+        Self::start_by(command, &[], role, directory)
+    }
+
+    /// The same, by a program that starts another one.
+    pub(crate) fn start_within(program: &[&str], role: &str, directory: &Path) -> Option<Self> {
+        Self::start_by(Command::new(program[0]), &[&program[1..], &["env"]].concat(), role, directory)
+    }
+
+    fn start_by(mut command: Command, arguments: &[&str], role: &str, directory: &Path) -> Option<Self> {
+        command.args(arguments).arg("--block-signal=TERM").args(own_command());
+        command.env(ROLE, role).env(DIRECTORY, directory).stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the role starts");
         let lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
         if lines.map_while(Result::ok).any(|line| line.starts_with("playing")) {
