@@ -14,7 +14,7 @@ use common::stage::{Stage, options, process, status};
 use common::{PATIENCE, ROLE, eventually, is_keeper_socket, is_running, stage};
 use praas_client::{CallError, Client, ConnectOptions, ProcessState, RequestError, Route, Transport};
 use praas_protocol::control::ControlError;
-use praas_server::{Application, DriverChoice, Server, ServerHandle};
+use praas_server::{Application, DriverChoice, Server, ServerHandle, TestClock};
 use praas_storage::{Backend, BlobName, Folder, MemoryBackend};
 
 /// Swaps under load, unless the environment says otherwise.
@@ -257,6 +257,39 @@ fn what_belongs_to_no_process_is_removed_from_storage_at_the_next_start() {
     assert_eq!(client.list().unwrap().len(), 1);
     assert_eq!(server.metrics().unwrap().orphans_removed, 2);
     drop((alice, client));
+    server.shutdown().unwrap();
+    stage.end();
+}
+
+#[test]
+fn a_wall_clock_that_jumps_changes_nothing_of_who_sleeps_and_no_life_begins_before_an_earlier_one() {
+    const DAY_MS: i64 = 24 * 3600 * 1000;
+    let stage = Stage::empty();
+    let backend = Arc::new(MemoryBackend::new());
+    let clock = TestClock::of_host();
+    clock.give();
+    let mut server = start_on(&stage, &backend);
+    let client = stage.client();
+    let mut lives = Vec::new();
+    for jump_ms in [DAY_MS, -3 * DAY_MS, -400 * DAY_MS, 800 * DAY_MS] {
+        let [alice] = processes(&client, ["alice"]);
+        assert_eq!(ask(&alice, "add", "").unwrap(), "1", "it knows nothing of an earlier one");
+        client.swap(process("alice")).unwrap();
+        let [folder] = backend.folders(None).unwrap()[..] else { panic!("one process sleeps") };
+        lives.push(folder.incarnation);
+        clock.jump_ms(jump_ms);
+        assert_eq!(ask(&alice, "add", "").unwrap(), "2", "{jump_ms}");
+        clock.jump_ms(-jump_ms / 2);
+        client.swap(process("alice")).unwrap();
+        server.shutdown().unwrap();
+        server = start_on(&stage, &backend);
+        eventually("the client is connected again", || client.list().is_ok());
+        assert_eq!(ask(&alice, "add", "").unwrap(), "3", "{jump_ms}");
+        client.stop(process("alice")).unwrap();
+        assert_eq!((backend.folders(None).unwrap().len(), backend.used_bytes()), (0, 0));
+    }
+    assert!(lives.is_sorted_by(|earlier, later| earlier < later), "{lives:?}");
+    drop(client);
     server.shutdown().unwrap();
     stage.end();
 }
