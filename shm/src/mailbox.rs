@@ -22,7 +22,7 @@
 //! | `claim`, `short_way` | a message that is alone in its lane: held by a word, accepted by a store |
 //! | `holding` | what a client's session holds |
 //! | `logging`, `lasting` | what the log ring is told; what is there to last |
-//! | `bringing_in` | what lies in lanes into the segment, and the lanes closed |
+//! | `in_lanes` | what lies in lanes, read where it is, and the lanes closed |
 //! | `incoming` | what comes back from elsewhere; see `crate::swap` |
 //! | `recovery`, `check`, `room` | for the dead; whether everything adds up; what can be given back |
 //!
@@ -51,13 +51,13 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
-pub(crate) mod bringing_in;
 pub(crate) mod check;
-mod claim;
+pub(crate) mod claim;
 mod error;
 mod filter;
 mod held;
 mod holding;
+pub(crate) mod in_lanes;
 pub(crate) mod incoming;
 mod lanes;
 pub(crate) mod lasting;
@@ -78,8 +78,10 @@ mod worker;
 pub use check::CheckedMail;
 pub use error::MailError;
 pub use lanes::InboundLane;
+pub(crate) use limits::LANES;
 pub(crate) use limits::MESSAGES_BOUND;
 pub use limits::{MESSAGE_BYTES_MAX, SOURCE_KEPT, SOURCES_MAX, WINDOW_SEQUENCES};
+pub(crate) use message::{LanePlace, PayloadAt};
 pub use put::NewMessage;
 pub use received::{Peeked, Received};
 pub use worker::{MailUsage, Mailbox, Wanted};

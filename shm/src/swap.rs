@@ -1,7 +1,7 @@
 //! A process as bytes: what leaves its memory when it sleeps, and comes back into other memory when it wakes.
 //!
 //! ```text
-//! quiet segment ──cut──▶ objects, one by one  + remainder: mailbox, filter, order of calls ──▶ storage
+//! quiet segment ──cut──▶ objects, one by one  + remainder: mailbox, lanes, filter, order of calls ──▶ storage
 //!                                                                                                │
 //! new segment ◀──import── objects, one by one  + remainder ◀───────────────────────────────────────┘
 //! ```
@@ -12,11 +12,11 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | `lanes` | what lies in its message lanes into its segment, before the cut |
 //! | `cut` | what a process that stands still has, while nobody can change it |
 //! | `held_cut` | what a process has at one position while it goes on |
 //! | `remainder`, `encoding` | what it has beside its objects, as plain data and as bytes |
 //! | `restorer` | objects one by one into a segment that is used already |
+//! | `returning_lane` | lanes anew, with what lay in them |
 //! | `import` | all of it into a segment that nobody else has yet |
 //!
 //! Invariants:
@@ -29,17 +29,17 @@ mod cut;
 mod encoding;
 mod held_cut;
 mod import;
-mod lanes;
 mod remainder;
 mod restorer;
+mod returning_lane;
 
 pub use cut::{CutObject, CutValue, QuietCut};
 pub use encoding::BadRemainder;
 pub use held_cut::{HELD_MAIL_BYTES_MAX, HeldCut, HeldCutError};
 pub use import::{Import, ImportError, ImportFacts, ImportedObject, ValueRoom};
-pub use lanes::close_lanes;
-pub use remainder::{KeptMail, Remainder};
+pub use remainder::{KeptLane, KeptMail, Remainder, WaitingMail};
 pub use restorer::{Missing, Restorer, StoredObject};
+pub use returning_lane::ReturnedLane;
 
 /// Bytes of a [`StoredAt`].
 pub const STORED_AT_BYTES: usize = 40;

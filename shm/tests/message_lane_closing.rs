@@ -1,14 +1,13 @@
-//! Lanes that are closed under their senders, as their receiver leaves memory: each message is taken once or refused, in the
-//! order of its source, whoever sends meanwhile, and at whatever store the server dies.
+//! Lanes that are closed under their senders, as their receiver leaves memory: each message is kept once or refused, in the
+//! order of its source, whoever sends meanwhile and however full the state is, and comes back in a lane.
 #![cfg(not(loom))]
 #![allow(clippy::cast_possible_truncation, reason = "small numbers of a test's own")]
 
 #[path = "support/messages.rs"]
 mod messages;
 
-use std::cell::Cell;
-use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use praas_protocol::control::MessageLaneGeometry;
@@ -16,16 +15,14 @@ use praas_protocol::message::{Accepted, Address};
 use praas_shm::WorkerTag;
 use praas_shm::mail_bell::MailBell;
 use praas_shm::mailbox::{InboundLane, MailError, Mailbox, NewMessage, Wanted};
-use praas_shm::message_lane::{Inbound, Outbound, SendError, ServerMessageLane, Wanting, segment_bytes};
-use praas_shm::objects::steps::observe;
-use praas_shm::objects::{Condition, Key as ObjectKey, Meta, Namespace, Objects, ObjectsLayout};
-use praas_shm::swap::{QuietCut, close_lanes};
+use praas_shm::message_lane::{Inbound, SendError, Wanting};
+use praas_shm::objects::{Condition, Key as ObjectKey, Meta, Namespace, Objects, ObjectsLayout, StateError};
+use praas_shm::swap::{CutValue, Import, ImportFacts, ImportedObject, QuietCut, Remainder, ReturnedLane};
 
-use messages::{Host, PATIENCE, SMALL, copy_of, id, key, pattern};
+use messages::{Host, SMALL, copy_of, id, key, pattern};
 
 const WORKER: WorkerTag = WorkerTag::new(0, 1);
 const LIMIT_BYTES: u64 = 1 << 20;
-const TINY: MessageLaneGeometry = MessageLaneGeometry { entries: 8, blocks: 8, arena_bytes: 64 << 10 };
 
 fn segment(limit_bytes: u64) -> Arc<Objects> {
     Arc::new(Objects::create(ObjectsLayout::for_limit(limit_bytes).unwrap()).unwrap())
@@ -44,22 +41,78 @@ fn payload(sequence: u64) -> Vec<u8> {
     pattern([10, 0, 3000, 150, 9000][sequence as usize % 5], sequence)
 }
 
-/// Source, sequence and mark of each message of a cut, whose payloads are checked.
-fn kept(objects: &Arc<Objects>) -> Vec<(Address, u64, bool)> {
-    objects.check().unwrap();
-    let cut = QuietCut::begin(Arc::clone(objects)).unwrap();
-    let mail = cut.remainder().unwrap().mail;
-    mail.into_iter()
-        .map(|kept| {
-            let sequence = kept.message.id.sequence;
-            assert!(kept.message.payload == payload(sequence), "payload of message {sequence}");
-            (kept.message.source, sequence, kept.is_redelivered)
+/// What is found of a message: its source, its sequence, and whether it was received before.
+type Found = (Address, u64, bool);
+
+/// All messages of a cut, in their order for each source, whose payloads are checked.
+fn kept(cut: &QuietCut) -> Vec<Found> {
+    // What is stored is read back.
+    let Remainder { mail, lanes, .. } = Remainder::from_bytes(&cut.remainder().unwrap().to_bytes()).unwrap();
+    let taken =
+        mail.into_iter().map(|kept| (kept.message.source, kept.message.id, kept.is_redelivered, kept.message.payload));
+    let waiting = lanes.into_iter().flat_map(|lane| {
+        let source = lane.source;
+        lane.waiting.into_iter().map(move |mail| (source, mail.id, false, mail.payload))
+    });
+    let mut all: Vec<_> = taken
+        .chain(waiting)
+        .map(|(source, id, is_redelivered, bytes)| {
+            assert!(bytes == payload(id.sequence), "payload of message {}", id.sequence);
+            (source, id.sequence, is_redelivered)
         })
-        .collect()
+        .collect();
+    // Lanes of one source have their messages in turns.
+    all.sort_by_key(|found| found.1);
+    all
+}
+
+/// All of a cut, in other memory.
+fn wake(cut: &QuietCut) -> (Arc<Objects>, Vec<ReturnedLane>) {
+    let facts = ImportFacts { hash_seed: Some(cut.hash_seed()), position: cut.position() };
+    let import = Import::create(cut.segment().layout(), &facts).unwrap();
+    cut.objects(|object| -> Result<(), StateError> {
+        let CutValue::Here { token } = object.value else { panic!("nothing was stored") };
+        let mut value = vec![0; object.header.value_bytes as usize];
+        cut.read(token, 0, &mut value)?;
+        import.put(&ImportedObject { key: object.key, header: object.header }, &value).unwrap();
+        Ok(())
+    })
+    .unwrap();
+    let returned = import.remainder(&cut.remainder().unwrap(), 1000).unwrap();
+    let objects = import.finish().unwrap();
+    objects.check().unwrap();
+    (Arc::new(objects), returned)
+}
+
+/// A worker with these lanes.
+fn worker(objects: &Arc<Objects>, returned: &[ReturnedLane]) -> Mailbox {
+    let mailbox = Mailbox::new(Arc::clone(objects), WORKER, MailBell::create().unwrap()).unwrap();
+    for ReturnedLane { slot, serial, source, repeats, lane, .. } in returned {
+        let (slot, serial, source, repeats) = (*slot, *serial, *source, *repeats);
+        mailbox.add_lane(InboundLane { slot, serial, source, inbound: lane.inbound(), repeats }).unwrap();
+    }
+    mailbox
+}
+
+/// Receives everything, in the order in which it comes.
+fn receive_all(mailbox: &Mailbox, topic: &str) -> Vec<Found> {
+    std::iter::from_fn(|| {
+        let received = mailbox.take(Wanted::Any, key(topic)).unwrap()?;
+        let found = (received.source().unwrap(), received.id().sequence, received.is_redelivered());
+        assert!(received.bytes() == payload(found.1), "payload of message {}", found.1);
+        received.accept().unwrap();
+        Some(found)
+    })
+    .collect()
+}
+
+fn of(all: &[Found], from: usize) -> Vec<(u64, bool)> {
+    let of_it = all.iter().filter(|(address, ..)| *address == source(from));
+    of_it.map(|&(_, sequence, is_redelivered)| (sequence, is_redelivered)).collect()
 }
 
 #[test]
-fn what_lies_in_lanes_comes_in_the_order_of_its_source_and_whoever_sends_later_is_told() {
+fn what_lies_in_lanes_is_kept_in_the_order_of_its_source_and_whoever_sends_later_is_told() {
     let objects = segment(LIMIT_BYTES);
     let hosts = [(); 3].map(|()| Host::new(SMALL));
     let mut senders = hosts.each_ref().map(Host::sender);
@@ -84,39 +137,64 @@ fn what_lies_in_lanes_comes_in_the_order_of_its_source_and_whoever_sends_later_i
         std::mem::forget(mailbox);
     }
     objects.recover(WORKER).unwrap();
-    let came = close_lanes(&objects, lanes(&|index| hosts[index].lane.inbound())).unwrap();
-    assert!(came <= 18, "{came}");
-    let all = kept(&objects);
-    let of = |from: usize| {
-        let of_it = all.iter().filter(|(address, ..)| *address == source(from));
-        of_it.map(|&(_, sequence, is_redelivered)| (sequence, is_redelivered)).collect::<Vec<_>>()
-    };
-    assert_eq!(of(0), (2..=9).map(|sequence| (sequence, sequence == 2)).collect::<Vec<_>>());
-    assert_eq!(of(1), (1..=9).map(|sequence| (sequence, false)).collect::<Vec<_>>());
-    for (sender, host) in senders.iter_mut().zip(&hosts) {
-        assert!(
-            sender.wait_for_room(Wanting::Message { key_bytes: 1, payload_bytes: 60 << 10 }, PATIENCE),
-            "all is given back"
-        );
+    let usage = objects.usage();
+    let missing = QuietCut::begin(Arc::clone(&objects), Vec::new()).unwrap().remainder();
+    assert!(matches!(missing, Err(MailError::LaneMissing { .. })), "{missing:?}");
+    let twice = QuietCut::begin(Arc::clone(&objects), vec![lane(0, 0, inbound(0)), lane(0, 0, inbound(1))]);
+    assert!(matches!(twice, Err(MailError::SlotTaken { slot: 0 })), "{twice:?}");
+    let begin = || QuietCut::begin(Arc::clone(&objects), lanes(&|index| hosts[index].lane.inbound())).unwrap();
+    let all = kept(&begin());
+    assert_eq!(of(&all, 0), (2..=9).map(|sequence| (sequence, sequence == 2)).collect::<Vec<_>>());
+    assert_eq!(of(&all, 1), (1..=9).map(|sequence| (sequence, false)).collect::<Vec<_>>());
+    for sender in &mut senders {
         for sequence in [10, 11, 12] {
             let refused = sender.try_send(id(sequence), key("k"), &payload(sequence));
             assert!(matches!(refused, Err(SendError::Closed { .. })), "{refused:?}");
         }
-        let mut loan = sender.loan(5000).unwrap();
+        let mut loan = sender.loan(500).unwrap();
         loan[..5].copy_from_slice(b"hello");
         let (loan, refused) = sender.send_loan(loan, id(13), key("k")).unwrap_err();
         assert!(matches!(refused, SendError::Closed { .. }) && !refused.is_full(), "{refused}");
         assert_eq!(&loan[..5], b"hello");
-        drop(loan);
-        assert!(host.lane.is_drained());
     }
-    // Closing what is closed changes nothing.
-    assert_eq!(close_lanes(&objects, lanes(&|index| hosts[index].lane.inbound())), Ok(0));
-    assert_eq!(kept(&objects), all);
+    // A cut that is dropped has changed nothing, and the next one finds what the first one did.
+    assert_eq!(objects.usage(), usage);
+    let cut = begin();
+    assert_eq!(kept(&cut), all);
+
+    // It comes back, is received as it would have been, and nothing is left in the lanes.
+    let (woken, returned) = wake(&cut);
+    assert_eq!(
+        returned.iter().map(|lane| (lane.slot, lane.serial)).collect::<Vec<_>>(),
+        [(0, 1000), (1, 1001), (2, 1002)]
+    );
+    let again = {
+        let lanes = returned.iter().map(|lane| InboundLane {
+            slot: lane.slot,
+            serial: lane.serial,
+            source: lane.source,
+            inbound: lane.lane.inbound(),
+            repeats: false,
+        });
+        QuietCut::begin(Arc::clone(&woken), lanes.collect()).unwrap()
+    };
+    assert_eq!(again.remainder().unwrap(), cut.remainder().unwrap(), "it may sleep again at once");
+    drop(again);
+    let received = receive_all(&worker(&woken, &returned), "k");
+    assert_eq!((of(&received, 0), of(&received, 1)), (of(&all, 0), of(&all, 1)));
+    assert!(returned.iter().all(|returned| returned.lane.is_drained()));
+    drop(cut);
+
+    // And so does whoever goes on where it was.
+    let mailbox = Mailbox::new(Arc::clone(&objects), WorkerTag::new(1, 1), hosts[0].bell()).unwrap();
+    lanes(&inbound).into_iter().for_each(|lane| mailbox.add_lane(lane).unwrap());
+    let received = receive_all(&mailbox, "k");
+    assert_eq!((of(&received, 0), of(&received, 1)), (of(&all, 0), of(&all, 1)));
+    assert!(hosts.iter().all(|host| host.lane.is_drained()));
 }
 
 #[test]
-fn what_is_sent_while_lanes_are_closed_is_taken_once_or_refused() {
+fn what_is_sent_while_lanes_are_closed_is_kept_once_or_refused() {
     let seed = std::env::var("PRAAS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
         u64::from(now.subsec_nanos()) | 1
@@ -125,16 +203,18 @@ fn what_is_sent_while_lanes_are_closed_is_taken_once_or_refused() {
     for round in 0..60_u64 {
         let objects = segment(8 << 20);
         let hosts: Vec<_> = (0..3).map(|_| Host::new(SMALL)).collect();
-        let accepted: Vec<u64> = thread::scope(|scope| {
+        let is_over = AtomicBool::new(false);
+        let (cut, accepted) = thread::scope(|scope| {
             let senders: Vec<_> = hosts
                 .iter()
                 .map(|host| {
-                    let mut sender = host.sender();
+                    let (mut sender, is_over) = (host.sender(), &is_over);
                     scope.spawn(move || {
                         for sequence in 1.. {
                             let bytes = payload(sequence);
                             let wanting = Wanting::Message { key_bytes: 1, payload_bytes: bytes.len() };
                             loop {
+                                let last = is_over.load(Ordering::Acquire);
                                 match sender.try_send(id(sequence), key("k"), &bytes) {
                                     Ok(()) => break,
                                     Err(SendError::Closed { accepted }) => {
@@ -143,7 +223,11 @@ fn what_is_sent_while_lanes_are_closed_is_taken_once_or_refused() {
                                     }
                                     Err(error) => assert!(error.is_full(), "{error}"),
                                 }
-                                sender.wait_for_room(wanting, PATIENCE);
+                                // Whoever makes an end of a lane tells its sender.
+                                if last {
+                                    return sequence - 1;
+                                }
+                                sender.wait_for_room(wanting, std::time::Duration::from_millis(1));
                             }
                         }
                         unreachable!("a lane is closed in the end")
@@ -154,136 +238,130 @@ fn what_is_sent_while_lanes_are_closed_is_taken_once_or_refused() {
             mixed ^= mixed << 13;
             mixed ^= mixed >> 7;
             (0..mixed % 2000).for_each(|_| std::hint::spin_loop());
-            let lanes = || {
-                let lanes = (0..).zip(&hosts);
-                lanes.map(|(slot, host)| lane(slot, usize::from(slot), host.lane.inbound())).collect()
-            };
-            // A refusal for want of a moment without a full ring is tried again.
-            while let Err(error) = close_lanes(&objects, lanes()) {
-                assert!(matches!(error, MailError::LanesBusy { .. }), "{error}");
-            }
-            senders.into_iter().map(|sender| sender.join().unwrap()).collect()
+            let lanes = (0..).zip(&hosts).map(|(slot, host)| lane(slot, usize::from(slot), host.lane.inbound()));
+            let cut = QuietCut::begin(Arc::clone(&objects), lanes.collect()).unwrap();
+            let before = kept(&cut);
+            is_over.store(true, Ordering::Release);
+            let accepted: Vec<u64> = senders.into_iter().map(|sender| sender.join().unwrap()).collect();
+            assert_eq!(kept(&cut), before, "nothing came after the cut");
+            (cut, accepted)
         });
-        let all = kept(&objects);
+        let all = kept(&cut);
         for (from, accepted) in accepted.into_iter().enumerate() {
-            let taken: Vec<_> =
-                all.iter().filter(|(address, ..)| *address == source(from)).map(|found| found.1).collect();
-            assert!(taken.iter().copied().eq(1..=accepted), "sender {from}: {accepted} were accepted, taken {taken:?}");
+            let taken: Vec<_> = of(&all, from).into_iter().map(|found| found.0).collect();
+            assert!(taken.iter().copied().eq(1..=accepted), "sender {from}: {accepted} were accepted, kept {taken:?}");
         }
     }
 }
 
+/// A state with no free byte, a lane with a full ring, one with a full arena: all of it sleeps and wakes, again and again.
 #[test]
-fn without_room_for_all_it_is_refused_and_what_is_left_is_received_as_ever() {
+fn a_state_filled_to_the_last_byte_sleeps_and_wakes_with_all_that_lies_in_its_lanes() {
     let objects = segment(256 << 10);
-    let host = Host::new(MessageLaneGeometry { arena_bytes: 1 << 20, ..SMALL });
+    let hosts = [Host::new(SMALL), Host::new(MessageLaneGeometry { arena_bytes: 1 << 20, blocks: 16, ..SMALL })];
+    let mut senders = hosts.each_ref().map(Host::sender);
+    {
+        let store = objects.worker_store(WORKER).unwrap();
+        let mailbox = Mailbox::new(Arc::clone(&objects), WORKER, hosts[0].bell()).unwrap();
+        for (slot, host) in (0..).zip(&hosts) {
+            mailbox.add_lane(lane(slot, usize::from(slot), host.lane.inbound())).unwrap();
+        }
+        // Payloads that lie in the second lane, of messages that were taken out of it.
+        for sequence in [4, 9, 14] {
+            senders[1].try_send(id(sequence), key("k"), &payload(sequence)).unwrap();
+        }
+        assert!(mailbox.take(Wanted::Any, key("nobody")).unwrap().is_none());
+        // Not one more fits, however small.
+        let mut number = 0;
+        for bytes in [16 << 10, 1024, 64, 1] {
+            loop {
+                let name = format!("key-{number}");
+                let named = ObjectKey::new(Namespace::USER, &name).unwrap();
+                match store.put(&named, &pattern(bytes, number), Meta::RAW, Condition::Any) {
+                    Ok(_) => number += 1,
+                    Err(StateError::Full { .. }) => break,
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        println!("{number} objects");
+        let mut sequence = 20;
+        for sender in &mut senders {
+            while sender.try_send(id(sequence), key("k"), &payload(sequence)).is_ok() {
+                sequence += 1;
+            }
+        }
+        // Some of what is in the ring is taken by the room that is left for it, if there is any.
+        assert!(mailbox.take(Wanted::Any, key("nobody")).is_ok_and(|found| found.is_none()));
+    }
+    objects.recover_all().unwrap();
+    let lanes = (0..).zip(&hosts).map(|(slot, host)| lane(slot, usize::from(slot), host.lane.inbound()));
+    let mut cut = QuietCut::begin(Arc::clone(&objects), lanes.collect()).unwrap();
+    let (all, keys) = (kept(&cut), objects.usage().keys);
+    assert!(cut.remainder().unwrap().lanes.iter().any(|lane| lane.waiting.len() > 8), "much waits");
+    let mut left = Vec::new();
+    for _ in 0..3 {
+        let (woken, returned) = wake(&cut);
+        assert_eq!(woken.usage().keys, keys);
+        let lanes = returned.iter().map(|lane| InboundLane {
+            slot: lane.slot,
+            serial: lane.serial,
+            source: lane.source,
+            inbound: lane.lane.inbound(),
+            repeats: false,
+        });
+        cut = QuietCut::begin(Arc::clone(&woken), lanes.collect()).unwrap();
+        assert_eq!(kept(&cut), all);
+        left = returned;
+    }
+    let woken = Arc::clone(cut.segment());
+    drop(cut);
+    let mailbox = worker(&woken, &left);
+    let received = receive_all(&mailbox, "k");
+    assert_eq!((of(&received, 0), of(&received, 1)), (of(&all, 0), of(&all, 1)));
+    assert!(left.iter().all(|returned| returned.lane.is_drained()));
+    woken.check().unwrap();
+}
+
+#[test]
+fn a_lane_whose_messages_may_have_come_another_way_says_so_when_it_is_back() {
+    let objects = segment(LIMIT_BYTES);
+    let host = Host::new(SMALL);
     let mut sender = host.sender();
-    for sequence in 1..=6 {
-        sender.try_send(id(sequence), key("k"), &pattern(60 << 10, sequence)).unwrap();
+    (1..=4).for_each(|sequence| sender.try_send(id(sequence), key("k"), &payload(sequence)).unwrap());
+    {
+        let mailbox = Mailbox::new(Arc::clone(&objects), WORKER, MailBell::create().unwrap()).unwrap();
+        let (from, bytes) = (source(0), payload(2));
+        let new = NewMessage { source: &from, id: id(2), key: key("k"), bytes: &bytes, repeats: true };
+        assert_eq!(mailbox.put(&new), Ok(Accepted::Now));
     }
-    let error = close_lanes(&objects, vec![lane(0, 0, host.lane.inbound())]).unwrap_err();
-    assert!(matches!(error, MailError::Full { .. }), "{error}");
-    objects.check().unwrap();
-    let mailbox = Mailbox::new(Arc::clone(&objects), WORKER, host.bell()).unwrap();
-    mailbox.add_lane(lane(0, 0, host.lane.inbound())).unwrap();
-    for sequence in 1..=6 {
-        let message = mailbox.take(Wanted::Any, key("k")).unwrap().unwrap();
-        assert_eq!(message.id().sequence, sequence);
-        assert!(message.bytes() == pattern(60 << 10, sequence));
-        message.accept().unwrap();
-    }
-    assert!(host.lane.is_drained());
+    objects.recover_all().unwrap();
+    let repeating = InboundLane { repeats: true, ..lane(0, 0, host.lane.inbound()) };
+    let cut = QuietCut::begin(Arc::clone(&objects), vec![repeating]).unwrap();
+    let (woken, returned) = wake(&cut);
+    let mut received = receive_all(&worker(&woken, &returned), "k");
+    received.sort_unstable();
+    assert_eq!(of(&received, 0), [(1, false), (2, false), (3, false), (4, false)]);
+
+    // A process that is to be logged has no lanes: it gets the same as if it had taken them.
+    let contents = cut.remainder().unwrap().into_contents(cut.position()).unwrap();
+    let sequences: Vec<_> = contents.messages.values().map(|message| message.id.sequence).collect();
+    assert_eq!((sequences, contents.position), (vec![2, 1, 3, 4], cut.position() + 3));
+    let known = &contents.sources[&source(0).to_bytes()];
+    assert!((1..=4).all(|sequence| known.knows(id(sequence))) && !known.knows(id(5)));
 }
 
 #[test]
 fn a_process_without_lanes_and_messages_gets_no_table() {
     let objects = segment(LIMIT_BYTES);
     let before = objects.usage();
-    assert_eq!(close_lanes(&objects, Vec::new()), Ok(0));
+    let cut = QuietCut::begin(Arc::clone(&objects), Vec::new()).unwrap();
+    assert_eq!(cut.remainder().unwrap(), Remainder::default());
     assert_eq!(objects.usage(), before);
+    drop(cut);
     let store = objects.worker_store(WORKER).unwrap();
     let named = ObjectKey::new(Namespace::USER, "key").unwrap();
     store.put(&named, b"value", Meta::RAW, Condition::Any).unwrap();
-    assert!(matches!(close_lanes(&objects, Vec::new()), Err(MailError::Busy { .. })), "a worker has its row");
-}
-
-/// All that a segment and its lanes have.
-struct Images(Vec<u8>, Vec<Vec<u8>>);
-
-fn read(fd: std::os::fd::BorrowedFd<'_>, bytes: usize) -> Vec<u8> {
-    let mut image = vec![0; bytes];
-    assert_eq!(rustix::io::pread(fd, &mut image, 0).unwrap(), bytes);
-    image
-}
-
-fn images(objects: &Objects, lanes: &[ServerMessageLane]) -> Images {
-    let of_lane = |lane: &ServerMessageLane| read(lane.fd(), segment_bytes(&lane.geometry()).unwrap());
-    Images(read(objects.fd(), objects.layout().segment_bytes()), lanes.iter().map(of_lane).collect())
-}
-
-fn restore(objects: &Objects, lanes: &[ServerMessageLane], Images(segment, of_lanes): &Images) {
-    assert_eq!(rustix::io::pwrite(objects.fd(), segment, 0).unwrap(), segment.len());
-    for (lane, image) in lanes.iter().zip(of_lanes) {
-        assert_eq!(rustix::io::pwrite(lane.fd(), image, 0).unwrap(), image.len());
-    }
-}
-
-/// After each store of the server the segment and the lanes are copied: what a `kill -9` would leave. The next server goes on,
-/// and everything is there once.
-#[test]
-fn a_server_that_dies_at_any_store_leaves_what_the_next_one_takes() {
-    let make = || (0..2).map(|_| ServerMessageLane::create(TINY).unwrap()).collect::<Vec<_>>();
-    let lanes_of = |lanes: &[ServerMessageLane]| {
-        let lanes = (0..).zip(lanes);
-        lanes.map(|(slot, server)| lane(slot, usize::from(slot), server.inbound())).collect::<Vec<_>>()
-    };
-    let (objects, lanes) = (segment(256 << 10), make());
-    let mut senders: Vec<_> = lanes
-        .iter()
-        .map(|lane| Outbound::attach(copy_of(lane.fd()), &TINY, MailBell::create().unwrap()).unwrap())
-        .collect();
-    {
-        let mailbox = Mailbox::new(Arc::clone(&objects), WORKER, MailBell::create().unwrap()).unwrap();
-        let (from, bytes) = (source(7), payload(1));
-        let new = NewMessage { source: &from, id: id(1), key: key("k"), bytes: &bytes, repeats: true };
-        assert_eq!(mailbox.put(&new), Ok(Accepted::Now));
-    }
-    for sequence in 1..=4 {
-        senders[0].try_send(id(sequence), key("k"), &payload(sequence)).unwrap();
-    }
-    senders[1].try_send(id(2), key("other"), &payload(2)).unwrap();
-    let expected = {
-        let mut all = vec![(source(7), 1, false), (source(1), 2, false)];
-        all.extend((1..=4).map(|sequence| (source(0), sequence, false)));
-        all.sort_unstable();
-        all
-    };
-
-    let (copy, copies) = (segment(256 << 10), make());
-    let deaths = Rc::new(Cell::new(0));
-    let (objects, lanes) = (Rc::new(objects), Rc::new(lanes));
-    let hook = {
-        let (deaths, expected) = (Rc::clone(&deaths), expected.clone());
-        let (objects, lanes) = (Rc::clone(&objects), Rc::clone(&lanes));
-        move || {
-            restore(&copy, &copies, &images(&objects, &lanes));
-            copy.recover_all().unwrap();
-            copy.check().unwrap();
-            close_lanes(&copy, lanes_of(&copies)).unwrap();
-            let mut all = kept(&copy);
-            let in_order: Vec<_> = all.iter().filter(|found| found.0 == source(0)).map(|found| found.1).collect();
-            assert_eq!(in_order, [1, 2, 3, 4], "death {}", deaths.get());
-            all.sort_unstable();
-            assert_eq!(all, expected, "death {}", deaths.get());
-            assert!(copies.iter().all(ServerMessageLane::is_drained), "death {}", deaths.get());
-            deaths.set(deaths.get() + 1);
-        }
-    };
-    let observing = observe(hook);
-    close_lanes(&objects, lanes_of(&lanes)).unwrap();
-    drop(observing);
-    println!("{} deaths", deaths.get());
-    assert!(deaths.get() > 50);
-    let refused = senders[0].try_send(id(5), key("k"), &payload(5));
-    assert!(matches!(refused, Err(SendError::Closed { accepted: 4 })), "{refused:?}");
+    let refused = QuietCut::begin(Arc::clone(&objects), Vec::new());
+    assert!(matches!(refused, Err(MailError::Busy { .. })), "a worker has its row");
 }

@@ -16,7 +16,7 @@ use praas_shm::mail_bell::MailBell;
 use praas_shm::mailbox::{InboundLane, Mailbox, NewMessage, Wanted};
 use praas_shm::message_lane::Inbound;
 use praas_shm::objects::{Condition, Key, Meta, Namespace, Objects, ObjectsLayout, StateError, Store};
-use praas_shm::swap::{CutValue, HeldCut, HeldCutError, Import, ImportFacts, ImportedObject, QuietCut};
+use praas_shm::swap::{CutValue, HeldCut, HeldCutError, Import, ImportFacts, ImportedObject, QuietCut, ReturnedLane};
 use proptest::prelude::*;
 
 use messages::{Host, SMALL, copy_of, id, pattern};
@@ -277,7 +277,7 @@ fn a_server_that_dies_with_a_cut_leaves_nothing_behind() {
     std::mem::forget((cut, store));
     objects.recover_all().unwrap();
     is_tidy(&objects);
-    let quiet = QuietCut::begin(Arc::clone(&objects)).unwrap();
+    let quiet = QuietCut::begin(Arc::clone(&objects), Vec::new()).unwrap();
     assert_eq!(quiet.object_count(), 100);
 }
 
@@ -361,10 +361,18 @@ fn messages_that_have_a_position_are_in_the_cut_and_those_in_lanes_are_not_and_a
         Ok::<_, HeldCutError>(())
     })
     .unwrap();
-    import.remainder(cut.remainder()).unwrap();
+    // What lies in a lane needs no room in the state, and comes back in a lane.
+    let [kept] = &cut.remainder().lanes[..] else { panic!("{:?}", cut.remainder().lanes) };
+    assert!(kept.waiting.is_empty() && kept.geometry == SMALL, "{kept:?}");
+    assert!(cut.remainder().mail.iter().all(|mail| mail.lane.is_some() == (mail.message.payload.len() > 200)));
+    let returned = import.remainder(cut.remainder(), 7).unwrap();
     let again = Arc::new(import.finish().unwrap());
     again.check().unwrap();
     let mailbox = Mailbox::new(Arc::clone(&again), SECOND, MailBell::create().unwrap()).unwrap();
+    for ReturnedLane { slot, serial, source, repeats, lane, .. } in &returned {
+        let (slot, serial, source, repeats) = (*slot, *serial, *source, *repeats);
+        mailbox.add_lane(InboundLane { slot, serial, source, inbound: lane.inbound(), repeats }).unwrap();
+    }
     let received: Vec<_> = std::iter::from_fn(|| {
         let received = mailbox.take(Wanted::Any, topic).unwrap()?;
         let sequence = received.id().sequence;
@@ -373,6 +381,7 @@ fn messages_that_have_a_position_are_in_the_cut_and_those_in_lanes_are_not_and_a
     })
     .collect();
     assert_eq!(received, (2..=8).collect::<Vec<_>>());
+    assert!(returned.iter().all(|returned| returned.lane.is_drained()));
 }
 
 #[test]

@@ -97,7 +97,7 @@ impl Asleep {
     }
 
     fn of(objects: &Arc<Objects>) -> Self {
-        let cut = QuietCut::begin(Arc::clone(objects)).unwrap();
+        let cut = QuietCut::begin(Arc::clone(objects), Vec::new()).unwrap();
         let mut kept = Vec::new();
         cut.objects(|object| -> Result<(), StateError> {
             let CutValue::Here { token } = object.value else { panic!("nothing is stored yet") };
@@ -119,7 +119,7 @@ impl Asleep {
         let layout = ObjectsLayout::for_limit(LIMIT_BYTES).unwrap();
         let facts = ImportFacts { hash_seed: Some(self.seed), position: self.position };
         let import = Import::create_restoring(layout, &facts, PAGE_BITS).unwrap();
-        import.remainder(&self.remainder).unwrap();
+        import.remainder(&self.remainder, 1).unwrap();
         let objects = import.finish().unwrap();
         objects.check().unwrap();
         Arc::new(objects)
@@ -313,7 +313,7 @@ fn a_process_that_sleeps_again_keeps_what_did_not_come_back_where_it_is() {
     let fetched = asleep.objects.iter().find(|kept| kept.page(PAGE_BITS) == 2).unwrap();
     restorer.value(&fetched.key(), fetched.header.version, &fetched.value).unwrap();
     drop(restorer);
-    let cut = QuietCut::begin(Arc::clone(&objects)).unwrap();
+    let cut = QuietCut::begin(Arc::clone(&objects), Vec::new()).unwrap();
     assert_eq!(cut.page_bits(), Some(PAGE_BITS));
     let absent: Vec<_> = (0..1 << PAGE_BITS).filter(|&page| cut.is_absent(page)).collect();
     assert_eq!(absent, [0, 1, 3, 4, 6, 7]);
@@ -332,6 +332,53 @@ fn a_process_that_sleeps_again_keeps_what_did_not_come_back_where_it_is() {
     .unwrap();
     assert_eq!(seen, asleep.stubs_of(2).len() + asleep.stubs_of(5).len());
     assert_eq!(cut.remainder().unwrap(), asleep.remainder, "the order of calls is known though they are not here");
+}
+
+/// Records whose time is over are forgotten behind those that are still in storage, and those when they are back.
+#[test]
+fn records_in_storage_do_not_keep_those_behind_them_from_being_forgotten() {
+    let asleep = Asleep::new(0);
+    let objects = asleep.wake();
+    let restorer = Restorer::new(Arc::clone(&objects)).unwrap();
+    // Of the four, the older two stay where they are: one as a stub, one in a page that is absent, if pages allow.
+    let pages: Vec<u32> = (0..4)
+        .map(|number| asleep.objects.iter().find(|kept| kept.key() == call(number).key()).unwrap().page(PAGE_BITS))
+        .collect();
+    for number in 2..4 {
+        asleep.fetch(&restorer, &call(number).key());
+    }
+    asleep.install_page(&restorer, pages[0]).unwrap();
+    let store = objects.worker_store(SECOND).unwrap();
+    let run = |number: u8, now_unix_ms: u64| {
+        let (name, clock) = (call(number), CallClock { now_unix_ms, ..CLOCK });
+        let begun = insist(
+            || store.begin_call(&name, [1; 16], false, clock),
+            || {
+                (0..1 << PAGE_BITS).filter(|page| !pages[..2].contains(page)).for_each(|page| {
+                    asleep.install_page(&restorer, page).unwrap();
+                });
+            },
+        );
+        let Begun::Run(claim) = begun else { panic!("{number} is new: {begun:?}") };
+        claim.finish(&CallEnd { outcome_code: 0, detail: 0, more: 0, reply: b"" }, (13, 1, 2), clock).unwrap();
+    };
+    // Keys in pages that are in or may come in.
+    let new: Vec<u8> = (10..=255)
+        .filter(|&number| {
+            let hash = store.hash_of(&call(number).key());
+            !pages[..2].contains(&((u128::from(hash) << PAGE_BITS >> 64) as u32))
+        })
+        .take(24)
+        .collect();
+    let (first, second) = new.split_at(12);
+    first.iter().for_each(|&number| run(number, 1_000_000));
+    assert_eq!(store.call_usage().records, 2 + 12, "two of four are still in storage");
+    objects.check().unwrap();
+    (0..2).for_each(|number| asleep.fetch(&restorer, &call(number).key()));
+    second.iter().for_each(|&number| run(number, 2_000_000));
+    assert_eq!(store.call_usage().records, 12);
+    drop(store);
+    objects.check().unwrap();
 }
 
 proptest! {

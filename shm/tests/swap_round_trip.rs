@@ -5,17 +5,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use praas_protocol::control::MessageLaneGeometry;
 use praas_protocol::message::{Accepted, Address, MessageId};
 use praas_protocol::{FunctionId, IdempotencyKey};
 use praas_shm::WorkerTag;
-use praas_shm::log_ring::Contents;
+use praas_shm::log_ring::{Contents, KeptMessage};
 use praas_shm::mail_bell::MailBell;
 use praas_shm::mailbox::{MailError, Mailbox, NewMessage, Wanted};
 use praas_shm::objects::{
-    Begun, CallClock, CallEnd, CallName, Condition, Encoding, Key, Meta, Namespace, Objects, ObjectsLayout,
-    RecoverError, StateError, Store,
+    Begun, CallClock, CallEnd, CallName, Condition, Encoding, Key, Meta, Namespace, Objects, ObjectsLayout, StateError,
+    Store,
 };
-use praas_shm::swap::{BadRemainder, CutValue, Import, ImportError, ImportFacts, ImportedObject, QuietCut, Remainder};
+use praas_shm::swap::{
+    BadRemainder, CutValue, Import, ImportError, ImportFacts, ImportedObject, KeptLane, KeptMail, QuietCut, Remainder,
+    WaitingMail,
+};
 use proptest::prelude::*;
 
 const LIMIT_BYTES: u64 = 4 << 20;
@@ -180,7 +184,7 @@ fn imported(cut: &QuietCut, objects: &[Seen]) -> Arc<Objects> {
             rooms.push((import.room(&object).unwrap(), value));
         }
     }
-    import.remainder(&remainder).unwrap();
+    import.remainder(&remainder, 1).unwrap();
     // Rooms are filled by other threads.
     std::thread::scope(|scope| {
         for (mut room, value) in rooms {
@@ -197,11 +201,11 @@ proptest! {
     fn a_process_comes_back_as_it_was_and_goes_on_as_if_nothing_had_been(before in changes(), after in changes()) {
         let first = segment();
         live(&first, FIRST, &before);
-        let cut = QuietCut::begin(Arc::clone(&first)).unwrap();
+        let cut = QuietCut::begin(Arc::clone(&first), Vec::new()).unwrap();
         let objects = seen(&cut);
         let second = imported(&cut, &objects);
         second.check().unwrap();
-        let cut_again = QuietCut::begin(Arc::clone(&second)).unwrap();
+        let cut_again = QuietCut::begin(Arc::clone(&second), Vec::new()).unwrap();
         prop_assert!(seen(&cut_again) == objects, "objects differ");
         prop_assert!(cut_again.remainder().unwrap() == cut.remainder().unwrap(), "the rest differs");
         prop_assert_eq!((cut_again.position(), cut_again.hash_seed()), (cut.position(), cut.hash_seed()));
@@ -212,7 +216,7 @@ proptest! {
             live_on(objects, &after);
             objects.check().unwrap();
         }
-        let (cut, cut_again) = (QuietCut::begin(first).unwrap(), QuietCut::begin(second).unwrap());
+        let (cut, cut_again) = (QuietCut::begin(first, Vec::new()).unwrap(), QuietCut::begin(second, Vec::new()).unwrap());
         let unstamped = |mut all: Vec<Seen>| {
             all.iter_mut().for_each(|(.., header, _)| header.modified_unix_ms = 0);
             all
@@ -229,7 +233,7 @@ proptest! {
     ) {
         let objects = segment();
         live(&objects, FIRST, &before);
-        let remainder = QuietCut::begin(objects).unwrap().remainder().unwrap();
+        let remainder = QuietCut::begin(objects, Vec::new()).unwrap().remainder().unwrap();
         let bytes = remainder.to_bytes();
         prop_assert!(Remainder::from_bytes(&bytes).unwrap() == remainder);
         let shorter = &bytes[..cut_at.index(bytes.len())];
@@ -273,7 +277,7 @@ fn a_message_that_was_received_is_marked_and_one_that_is_repeated_after_the_wake
         std::mem::forget(mail);
     }
     first.recover(FIRST).unwrap();
-    let cut = QuietCut::begin(Arc::clone(&first)).unwrap();
+    let cut = QuietCut::begin(Arc::clone(&first), Vec::new()).unwrap();
     let second = imported(&cut, &seen(&cut));
     let mail = mailbox(&second, SECOND);
     for sequence in 1..=3 {
@@ -296,10 +300,16 @@ fn a_message_that_was_received_is_marked_and_one_that_is_repeated_after_the_wake
 fn a_cut_waits_for_no_worker_and_keeps_writers_out() {
     let objects = segment();
     let store = objects.worker_store(FIRST).unwrap();
-    assert!(matches!(QuietCut::begin(Arc::clone(&objects)), Err(RecoverError::Busy { .. })), "a worker has its row");
+    assert!(
+        matches!(QuietCut::begin(Arc::clone(&objects), Vec::new()), Err(MailError::Busy { .. })),
+        "a worker has its row"
+    );
     drop(store);
-    let cut = QuietCut::begin(Arc::clone(&objects)).unwrap();
-    assert!(matches!(QuietCut::begin(Arc::clone(&objects)), Err(RecoverError::Busy { .. })), "there is one at a time");
+    let cut = QuietCut::begin(Arc::clone(&objects), Vec::new()).unwrap();
+    assert!(
+        matches!(QuietCut::begin(Arc::clone(&objects), Vec::new()), Err(MailError::Busy { .. })),
+        "there is one at a time"
+    );
     let store = objects.worker_store(SECOND).unwrap();
     store.set_patience(Duration::from_millis(1));
     let key = Key::new(Namespace::USER, "key").unwrap();
@@ -364,15 +374,40 @@ fn what_contradicts_itself_is_named() {
     drop(huge);
 
     let import = create();
-    import.remainder(&Remainder { calls: vec![1, 2], ..Remainder::default() }).unwrap();
+    import.remainder(&Remainder { calls: vec![1, 2], ..Remainder::default() }, 1).unwrap();
     assert!(matches!(import.finish(), Err(ImportError::Contradiction { .. })), "calls without their records");
 
     let mut newer = Remainder::default().to_bytes();
     newer[8] = 9;
-    assert_eq!(Remainder::from_bytes(&newer), Err(BadRemainder::Version { actual: 9, newest: 1 }));
+    assert_eq!(Remainder::from_bytes(&newer), Err(BadRemainder::Version { actual: 9, newest: 2 }));
 }
 
-/// The bytes of format 1 are read for good.
+/// What lies in a lane must fit it, and the lane must be there.
+#[test]
+fn a_lane_that_cannot_be_made_anew_is_named() {
+    let layout = ObjectsLayout::for_limit(LIMIT_BYTES).unwrap();
+    let import = || Import::create(layout, &ImportFacts { hash_seed: Some(7), position: 10 }).unwrap();
+    let geometry = MessageLaneGeometry { entries: 8, blocks: 1, arena_bytes: 64 << 10 };
+    let id = MessageId { incarnation: 3, sequence: 4 };
+    let waiting = WaitingMail { id, key: "key".into(), payload: vec![7; 64 << 10] };
+    let lane = KeptLane { slot: 5, geometry, source: source(1), incarnation: 3, repeats: true, waiting: vec![waiting] };
+    let of = |lane: KeptLane| Remainder { lanes: vec![lane], ..Remainder::default() };
+    let returned = import().remainder(&of(lane.clone()), 9).unwrap();
+    assert_eq!((returned.len(), returned[0].slot, returned[0].serial, returned[0].repeats), (1, 5, 9, true));
+    let mut twice = lane.clone();
+    twice.waiting.extend(lane.waiting.clone());
+    let refused = import().remainder(&of(twice), 9);
+    assert!(matches!(&refused, Err(ImportError::Lane { slot: 5, .. })), "{refused:?}");
+
+    let message = KeptMessage { source: source(1), key: "key".into(), id, payload: vec![7] };
+    let mail = KeptMail { arrival: 9, is_redelivered: false, lane: Some(6), message };
+    let stray = Remainder { mail: vec![mail], ..of(lane) };
+    let refused = import().remainder(&stray, 9);
+    assert!(matches!(&refused, Err(ImportError::Contradiction { .. })), "{refused:?}");
+    assert!(matches!(Remainder::from_bytes(&stray.to_bytes()), Err(BadRemainder::Field { .. })));
+}
+
+/// The bytes of formats 1 and 2 are read for good.
 #[test]
 fn golden_bytes_of_a_remainder_are_read() {
     let mut golden = Vec::new();
@@ -386,13 +421,30 @@ fn golden_bytes_of_a_remainder_are_read() {
     golden.extend_from_slice(b"keyhi");
     golden.extend_from_slice(&[0, 0, 0, 0]);
     golden.extend_from_slice(&[1, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0]);
-    let read = Remainder::from_bytes(&golden).unwrap();
-    assert_eq!((read.last_sequence, read.mail.len(), read.sources.len(), &read.calls[..]), (5, 1, 0, &[7][..]));
-    let mail = &read.mail[0];
-    assert_eq!((mail.arrival, mail.is_redelivered), (9, true));
+    let first = Remainder::from_bytes(&golden).unwrap();
+    assert_eq!((first.last_sequence, first.mail.len(), first.sources.len(), &first.calls[..]), (5, 1, 0, &[7][..]));
+    let mail = &first.mail[0];
+    assert_eq!((mail.arrival, mail.is_redelivered, mail.lane), (9, true, None));
     assert_eq!(
         (&mail.message.source, &mail.message.key[..], &mail.message.payload[..]),
         (&source(1), "key", &b"hi"[..])
     );
-    assert_eq!(read.to_bytes(), golden);
+    // The second has the lanes at its end, and the slot of one behind the source of a message that is marked so.
+    golden[8] = 2;
+    let (marks_at, lane_at) = (48, 49 + source(1).to_bytes().len());
+    golden[marks_at] = 3;
+    golden.splice(lane_at..lane_at, [4, 0]);
+    golden.extend_from_slice(&[1, 0, 0, 0, 4, 0, 16, 0, 0, 0, 8, 0, 0, 0, 0, 0, 1, 0]);
+    golden.extend_from_slice(&source(1).to_bytes());
+    golden.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0]);
+    golden.extend_from_slice(&[1, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 1, 2, 0, 0, 0]);
+    golden.extend_from_slice(b"kyo");
+    let second = Remainder::from_bytes(&golden).unwrap();
+    assert_eq!(second.to_bytes(), golden);
+    assert_eq!(second.mail, [KeptMail { lane: Some(4), ..mail.clone() }]);
+    let id = MessageId { incarnation: 1, sequence: 3 };
+    let geometry = MessageLaneGeometry { entries: 16, blocks: 8, arena_bytes: 64 << 10 };
+    let waiting = vec![WaitingMail { id, key: "k".into(), payload: b"yo".to_vec() }];
+    let lane = KeptLane { slot: 4, geometry, source: source(1), incarnation: 1, repeats: true, waiting };
+    assert_eq!(second, Remainder { mail: second.mail.clone(), lanes: vec![lane], ..first });
 }

@@ -23,6 +23,7 @@ use crate::error::saturated;
 use crate::limits::{DUPLICATE_LOOK_PAUSE_MAX, DUPLICATE_WAIT_MAX};
 use crate::messages::MessageRoom;
 use crate::standing_aside::StandingAside;
+use crate::state;
 
 /// A call with a key.
 #[derive(Debug)]
@@ -77,7 +78,15 @@ impl KeyedCall {
         let wanted = StateWanted::Object { namespace, key, with_value: true };
         let begun = context.insist_on_state(error.clone().into(), &wanted, || Ok(look()?));
         // Nothing ran: it is refused as what the memory refuses.
-        begun.map_err(|_| error)
+        begun.map_err(|refused| match refused {
+            state::StateError::Memory(refused) => refused,
+            other => {
+                eprintln!(
+                    "praas worker: a call with an idempotency key is refused, because what is known of it: {other}"
+                );
+                error
+            }
+        })
     }
 }
 

@@ -22,6 +22,7 @@
 mod name;
 mod opening;
 mod orphans;
+mod returned;
 mod tally;
 
 use std::collections::{BTreeMap, VecDeque};
@@ -284,7 +285,7 @@ impl Shard {
         }
     }
 
-    /// The lanes that lead to a process, for a thread that takes what lies in them into its segment; the error says why not.
+    /// The lanes that lead to a process, for a thread that reads what lies in them; the error says why not.
     pub(crate) fn inbound_lanes(&self, key: ProcessKey) -> Result<Vec<InboundLane>, String> {
         let lanes = self.processes.get(key).map(|process| process.inbound.iter());
         let attach = |(slot, lane): (&MessageLaneSlot, &MessageLane)| {

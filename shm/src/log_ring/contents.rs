@@ -50,6 +50,17 @@ pub struct KeptSource {
     pub used_s: u64,
 }
 
+impl KeptSource {
+    /// Whether a message of this id is known to have come.
+    #[must_use]
+    pub fn knows(&self, id: MessageId) -> bool {
+        let words = self.window.len() as u64;
+        let is_within = id.sequence >= self.floor && (id.sequence - self.floor) / 64 < words;
+        let word = (id.sequence / 64).checked_rem(words).and_then(|word| self.window.get(usize::try_from(word).ok()?));
+        id.incarnation == self.incarnation && is_within && word.is_some_and(|word| word & 1 << (id.sequence % 64) != 0)
+    }
+}
+
 /// Everything of a process that is to last.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Contents {

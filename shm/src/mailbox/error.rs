@@ -2,13 +2,7 @@
 
 use std::time::Duration;
 
-use praas_protocol::limits::MAILBOX_MESSAGES_MAX;
-
-use crate::objects::granule::GRANULE_BYTES;
-use crate::objects::heap;
-use crate::objects::layout::header::MAIL_MESSAGES;
-use crate::objects::words::Space;
-use crate::objects::{LockOwner, StateError};
+use crate::objects::{LockOwner, RecoverError, StateError};
 
 /// Why an operation on a mailbox was not done. Nothing of it happened; over a corrupt segment nothing is known.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -79,14 +73,6 @@ pub enum MailError {
     /// This worker was told of a lane that it has not added yet, which may hold what was sent before.
     #[error("this worker was told of a lane and has not added it: add it, and try again")]
     Outdated,
-    /// Senders have filled their lanes again as fast as they were emptied.
-    #[error(
-        "lanes were full again after each of {rounds} rounds of taking all that lay in them: try again when their senders send less"
-    )]
-    LanesBusy {
-        /// How often.
-        rounds: usize,
-    },
     /// The message lies in a lane that this worker does not have yet.
     #[error(
         "the message lies in lane {slot} (number {serial}), which this worker was not given yet; add it, and try again"
@@ -143,18 +129,6 @@ pub enum MailError {
     },
 }
 
-impl MailError {
-    /// There is no room for what lies in lanes.
-    pub(crate) fn full(space: Space<'_>) -> Self {
-        let messages = space.words.load(MAIL_MESSAGES);
-        let messages_max = u64::from(MAILBOX_MESSAGES_MAX);
-        let free_bytes = (space.layout.heap_granules() - heap::used_granules(space)) * GRANULE_BYTES;
-        // With less than the most messages it was memory that was missing, for one message at least.
-        let needed_bytes = if messages < messages_max { GRANULE_BYTES } else { 0 };
-        Self::Full { messages, messages_max, needed_bytes, free_bytes }
-    }
-}
-
 impl From<StateError> for MailError {
     fn from(error: StateError) -> Self {
         match error {
@@ -169,6 +143,15 @@ impl From<StateError> for MailError {
             }
             // The mailbox uses no keys of objects, no pins and no loans.
             _ => Self::Corrupt { what: "an operation that the mailbox does not use", offset: 0 },
+        }
+    }
+}
+
+impl From<RecoverError> for MailError {
+    fn from(error: RecoverError) -> Self {
+        match error {
+            RecoverError::Busy { owner } => Self::Busy { owner, waited: Duration::ZERO },
+            RecoverError::Corrupt { what, offset } => Self::Corrupt { what, offset },
         }
     }
 }

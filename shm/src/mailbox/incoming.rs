@@ -10,17 +10,19 @@ use crate::objects::lock::Locked;
 use crate::objects::transaction::Transaction;
 
 use super::filter::Remembered;
-use super::message::{Payload, Stored};
+use super::message::{LanePlace, Payload, Stored};
 use super::name::{KeyText, QueueName, Source};
 use super::queue::Queue;
 use super::table::Table;
 
-/// A message goes to the end of its queue, as the one that came at position `arrival`.
+/// A message goes to the end of its queue, as the one that came at position `arrival`. Its payload lies in a lane, if a place is
+/// given.
 pub(crate) fn message(
     locked: &Locked<'_>,
     message: &KeptMessage,
     arrival: u64,
     is_redelivered: bool,
+    place: Option<LanePlace>,
 ) -> Result<(), StateError> {
     let space = locked.space();
     let seed = space.words.load(HASH_SEED);
@@ -29,12 +31,22 @@ pub(crate) fn message(
     let key = KeyText::new(seed, message.key.as_bytes());
     let queue = Queue::ensure(locked, table, &QueueName::new(&source, key))?;
     let mut transaction = Transaction::begin(locked)?;
-    let stored = Stored::make(&mut transaction, queue, message.id, &Payload::Bytes(&message.payload))?;
+    let payload = place.map_or(Payload::Bytes(&message.payload), Payload::Lane);
+    let stored = Stored::make(&mut transaction, queue, message.id, &payload)?;
     stored.comes_back(&mut transaction, arrival)?;
     if is_redelivered {
         stored.mark_redelivered(space);
     }
     queue.append(&mut transaction, stored)?;
+    transaction.commit();
+    Ok(())
+}
+
+/// So many messages of a lane were taken.
+pub(crate) fn taken_of_lane(locked: &Locked<'_>, slot: u16, serial: u64, taken: u64) -> Result<(), StateError> {
+    let lane = Table::ensure(locked)?.lane(slot);
+    let mut transaction = Transaction::begin(locked)?;
+    lane.move_to(&mut transaction, serial, taken)?;
     transaction.commit();
     Ok(())
 }

@@ -231,31 +231,6 @@ impl Lanes {
         Ok(Some(NonNull::from(lane.inbound.block(&block))))
     }
 
-    /// Where a payload lies that is in a lane, and how many bytes it has, inside the lane's arena; `None` without the lane.
-    pub(crate) fn payload_in_lane(
-        &self,
-        place: &LanePlace,
-        at: usize,
-    ) -> Result<Option<(NonNull<u8>, u32)>, StateError> {
-        let Some(lane) = self.lane_of(place) else { return Ok(None) };
-        let wrong = || StateError::corrupt("place of a payload in a lane", at);
-        let block = lane.inbound.place_of(place.words).ok_or_else(wrong)?;
-        let bytes = u32::try_from(block.bytes()).map_err(|_| wrong())?;
-        Ok(Some((lane.inbound.block_start(&block), bytes)))
-    }
-
-    /// Closes all lanes. False if one has more messages than could be looked at.
-    pub(crate) fn close_all(&self, space: Space<'_>, table: Table) -> bool {
-        let lanes = (0..).zip(&self.by_slot).filter_map(|(slot, lane)| lane.as_ref().map(|lane| (slot, lane)));
-        // All of them, so that the next round has less to do.
-        lanes.fold(true, |all, (slot, lane)| lane.inbound.close(position(space, Some(table), slot, lane)) && all)
-    }
-
-    /// Whether something is left in a lane for want of room.
-    pub(crate) fn have_stalled(&self) -> bool {
-        self.groups.iter().any(|group| group.stalled)
-    }
-
     /// Whether somebody was recovered since this worker has last looked into its lanes.
     #[inline]
     pub(crate) fn need_repair(&self, space: Space<'_>) -> bool {

@@ -1,19 +1,15 @@
 //! A walk over all messages and sources that are there to last, under the lock. What calls hold is among them: who begins
 //! anew knows no calls. What was accepted and is still to be tidied away is not.
 
-use std::ptr::NonNull;
-
 use praas_protocol::message::{ADDRESS_BYTES, Address, MessageId};
 
 use crate::log_ring::KeptSource;
 use crate::objects::error::StateError;
-use crate::objects::layout::header::{HASH_SEED, MAIL_SOURCE_OLDEST};
+use crate::objects::layout::header::MAIL_SOURCE_OLDEST;
 use crate::objects::words::Space;
 
-use super::error::MailError;
 use super::filter::Remembered;
 use super::held;
-use super::lanes::{InboundLane, Lanes};
 use super::limits::{MESSAGES_BOUND, QUEUE_BUCKETS, QUEUES_MAX, SOURCES_MAX};
 use super::message::{PayloadAt, Stored};
 use super::queue::Queue;
@@ -33,36 +29,12 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// Offset and bytes of its payload in the segment, where it must lie once a process has no lanes.
+    /// Offset and bytes of its payload in the segment, where it lies in a process that has no lanes.
     pub(crate) fn payload_in_segment(&self) -> Result<(usize, usize), StateError> {
         match self.payload {
             PayloadAt::Segment { offset, bytes } => Ok((offset, bytes)),
             PayloadAt::Lane(_) => {
                 Err(StateError::corrupt("payload in a lane, of a message that is to last", self.arrival_at))
-            }
-        }
-    }
-}
-
-/// The lanes of a process that goes on, for whoever reads what lies in them.
-#[derive(Debug)]
-pub(crate) struct LanePayloads(Lanes);
-
-impl LanePayloads {
-    pub(crate) fn new(space: Space<'_>, inbound: Vec<InboundLane>) -> Result<Self, MailError> {
-        let (seed, mut lanes) = (space.words.load(HASH_SEED), Lanes::default());
-        inbound.into_iter().try_for_each(|lane| lanes.add(seed, lane))?;
-        Ok(Self(lanes))
-    }
-
-    /// Where a message's payload lies, in the segment or, for as long as the caller has the lock, in a lane.
-    pub(crate) fn place(&self, space: Space<'_>, kept: &Kept) -> Result<(NonNull<u8>, usize), MailError> {
-        match &kept.payload {
-            PayloadAt::Segment { offset, bytes } => Ok((space.words.bytes(*offset, *bytes), *bytes)),
-            PayloadAt::Lane(place) => {
-                let missing = MailError::LaneMissing { slot: place.slot, serial: place.serial };
-                let (start, bytes) = self.0.payload_in_lane(place, kept.arrival_at)?.ok_or(missing)?;
-                Ok((start, bytes as usize))
             }
         }
     }

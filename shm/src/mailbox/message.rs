@@ -284,17 +284,6 @@ impl Stored {
         transaction.store(MAIL_MESSAGES, messages)
     }
 
-    /// It came when another one did that it takes the place of, and is what that was.
-    pub(crate) fn takes_the_place_of(self, transaction: &mut Transaction<'_>, other: Self) -> Result<(), StateError> {
-        let words = transaction.space().words;
-        words.store_private(self.place.at() + ARRIVAL, words.load(other.place.at() + ARRIVAL));
-        if other.is_redelivered(transaction.space()) {
-            self.mark_redelivered(transaction.space());
-        }
-        let next = link_of(words.load(other.link_at()));
-        transaction.store(self.link_at(), kind_and_link(Kind::Message, next))
-    }
-
     /// It is a message no more. It must be in no list.
     #[inline(always)]
     pub(crate) fn ends(self, transaction: &mut Transaction<'_>) -> Result<(), StateError> {

@@ -317,25 +317,6 @@ impl Queue {
         transaction.store(record.place.at() + FIRST, transaction.load(at + RING_NEXT))
     }
 
-    /// Puts a message, whose link is that of `old` already, in the place of `old`, which comes after `before`.
-    pub(crate) fn replace(
-        self,
-        transaction: &mut Transaction<'_>,
-        before: Option<Stored>,
-        old: Stored,
-        new: Stored,
-    ) -> Result<(), StateError> {
-        let (space, at, number) = (transaction.space(), self.place.at(), new.place.number());
-        match before {
-            None => transaction.store(at + FIRST, number)?,
-            Some(before) => transaction.store(before.link_at(), kind_and_link(Kind::Message, number))?,
-        }
-        if self.last(space) == old.place.number() {
-            transaction.store(at + LAST, number | self.count(space) << PLACE_BITS)?;
-        }
-        Ok(())
-    }
-
     /// Its worker holds one more of its messages.
     #[inline(always)]
     pub(crate) fn hold_one(self, transaction: &mut Transaction<'_>, row: usize) -> Result<(), StateError> {

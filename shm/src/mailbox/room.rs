@@ -9,11 +9,6 @@ use super::claim;
 use super::message::Spares;
 use super::queue;
 
-/// Gives back the spare blocks alone. False if there were none.
-pub(crate) fn make_spares(locked: &Locked<'_>) -> Result<bool, StateError> {
-    Ok(Spares::SMALL.give_back(locked)? + Spares::LARGE.give_back(locked)? > 0)
-}
-
 /// Gives back what a hold has kept, and what is kept for later messages. False if there was nothing. No queue may be in use that was looked up before
 /// and has no messages.
 #[cold]

@@ -106,31 +106,39 @@ pub(crate) fn publish(entries: &[Entry], position: u64, fill: impl FnOnce(&Entry
 pub(crate) enum Closing {
     /// Everything before this position was published, and nothing will be from it on.
     Closed { end: u64 },
-    /// Its ring is full of messages that are not consumed.
+    /// Its ring is full of messages that are not consumed: nothing is published in it until one is. Or its sender does not
+    /// leave an entry alone, which none does that only publishes.
     Full,
 }
 
 /// Receiver: closes a lane that is consumed up to `consumed`: nothing more is published in it. Repeating it changes nothing.
 pub(crate) fn close(entries: &[Entry], consumed: u64) -> Closing {
     for position in (consumed..).take(entries.len()) {
-        let entry = entry_at(entries, position);
-        for _ in 0..CLOSE_TRIES_MAX {
-            let seen = entry.stamp();
-            if seen == CLOSED | stamp_of(position) {
-                return Closing::Closed { end: position };
-            }
-            if seen == stamp_of(position) {
-                break;
-            }
-            // Acquire: what was published before is seen by who takes it.
-            let end = CLOSED | stamp_of(position);
-            let closed = entry.stamp.compare_exchange(seen, end, Ordering::AcqRel, Ordering::Relaxed);
-            if closed.is_ok() {
-                return Closing::Closed { end: position };
-            }
+        match close_at(entry_at(entries, position), position) {
+            Some(true) => return Closing::Closed { end: position },
+            // Something is published there.
+            Some(false) => {}
+            None => return Closing::Full,
         }
     }
     Closing::Full
+}
+
+/// Whether the lane is closed in the entry of this position; false if its message is published, none if its sender has changed
+/// the entry at each try.
+fn close_at(entry: &Entry, position: u64) -> Option<bool> {
+    let end = CLOSED | stamp_of(position);
+    for _ in 0..CLOSE_TRIES_MAX {
+        let seen = entry.stamp();
+        if seen == end || seen == stamp_of(position) {
+            return Some(seen == end);
+        }
+        // Acquire: what was published before is seen by who takes it.
+        if entry.stamp.compare_exchange(seen, end, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            return Some(true);
+        }
+    }
+    None
 }
 
 /// Receiver: the entry of this position, if its message is published.

@@ -211,9 +211,9 @@ impl Inbound {
     }
 
     /// Receiver, under the lock: closes the lane, which was taken up to `position`: what its sender publishes from now on is
-    /// refused. False if the ring is full of messages that are to be taken before. Repeating it changes nothing.
-    pub(crate) fn close(&self, position: u64) -> bool {
-        matches!(entry::close(self.memory.entries(), position), entry::Closing::Closed { .. })
+    /// refused. A ring that is full stays open, and takes nothing as long as nobody takes from it. Repeating it changes nothing.
+    pub(crate) fn close(&self, position: u64) {
+        entry::close(self.memory.entries(), position);
     }
 
     /// Where a payload begins, for the server, which copies it and trusts nobody not to write it meanwhile.

@@ -15,8 +15,8 @@
 //!    server has settled what it was at; whoever finds that reads the record again, by the condition of its own put.
 //! 4. Each record has one slot in the ring of its segment, in the order in which the calls began; both come and go in one
 //!    transaction. A slot holds the hash of the record's name.
-//! 5. Records are forgotten only when their time is over. Each new one looks at a few of the oldest; a full ring, or a full share
-//!    of the heap, refuses new ones.
+//! 5. Records are forgotten only when their time is over. Each new one looks at a few of the oldest, and passes over those that run
+//!    and those whose record is still in storage; a full ring, or a full share of the heap, refuses new ones.
 
 use super::block::{Block, Kind};
 use super::call_record::{CallClock, CallName, CallRecord, CallState, HEAD_BYTES, META};
@@ -433,10 +433,8 @@ fn make_room(
     looks: usize,
 ) -> Result<(), StateError> {
     for _ in 0..looks {
-        match look_at_oldest(locked, pinned, clock) {
-            Ok(true) => {}
-            Ok(false) | Err(StateError::Away { .. }) => break,
-            Err(error) => return Err(error),
+        if !look_at_oldest(locked, pinned, clock)? {
+            break;
         }
     }
     Ok(())
@@ -450,14 +448,14 @@ fn look_at_oldest(locked: &Locked<'_>, pinned: &mut PinnedScratch, clock: CallCl
         return Ok(false);
     }
     let hash = space.words.load(slot_at(space, oldest));
-    let Some((at, object)) = index::find_hashed(space, hash, Namespace::CALLS)? else {
-        // What did not come back yet stays for now.
-        restoring::ensure_in(space, hash)?;
+    let found = index::find_hashed(space, hash, Namespace::CALLS)?;
+    if found.is_none() && restoring::ensure_in(space, hash).is_ok() {
         return Err(StateError::corrupt("slot of a record", slot_at(space, oldest)));
-    };
-    if object.is_stub() {
-        return Ok(false);
     }
+    // Of what did not come back yet nobody knows whether its time is over.
+    let Some((at, object)) = found.filter(|(_, object)| !object.is_stub()) else {
+        return pass_over(locked, oldest, next, hash).map(|()| true);
+    };
     let record = read_placed(space, &object)?;
     if record.is_over(clock.now_unix_ms) {
         write::delete_with(locked, pinned, at, &object, |transaction| {
@@ -471,13 +469,17 @@ fn look_at_oldest(locked: &Locked<'_>, pinned: &mut PinnedScratch, clock: CallCl
     if !row_owner::lives(space, owner) {
         mark_lost_in_passing(locked, pinned, &object, record, clock)?;
     }
-    // It goes to the end, so that those behind it are seen.
+    pass_over(locked, oldest, next, hash).map(|()| true)
+}
+
+/// The oldest slot goes to the end, so that those behind it are seen.
+fn pass_over(locked: &Locked<'_>, oldest: u64, next: u64, hash: u64) -> Result<(), StateError> {
     let mut transaction = Transaction::begin(locked)?;
-    transaction.store(slot_at(space, next), hash)?;
+    transaction.store(slot_at(locked.space(), next), hash)?;
     transaction.store(CALLS_OLDEST, oldest + 1)?;
     transaction.store(CALLS_NEXT, next + 1)?;
     transaction.commit();
-    Ok(true)
+    Ok(())
 }
 
 /// As [`Store::mark_lost`], by whoever comes along. For want of room it stays as it is.

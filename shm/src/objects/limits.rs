@@ -56,7 +56,7 @@ pub(crate) const KEYS_PER_BUCKET: usize = 5;
 pub(crate) const RETIRED_BLOCKS_KEPT: u64 = 64;
 /// A retired share of the heap (one part in so many) from which on the same holds.
 pub(crate) const RETIRED_SHARE_OF_HEAP: u64 = 8;
-/// Granules of a block whose retirement reclaims at once, whatever else is retired: 64 KiB. The next value of its size then lies in
+/// Granules of a block whose retirement has the oldest retired blocks freed at once, however few there are: 64 KiB. The next value of its size then lies in
 /// memory that is there and warm, where 64 retired ones before it would each have been put into fresh pages, at 2 µs a page;
 /// copying such a value takes several times as long as reading all pins.
 pub(crate) const RETIRED_LARGE_GRANULES: u32 = 4096;

@@ -93,7 +93,8 @@ pub(crate) fn find(space: Space<'_>, key: &Hashed<'_>, version: u64) -> Result<O
     }
 }
 
-/// Puts the object of the same version in the place of a stub, as one transaction. `lend` makes its block; `fill` writes the value.
+/// Puts the object of the same version in the place of a stub, as one transaction. `take_block` makes its
+/// block, or takes one that has the value already; `fill` writes it into one that was made.
 pub(crate) fn replace(
     locked: &Locked<'_>,
     key: &Hashed<'_>,

@@ -5,11 +5,16 @@
 //!    It is taken once, and given back by whoever drops the cut.
 //! 2. A token is believed only as far as the object's header fits its block: it names the same object for as long as the cut
 //!    lasts, and values are copied.
+//! 3. What lies in its message lanes is read there: nothing of the segment changes, however full it is. A cut that is dropped leaves
+//!    behind closed lanes, in which everything lies that did.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::copy;
+use crate::mailbox::claim;
+use crate::mailbox::in_lanes::InLanes;
+use crate::mailbox::{InboundLane, MailError};
 use crate::objects::granule::Granule;
 use crate::objects::index::{self, Spot};
 use crate::objects::layout::header::{HASH_SEED, LOCK, POSITION};
@@ -52,24 +57,31 @@ pub enum CutValue {
 #[derive(Debug)]
 pub struct QuietCut {
     objects: Arc<Objects>,
+    lanes: InLanes,
 }
 
 impl QuietCut {
-    /// Server: begins the cut of a process whose workers have all ended, and were recovered.
+    /// Server: begins the cut of a process whose workers have all ended, and were recovered. `inbound` are all lanes that lead to it;
+    /// they are closed for their senders, who are told so by their next send, or, where the ring is full, by whoever makes an end of
+    /// the lane. It may be tried again.
     ///
     /// # Errors
-    /// [`RecoverError::Busy`] while somebody writes or a worker was not recovered, [`RecoverError::Corrupt`].
-    pub fn begin(objects: Arc<Objects>) -> Result<Self, RecoverError> {
+    /// [`MailError::Busy`] while somebody writes or a worker was not recovered; [`MailError::Corrupt`]; [`MailError::NoSuchSlot`] and
+    /// [`MailError::SlotTaken`] for lanes that cannot be.
+    pub fn begin(objects: Arc<Objects>, inbound: Vec<InboundLane>) -> Result<Self, MailError> {
+        let lanes = InLanes::new(inbound)?;
         let space = objects.space();
         let locked = lock::acquire(space, LockOwner::Server, Duration::ZERO)?;
         // What it says is believed from here on.
         Restoring::load(space)?;
         if let Some(owner) = row_owner::first(space) {
-            return Err(RecoverError::Busy { owner });
+            return Err(RecoverError::Busy { owner }.into());
         }
+        claim::settle(&locked)?;
+        lanes.close(space)?;
         // From here on `drop` gives it back.
         locked.keep_for_good();
-        Ok(Self { objects })
+        Ok(Self { objects, lanes })
     }
 
     /// The segment.
@@ -158,25 +170,30 @@ impl QuietCut {
     /// # Errors
     /// [`StateError::Corrupt`], also when the value does not have so many.
     pub fn read(&self, token: u64, offset: u64, into: &mut [u8]) -> Result<(), StateError> {
-        let space = self.objects.space();
-        let place = Granule::checked(token, space.layout, "token of a value", LOCK)?;
-        let value = Placed::read(space, place)?.value();
-        let from = usize::try_from(offset)
-            .ok()
-            .filter(|from| from.checked_add(into.len()).is_some_and(|end| end <= value.bytes));
-        let from = from.ok_or_else(|| StateError::corrupt("length of a value", place.at()))?;
-        // SAFETY: `bytes` of the objects checks that the range is inside the segment.
-        unsafe { copy::from_shared(self.objects.bytes(value.offset + from, into.len()), into) };
-        Ok(())
+        copy_value(&self.objects, token, offset, into)
     }
 
-    /// What it has beside its objects. No payload of a message may lie in a lane any more.
+    /// What it has beside its objects.
     ///
     /// # Errors
-    /// [`StateError::Corrupt`].
-    pub fn remainder(&self) -> Result<Remainder, StateError> {
-        Remainder::of(&self.objects)
+    /// [`MailError::LaneMissing`] when a message lies in a lane that was not given; [`MailError::Corrupt`].
+    pub fn remainder(&self) -> Result<Remainder, MailError> {
+        Remainder::of(&self.objects, &self.lanes)
     }
+}
+
+/// Copies bytes of the value that a token names, from `offset` on. What is copied from a block that somebody fills anew meanwhile
+/// is bytes that nobody may look at.
+pub(super) fn copy_value(objects: &Objects, token: u64, offset: u64, into: &mut [u8]) -> Result<(), StateError> {
+    let space = objects.space();
+    let place = Granule::checked(token, space.layout, "token of a value", LOCK)?;
+    let value = Placed::read(space, place)?.value();
+    let from =
+        usize::try_from(offset).ok().filter(|from| from.checked_add(into.len()).is_some_and(|end| end <= value.bytes));
+    let from = from.ok_or_else(|| StateError::corrupt("length of a value", place.at()))?;
+    // SAFETY: `bytes` of the objects checks that the range is inside the segment.
+    unsafe { copy::from_shared(objects.bytes(value.offset + from, into.len()), into) };
+    Ok(())
 }
 
 fn value_of(space: Space<'_>, object: &Placed) -> CutValue {

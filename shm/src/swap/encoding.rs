@@ -2,22 +2,35 @@
 //!
 //! ```text
 //! magic 8 │ version 4 │ last sequence 8
-//! messages 4, each:  arrival 8 │ incarnation 8 │ sequence 8 │ redelivered 1 │ source 64 │ key bytes 1 │ payload bytes 4 │ key │ payload
+//! messages 4, each:  arrival 8 │ incarnation 8 │ sequence 8 │ marks 1 │ source 64 │ slot of its lane 2, if it is marked so │ text
 //! sources 4, each:   address 64 │ incarnation 8 │ floor 8 │ used 8 │ words of the window 2 │ words 8 each
 //! calls 4, each:     hash 8
+//! lanes 4, each:     slot 2 │ entries 4 │ blocks 4 │ arena bytes 4 │ source 64 │ incarnation 8 │ repeats 1 │ messages 4, each:
+//!                    incarnation 8 │ sequence 8 │ text
+//! a text:            key bytes 1 │ payload bytes 4 │ key │ payload
+//! marks:             1 for redelivered, 2 for a payload in a lane
 //! ```
+//!
+//! Version 1 ends before the lanes, and has no mark for them.
 
 use praas_protocol::Key;
+use praas_protocol::control::MessageLaneGeometry;
 use praas_protocol::message::{ADDRESS_BYTES, Address, MessageId};
 
 use crate::log_ring::{KeptMessage, KeptSource};
-use crate::mailbox::{MESSAGE_BYTES_MAX, MESSAGES_BOUND, SOURCES_MAX, WINDOW_SEQUENCES};
+use crate::mailbox::{LANES, MESSAGE_BYTES_MAX, MESSAGES_BOUND, SOURCES_MAX, WINDOW_SEQUENCES};
+use crate::message_lane::segment_bytes;
 
-use super::{KeptMail, Remainder};
+use super::{KeptLane, KeptMail, Remainder, WaitingMail};
 
 const MAGIC: [u8; 8] = *b"praasrem";
 /// Of the format; whoever changes it reads the one before as well.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// The one before, without lanes.
+const VERSION_WITHOUT_LANES: u32 = 1;
+/// Marks of a message.
+const REDELIVERED: u8 = 1;
+const IN_LANE: u8 = 2;
 /// Words of a window: the floor moves by whole words, so one more than the window has.
 const WINDOW_WORDS: u64 = WINDOW_SEQUENCES / 64 + 1;
 
@@ -66,16 +79,21 @@ impl Remainder {
         bytes.extend_from_slice(&VERSION.to_le_bytes());
         bytes.extend_from_slice(&self.last_sequence.to_le_bytes());
         bytes.extend_from_slice(&count(self.mail.len()));
-        for KeptMail { arrival, is_redelivered, message } in &self.mail {
+        let add_text = |bytes: &mut Vec<u8>, key: &str, payload: &[u8]| {
+            bytes.push(u8::try_from(key.len()).expect("a key has at most 255 bytes"));
+            bytes.extend_from_slice(&count(payload.len()));
+            bytes.extend_from_slice(key.as_bytes());
+            bytes.extend_from_slice(payload);
+        };
+        for KeptMail { arrival, is_redelivered, lane, message } in &self.mail {
             for word in [*arrival, message.id.incarnation, message.id.sequence] {
                 bytes.extend_from_slice(&word.to_le_bytes());
             }
-            bytes.push(u8::from(*is_redelivered));
+            let mark = |is_marked, mark| if is_marked { mark } else { 0 };
+            bytes.push(mark(*is_redelivered, REDELIVERED) | mark(lane.is_some(), IN_LANE));
             bytes.extend_from_slice(&message.source.to_bytes());
-            bytes.push(u8::try_from(message.key.len()).expect("a key has at most 255 bytes"));
-            bytes.extend_from_slice(&count(message.payload.len()));
-            bytes.extend_from_slice(message.key.as_bytes());
-            bytes.extend_from_slice(&message.payload);
+            lane.iter().for_each(|slot| bytes.extend_from_slice(&slot.to_le_bytes()));
+            add_text(&mut bytes, &message.key, &message.payload);
         }
         bytes.extend_from_slice(&count(self.sources.len()));
         for (address, source) in &self.sources {
@@ -88,6 +106,22 @@ impl Remainder {
         }
         bytes.extend_from_slice(&count(self.calls.len()));
         self.calls.iter().for_each(|hash| bytes.extend_from_slice(&hash.to_le_bytes()));
+        bytes.extend_from_slice(&count(self.lanes.len()));
+        for KeptLane { slot, geometry, source, incarnation, repeats, waiting } in &self.lanes {
+            bytes.extend_from_slice(&slot.to_le_bytes());
+            for size in [geometry.entries, geometry.blocks, geometry.arena_bytes] {
+                bytes.extend_from_slice(&size.to_le_bytes());
+            }
+            bytes.extend_from_slice(&source.to_bytes());
+            bytes.extend_from_slice(&incarnation.to_le_bytes());
+            bytes.push(u8::from(*repeats));
+            bytes.extend_from_slice(&count(waiting.len()));
+            for WaitingMail { id, key, payload } in waiting {
+                bytes.extend_from_slice(&id.incarnation.to_le_bytes());
+                bytes.extend_from_slice(&id.sequence.to_le_bytes());
+                add_text(&mut bytes, key, payload);
+            }
+        }
         bytes
     }
 
@@ -101,12 +135,13 @@ impl Remainder {
             return Err(fields.wrong("magic"));
         }
         let version = u32::from_le_bytes(fields.array("version")?);
-        if version != VERSION {
+        let has_lanes = version == VERSION;
+        if !has_lanes && version != VERSION_WITHOUT_LANES {
             return Err(BadRemainder::Version { actual: version, newest: VERSION });
         }
         let mut remainder = Self { last_sequence: fields.word("sequence")?, ..Self::default() };
         for _ in 0..fields.count("messages", MESSAGES_BOUND)? {
-            let mail = fields.mail()?;
+            let mail = fields.mail(has_lanes)?;
             if remainder.mail.last().is_some_and(|before| before.arrival >= mail.arrival) {
                 return Err(fields.wrong("order of messages"));
             }
@@ -117,6 +152,17 @@ impl Remainder {
         }
         for _ in 0..fields.count("calls", u64::from(u32::MAX))? {
             remainder.calls.push(fields.word("hash of a call")?);
+        }
+        for _ in 0..if has_lanes { fields.count("lanes", LANES as u64)? } else { 0 } {
+            let lane = fields.lane()?;
+            if remainder.lanes.last().is_some_and(|before| before.slot >= lane.slot) {
+                return Err(fields.wrong("order of lanes"));
+            }
+            remainder.lanes.push(lane);
+        }
+        let is_there = |slot: &u16| remainder.lanes.iter().any(|lane| lane.slot == *slot);
+        if !remainder.mail.iter().filter_map(|mail| mail.lane.as_ref()).all(is_there) {
+            return Err(fields.wrong("lane of a message"));
         }
         if fields.at == bytes.len() { Ok(remainder) } else { Err(fields.wrong("end")) }
     }
@@ -153,16 +199,30 @@ impl<'b> Fields<'b> {
         if u64::from(count) > limit { Err(self.wrong(what)) } else { Ok(count) }
     }
 
-    fn mail(&mut self) -> Result<KeptMail, BadRemainder> {
+    fn mail(&mut self, has_lanes: bool) -> Result<KeptMail, BadRemainder> {
         let arrival = self.word("arrival")?;
-        let id = MessageId { incarnation: self.word("incarnation")?, sequence: self.word("sequence")? };
-        let is_redelivered = match self.array("mark of a message")? {
-            [0] => false,
-            [1] => true,
-            _ => return Err(self.wrong("mark of a message")),
-        };
-        let source = Address::from_bytes(&self.array::<ADDRESS_BYTES>("source")?);
-        let source = source.ok_or_else(|| self.wrong("source"))?;
+        let id = self.id()?;
+        let [marks] = self.array("marks of a message")?;
+        if marks & !REDELIVERED != 0 && !(has_lanes && marks & !(REDELIVERED | IN_LANE) == 0) {
+            return Err(self.wrong("marks of a message"));
+        }
+        let source = self.address("source")?;
+        let lane = if marks & IN_LANE == 0 { None } else { Some(u16::from_le_bytes(self.array("lane of a message")?)) };
+        let (key, payload) = self.text()?;
+        let is_redelivered = marks & REDELIVERED != 0;
+        Ok(KeptMail { arrival, is_redelivered, lane, message: KeptMessage { source, key, id, payload } })
+    }
+
+    fn id(&mut self) -> Result<MessageId, BadRemainder> {
+        Ok(MessageId { incarnation: self.word("incarnation")?, sequence: self.word("sequence")? })
+    }
+
+    fn address(&mut self, what: &'static str) -> Result<Address, BadRemainder> {
+        let address = Address::from_bytes(&self.array::<ADDRESS_BYTES>(what)?);
+        address.ok_or_else(|| self.wrong(what))
+    }
+
+    fn text(&mut self) -> Result<(String, Vec<u8>), BadRemainder> {
         let [key_bytes] = self.array("length of a key")?;
         let payload_bytes = u32::from_le_bytes(self.array("length of a payload")?);
         if payload_bytes > MESSAGE_BYTES_MAX {
@@ -170,15 +230,33 @@ impl<'b> Fields<'b> {
         }
         let key = self.take(usize::from(key_bytes), "key")?;
         let key = Key::from_bytes(key).map_err(|_| self.wrong("key"))?.as_str().to_owned();
-        let payload = self.take(payload_bytes as usize, "payload")?.to_vec();
-        Ok(KeptMail { arrival, is_redelivered, message: KeptMessage { source, key, id, payload } })
+        Ok((key, self.take(payload_bytes as usize, "payload")?.to_vec()))
+    }
+
+    fn lane(&mut self) -> Result<KeptLane, BadRemainder> {
+        let slot = u16::from_le_bytes(self.array("slot of a lane")?);
+        let mut size = || self.array("size of a lane").map(u32::from_le_bytes);
+        let geometry = MessageLaneGeometry { entries: size()?, blocks: size()?, arena_bytes: size()? };
+        if usize::from(slot) >= LANES || segment_bytes(&geometry).is_err() {
+            return Err(self.wrong("sizes of a lane"));
+        }
+        let (source, incarnation) = (self.address("source of a lane")?, self.word("incarnation")?);
+        let repeats = match self.array("kind of a lane")? {
+            [0] => false,
+            [1] => true,
+            _ => return Err(self.wrong("kind of a lane")),
+        };
+        let mut waiting = Vec::new();
+        for _ in 0..self.count("messages of a lane", geometry.entries.into())? {
+            let id = self.id()?;
+            let (key, payload) = self.text()?;
+            waiting.push(WaitingMail { id, key, payload });
+        }
+        Ok(KeptLane { slot, geometry, source, incarnation, repeats, waiting })
     }
 
     fn source(&mut self) -> Result<([u8; ADDRESS_BYTES], KeptSource), BadRemainder> {
-        let address = self.array::<ADDRESS_BYTES>("address")?;
-        if Address::from_bytes(&address).is_none() {
-            return Err(self.wrong("address"));
-        }
+        let address = self.address("address")?.to_bytes();
         let (incarnation, floor) = (self.word("incarnation")?, self.word("floor")?);
         let used_s = self.word("time of use")?;
         let words = u16::from_le_bytes(self.array("size of a window")?);

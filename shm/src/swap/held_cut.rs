@@ -10,7 +10,7 @@
 //! 2. An object of the cut is met in the index or among the kept blocks, sometimes in both: splits move entries to buckets that come
 //!    later, and what is replaced behind the walk is kept. They are told apart by their versions, of which no two are alike.
 //! 3. Messages that lie in lanes have no position yet and are not in the cut; nothing is done to the lanes. Messages in the queues are,
-//!    those that calls hold included, with payloads that lie in lanes copied.
+//!    those that calls hold included, with payloads that lie in lanes copied; those come back in lanes.
 //! 4. Values are read without the lock, from any thread. Each read looks afterwards whether the hold has lasted: what is answered is of
 //!    this position, or an error.
 //!
@@ -19,8 +19,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::copy;
-use crate::mailbox::{InboundLane, MailError, lasting};
+use crate::mailbox::in_lanes::InLanes;
+use crate::mailbox::{InboundLane, MailError};
 use crate::objects::block::{KIND_AND_LINK, link_of};
 use crate::objects::bucket::{Bucket, chain};
 use crate::objects::entry::{Buckets, block_of};
@@ -34,7 +34,7 @@ use crate::objects::retire::{self, Retired};
 use crate::objects::words::Space;
 use crate::objects::{Key, LockOwner, Objects, StateError, stub};
 
-use super::cut::{CutObject, CutValue};
+use super::cut::{CutObject, CutValue, copy_value};
 use super::remainder::Remainder;
 
 /// Bytes of messages' payloads that are copied under the lock: a tenth of a second without writers at most.
@@ -105,7 +105,7 @@ impl HeldCut {
     /// # Errors
     /// [`HeldCutError`]. Nothing is held then, but for what a server that cannot get the lock leaves to the next cut.
     pub fn begin(objects: Arc<Objects>, lanes: Vec<InboundLane>) -> Result<Self, HeldCutError> {
-        let payloads = lasting::LanePayloads::new(objects.space(), lanes)?;
+        let payloads = InLanes::new(lanes)?;
         let locked = lock::acquire(objects.space(), LockOwner::Server, PATIENCE)?;
         if let Some(restoring) = Restoring::load(objects.space())? {
             return Err(HeldCutError::Restoring { absent_pages: restoring.absent_pages });
@@ -283,21 +283,8 @@ impl HeldCut {
     /// [`HeldCutError::Over`]; [`HeldCutError::State`], also when the value does not have so many.
     pub fn read(&self, token: u64, offset: u64, into: &mut [u8]) -> Result<(), HeldCutError> {
         let space = self.objects.space();
-        let copied = self.copy_value(space, token, offset, into);
+        let copied = copy_value(&self.objects, token, offset, into);
         if self.hold.lasts(space) { copied.map_err(HeldCutError::State) } else { Err(self.over()) }
-    }
-
-    fn copy_value(&self, space: Space<'_>, token: u64, offset: u64, into: &mut [u8]) -> Result<(), StateError> {
-        let place = Granule::checked(token, space.layout, "token of a value", LOCK)?;
-        let value = Placed::read(space, place)?.value();
-        let from = usize::try_from(offset)
-            .ok()
-            .filter(|from| from.checked_add(into.len()).is_some_and(|end| end <= value.bytes));
-        let from = from.ok_or_else(|| StateError::corrupt("length of a value", place.at()))?;
-        // SAFETY: `bytes` of the objects checks that the range is inside the segment. What is copied from a block that is filled anew
-        // meanwhile is bytes that nobody looks at.
-        unsafe { copy::from_shared(self.objects.bytes(value.offset + from, into.len()), into) };
-        Ok(())
     }
 
     fn over(&self) -> HeldCutError {

@@ -12,6 +12,8 @@ use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use praas_protocol::Address;
+
 use crate::log_ring::{Contents, KeptObject};
 use crate::mailbox;
 use crate::objects::call_record;
@@ -24,6 +26,7 @@ use crate::objects::{
 };
 
 use super::Remainder;
+use super::returning_lane::{ReturnedLane, ReturningLane};
 
 /// What a segment is made with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +75,16 @@ pub enum ImportError {
         page: u32,
         /// Why.
         error: StateError,
+    },
+    /// A message lane cannot be made anew with what lay in it.
+    #[error("message lane {slot} of {sender} cannot come back: {reason}")]
+    Lane {
+        /// Its place.
+        slot: u16,
+        /// Who has sent.
+        sender: Address,
+        /// Why.
+        reason: String,
     },
     /// The mailbox cannot take what was in it.
     #[error("a mailbox of {messages} messages cannot come back: {error}")]
@@ -180,28 +193,42 @@ impl Import {
         Ok(ValueRoom { place: start, bytes: place.bytes, import: PhantomData })
     }
 
-    /// What the process had beside its objects. Those of calls that it names are in already, or come.
+    /// What the process had beside its objects. Those of calls that it names are in already, or come. The lanes that something lies
+    /// in get numbers from `first_serial` on, which no lane of the process has had: the server hands them to whoever receives.
     ///
     /// # Errors
     /// [`ImportError`]: the import is of no use any more.
-    pub fn remainder(&self, remainder: &Remainder) -> Result<(), ImportError> {
-        let Remainder { last_sequence, mail, sources, calls } = remainder;
+    pub fn remainder(&self, remainder: &Remainder, first_serial: u64) -> Result<Vec<ReturnedLane>, ImportError> {
+        let Remainder { last_sequence, mail, sources, calls, lanes } = remainder;
         if let Some(last) = mail.last().filter(|last| last.arrival > self.position) {
             let (actual, limit) = (last.arrival, self.position);
             return Err(ImportError::Contradiction { what: "arrival of a message", actual, limit });
         }
-        let come_back = || -> Result<(), StateError> {
+        let returning = lanes.iter().zip(first_serial..).map(|(kept, serial)| ReturningLane::begin(kept, serial));
+        let mut returning = returning.collect::<Result<Vec<_>, _>>()?;
+        let mut places = Vec::with_capacity(mail.len());
+        for kept in mail {
+            let place = kept.lane.map(|slot| {
+                let lane = returning.iter_mut().find(|lane| lane.slot() == slot);
+                let (actual, limit) = (u64::from(slot), lanes.len() as u64);
+                let missing = ImportError::Contradiction { what: "lane of a message", actual, limit };
+                lane.ok_or(missing)?.taken(&kept.message)
+            });
+            places.push(place.transpose()?);
+        }
+        let come_back = || -> Result<Result<Vec<ReturnedLane>, ImportError>, StateError> {
             let locked = self.lock()?;
             mailbox::incoming::sequence(&locked, *last_sequence);
-            for kept in mail {
-                mailbox::incoming::message(&locked, &kept.message, kept.arrival, kept.is_redelivered)?;
+            for (kept, place) in mail.iter().zip(places) {
+                mailbox::incoming::message(&locked, &kept.message, kept.arrival, kept.is_redelivered, place)?;
             }
             for (address, source) in sources {
                 mailbox::incoming::source(&locked, address, source)?;
             }
-            keyed_calls::restore_order(&locked, calls)
+            keyed_calls::restore_order(&locked, calls)?;
+            returning.into_iter().map(|lane| lane.finish(&locked)).collect()
         };
-        come_back().map_err(|error| ImportError::Mailbox { messages: mail.len(), error })
+        come_back().unwrap_or_else(|error| Err(ImportError::Mailbox { messages: mail.len(), error }))
     }
 
     /// All of what records of a log have made, at its position, which was given at the beginning.
@@ -240,14 +267,17 @@ impl Import {
         let mail = contents.messages.iter().map(|(&arrival, message)| super::KeptMail {
             arrival,
             is_redelivered: true,
+            lane: None,
             message: message.clone(),
         });
-        self.remainder(&Remainder {
+        let remainder = Remainder {
             last_sequence: nanoseconds_since_1970(),
             mail: mail.collect(),
             sources,
             calls: calls.into_iter().map(|(_, hash)| hash).collect(),
-        })
+            lanes: Vec::new(),
+        };
+        self.remainder(&remainder, 0).map(drop)
     }
 
     /// The segment, for all to use. Everything is in it.

@@ -50,10 +50,16 @@ impl Room {
         self.receive = received.0;
     }
 
-    /// Memory for a payload of which `first` has come.
+    /// Memory for a payload of which `first` has come. Unusually large memory is for the like alone: its time goes on while others
+    /// come.
     pub(crate) fn begin_payload(&mut self, request: Request, first: &[u8], bytes: usize) -> Partial {
-        self.payload_until = None;
-        let mut partial = Partial { request, memory: std::mem::take(&mut self.payload), received: first.len(), bytes };
+        let memory = if bytes > PAYLOAD_BYTES_KEPT || self.payload_until.is_none() {
+            self.payload_until = None;
+            std::mem::take(&mut self.payload)
+        } else {
+            AlignedVec::new()
+        };
+        let mut partial = Partial { request, memory, received: first.len(), bytes };
         partial.make_room();
         partial.memory[..first.len()].copy_from_slice(first);
         partial
@@ -205,6 +211,24 @@ mod tests {
         assert!(room.deadline().is_none());
         let mut third = room.begin_payload(request, &[], large.len());
         assert_eq!(third.place().len(), PAYLOAD_BYTES_START, "it was given back");
+    }
+
+    #[test]
+    fn payloads_of_usual_sizes_do_not_keep_the_memory_of_a_large_one() {
+        let mut room = Room::default();
+        let request = Request::new(1, 0, FunctionId(1), 0);
+        let mut large = room.begin_payload(request, &[], PAYLOAD_BYTES_KEPT + 1);
+        large.append(&vec![5; PAYLOAD_BYTES_KEPT + 1]);
+        room.end_payload(large.into_memory());
+        let until = room.deadline().expect("it is not kept for ever");
+        for _ in 0..3 {
+            let usual = room.begin_payload(request, &[1; 1000], 2 * PAYLOAD_BYTES_START);
+            assert_eq!(room.deadline(), Some(until), "its time goes on");
+            room.end_payload(usual.into_memory());
+            assert_eq!(room.deadline(), Some(until));
+        }
+        room.trim(until);
+        assert_eq!((room.deadline(), room.payload.len()), (None, 0));
     }
 
     #[test]

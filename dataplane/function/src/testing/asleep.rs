@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use praas_protocol::control::{StateNotFetched, StateWanted};
-use praas_shm::objects::{Key, Namespace, ObjectHeader, Objects, ObjectsLayout, RecoverError, StateError};
+use praas_shm::mailbox::MailError;
+use praas_shm::objects::{Key, Namespace, ObjectHeader, Objects, ObjectsLayout, StateError};
 use praas_shm::swap::{
     CutValue, Import, ImportError, ImportFacts, Missing, QuietCut, Restorer, STORED_AT_BYTES, StoredAt, StoredObject,
 };
@@ -64,7 +65,7 @@ impl Woken {
         let facts = ImportFacts { hash_seed: Some(cut.hash_seed()), position: cut.position() };
         let import = Import::create_restoring(layout(), &facts, PAGE_BITS)?;
         let remainder = cut.remainder().map_err(asleep_error)?;
-        import.remainder(&remainder).map_err(asleep_error)?;
+        import.remainder(&remainder, 1).map_err(asleep_error)?;
         let objects = import.finish().map_err(asleep_error)?;
         let again = Objects::attach(objects.fd().try_clone_to_owned()?, layout())?;
         let restorer = Restorer::new(Arc::new(again)).map_err(asleep_error)?;
@@ -149,8 +150,8 @@ fn layout() -> ObjectsLayout {
 fn begin_cut(objects: &Arc<Objects>) -> Result<QuietCut, HarnessError> {
     let until = Instant::now() + CUT_WAIT_MAX;
     loop {
-        match QuietCut::begin(Arc::clone(objects)) {
-            Err(RecoverError::Busy { .. }) if Instant::now() < until => std::thread::sleep(CUT_LOOK_PAUSE),
+        match QuietCut::begin(Arc::clone(objects), Vec::new()) {
+            Err(MailError::Busy { .. }) if Instant::now() < until => std::thread::sleep(CUT_LOOK_PAUSE),
             begun => return begun.map_err(asleep_error),
         }
     }

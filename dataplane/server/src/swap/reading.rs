@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use praas_shm::objects::{Objects, ObjectsLayout};
-use praas_shm::swap::{Import, ImportFacts, ImportedObject, Remainder, StoredObject};
+use praas_shm::swap::{Import, ImportFacts, ImportedObject, Remainder, ReturnedLane, StoredObject};
 use praas_storage::snapshot::{Fill, PageObject, Restored, SectionKind, Snapshot, SnapshotError};
 use praas_storage::{Backend, Folder};
 
@@ -32,6 +32,10 @@ pub(super) struct ReadJob {
     pub(super) folder: Folder,
     /// Where its log may be.
     pub(super) log: Option<DiskLog>,
+    /// Whether it is to be logged: then it has no lanes.
+    pub(super) is_logged: bool,
+    /// From which number on lanes may be made for what lay in some.
+    pub(super) first_serial: u64,
 }
 
 /// A process as it was read.
@@ -39,6 +43,8 @@ pub(super) struct ReadJob {
 pub(crate) struct Returned {
     pub(super) objects: Objects,
     pub(super) life: Life,
+    /// Lanes with what lay in them.
+    pub(super) lanes: Vec<ReturnedLane>,
     /// What it was read from; `None` for one that has never slept, and was made of its log.
     pub(super) snapshot: Option<Snapshot>,
     /// Whether its objects come back later.
@@ -50,7 +56,7 @@ pub(crate) struct Returned {
 impl ReadJob {
     /// Reads it; the error says why not. What is stored has not changed then, but that it may be claimed.
     pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Returned, String> {
-        let Self { folder, log } = self;
+        let Self { folder, log, is_logged, first_serial } = self;
         if let Some(log) = log
             && let Some(returned) = replaying::replay(backend, &folder, &log)?
         {
@@ -62,15 +68,15 @@ impl ReadJob {
         // What makes the claim last takes a disk about as long as all the rest, and a bucket longer.
         let (claimed, contents) = std::thread::scope(|scope| {
             let claim = scope.spawn(|| found.claim(found.epoch() + 1));
-            let contents = Contents::read(&folder, &found);
+            let contents = Contents::read(&folder, &found, is_logged, first_serial);
             (claim.join(), contents)
         });
         let snapshot = claimed.map_err(|_| "claiming it has panicked".to_owned())?.map_err(words)?;
-        let Contents { objects, life, is_restoring, read_bytes } = contents?;
+        let Contents { objects, life, lanes, is_restoring, read_bytes } = contents?;
         let usage = snapshot.usage();
         let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
         let read_bytes = read_bytes + usage.manifest_bytes;
-        Ok(Returned { objects, life, snapshot: Some(snapshot), is_restoring, read_bytes, stored_bytes })
+        Ok(Returned { objects, life, lanes, snapshot: Some(snapshot), is_restoring, read_bytes, stored_bytes })
     }
 }
 
@@ -78,12 +84,13 @@ impl ReadJob {
 struct Contents {
     objects: Objects,
     life: Life,
+    lanes: Vec<ReturnedLane>,
     is_restoring: bool,
     read_bytes: u64,
 }
 
 impl Contents {
-    fn read(folder: &Folder, snapshot: &Snapshot) -> Result<Self, String> {
+    fn read(folder: &Folder, snapshot: &Snapshot, is_logged: bool, first_serial: u64) -> Result<Self, String> {
         let words = |error: SnapshotError| error.to_string();
         let section = |kind: SectionKind| -> Result<Vec<u8>, String> {
             snapshot.section(kind).map_err(words)?.ok_or_else(|| format!("its {kind} is missing from the snapshot"))
@@ -97,6 +104,12 @@ impl Contents {
         let mut remainder = Remainder::from_bytes(&mailbox).map_err(|error| error.to_string())?;
         remainder.last_sequence = life.number_behind(remainder.last_sequence);
         let layout = ObjectsLayout::for_limit(record.state_bytes).map_err(|error| error.to_string())?;
+        if is_logged && !remainder.lanes.is_empty() {
+            // What waited in lanes goes into its state, as it would if there were a log by now.
+            let objects = replaying::made_of(&replaying::contents_of(snapshot)?, record.state_bytes, Some(snapshot))?;
+            let read_bytes = snapshot.usage().live_bytes;
+            return Ok(Self { objects, life, lanes: Vec::new(), is_restoring: false, read_bytes });
+        }
         let facts = snapshot.facts();
         let facts = ImportFacts { hash_seed: Some(facts.hash_seed), position: life.number_behind(facts.position) };
         let usage = snapshot.usage();
@@ -114,10 +127,10 @@ impl Contents {
                 return Err(reason);
             }
         }
-        import.remainder(&remainder).map_err(|error| error.to_string())?;
+        let lanes = import.remainder(&remainder, first_serial).map_err(|error| error.to_string())?;
         let objects = import.finish().map_err(|error| error.to_string())?;
         let read_bytes = if is_restoring { mailbox.len() as u64 } else { usage.live_bytes };
-        Ok(Self { objects, life, is_restoring, read_bytes })
+        Ok(Self { objects, life, lanes, is_restoring, read_bytes })
     }
 }
 

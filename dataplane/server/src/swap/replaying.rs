@@ -11,7 +11,7 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use praas_shm::log_ring::{Contents, KeptObject};
-use praas_shm::objects::{Encoding, Meta, ObjectsLayout};
+use praas_shm::objects::{Encoding, Meta, Objects, ObjectsLayout};
 use praas_shm::swap::{Import, ImportFacts, Remainder};
 use praas_storage::snapshot::{Fill, PageObject, Restored, SectionKind, Snapshot, SnapshotError};
 use praas_storage::{Backend, Folder};
@@ -41,29 +41,37 @@ pub(super) fn replay(backend: &Arc<dyn Backend>, folder: &Folder, log: &DiskLog)
     let stored = stored.map_err(|error| error.to_string())?;
     let base = stored.as_ref().map(contents_of).transpose()?.unwrap_or_default();
     let contents = log.replay(folder, base).map_err(in_log)?.ok_or("its log has just gone")?;
-    let layout = ObjectsLayout::for_limit(record.state_bytes).map_err(|error| error.to_string())?;
-    let hash_seed = stored.as_ref().map(|stored| stored.facts().hash_seed);
-    let import = Import::create(layout, &ImportFacts { hash_seed, position: contents.position });
-    let import = import.map_err(|error| format!("no memory for its state: {error}"))?;
-    import.contents(&contents).map_err(|error| error.to_string())?;
-    let objects = import.finish().map_err(|error| error.to_string())?;
+    let objects = made_of(&contents, record.state_bytes, stored.as_ref())?;
     let usage = stored.as_ref().map(Snapshot::usage);
     let read_bytes = usage.map_or(0, |usage| usage.live_bytes + usage.manifest_bytes);
     let stored_bytes = usage.map_or(0, |usage| usage.stored_bytes + usage.manifest_bytes);
-    Ok(Some(Returned { objects, life, snapshot: stored, is_restoring: false, read_bytes, stored_bytes }))
+    Ok(Some(Returned {
+        objects,
+        life,
+        lanes: Vec::new(),
+        snapshot: stored,
+        is_restoring: false,
+        read_bytes,
+        stored_bytes,
+    }))
+}
+
+/// A segment with all that contents have, of a state with this limit.
+pub(super) fn made_of(contents: &Contents, state_bytes: u64, stored: Option<&Snapshot>) -> Result<Objects, String> {
+    let layout = ObjectsLayout::for_limit(state_bytes).map_err(|error| error.to_string())?;
+    let hash_seed = stored.map(|stored| stored.facts().hash_seed);
+    let import = Import::create(layout, &ImportFacts { hash_seed, position: contents.position });
+    let import = import.map_err(|error| format!("no memory for its state: {error}"))?;
+    import.contents(contents).map_err(|error| error.to_string())?;
+    import.finish().map_err(|error| error.to_string())
 }
 
 /// All of a snapshot, as what a log goes on from.
-fn contents_of(snapshot: &Snapshot) -> Result<Contents, String> {
+pub(super) fn contents_of(snapshot: &Snapshot) -> Result<Contents, String> {
     let mailbox = snapshot.section(SectionKind::MAILBOX).map_err(|error| error.to_string())?;
     let mailbox = mailbox.ok_or("its mailbox is missing from the snapshot")?;
     let remainder = Remainder::from_bytes(&mailbox).map_err(|error| error.to_string())?;
-    let contents = Contents {
-        position: snapshot.facts().position,
-        messages: remainder.mail.into_iter().map(|mail| (mail.arrival, mail.message)).collect(),
-        sources: remainder.sources.into_iter().collect(),
-        ..Contents::default()
-    };
+    let contents = remainder.into_contents(snapshot.facts().position).map_err(|error| error.to_string())?;
     let collected = Collected { contents: Mutex::new(contents), wrong: Mutex::new(None) };
     snapshot.restore(0..snapshot.pages(), READING_THREADS, &collected);
     match collected.wrong.into_inner().unwrap_or_else(PoisonError::into_inner) {

@@ -82,8 +82,11 @@ impl Shard {
         let folder = Folder { process: *id, incarnation: swapped.incarnation };
         let has_log = swapped.has_log;
         let log = self.disk_log().filter(|_| has_log);
+        let is_logged = self.applications.get(&id.application).is_some_and(|found| self.logs(found.durability));
+        let first_serial = self.serials_for_lanes();
         let Some(transfers) = &self.swaps.transfers else { return };
-        transfers.begin(Job::Read { process: *id, job: Box::new(ReadJob { folder, log }) });
+        let job = Box::new(ReadJob { folder, log, is_logged, first_serial });
+        transfers.begin(Job::Read { process: *id, job });
         self.set_rest(*id, Rest::Waking { since: clock::now() }, "needed");
     }
 
@@ -136,7 +139,7 @@ impl Shard {
 
     /// What was read becomes a process again.
     fn enter_again(&mut self, id: ProcessId, returned: Returned, since: Instant) -> Result<(), ControlError> {
-        let Returned { objects, life, snapshot, is_restoring, read_bytes, stored_bytes } = returned;
+        let Returned { objects, life, lanes, snapshot, is_restoring, read_bytes, stored_bytes } = returned;
         let application = self.applications.get(&id.application).cloned().ok_or_else(|| {
             ControlError::UnknownApplication { application: id.application, known: self.application_names() }
         })?;
@@ -153,6 +156,7 @@ impl Shard {
         if logged {
             memory = memory.logged(&self.budget)?;
         }
+        let lanes = self.lanes_of_returned(id, memory.incarnation(), lanes)?;
         let filler = if let Some(snapshot) = snapshot.as_ref().filter(|_| is_restoring) {
             let objects = std::sync::Arc::clone(&memory.objects);
             let filling = Filling::new(*snapshot.folder(), snapshot.epoch(), objects, Some(snapshot.clone()));
@@ -194,6 +198,8 @@ impl Shard {
         };
         process.memory = Some(memory);
         let key = self.processes.enter(process);
+        // Before the memory that names what lies in them: the next server has both, or neither.
+        self.enter_lanes_of_returned(key, lanes);
         let took = clock::since(since);
         self.metrics.swaps_in += 1;
         self.metrics.restores_whole += u64::from(!is_restoring);

@@ -72,8 +72,7 @@ impl WriteJob {
             let mailbox = cut.remainder().to_bytes();
             (AnyCut::Held(cut), mailbox)
         } else {
-            swap::close_lanes(&objects, lanes).map_err(|error| format!("its messages cannot be collected: {error}"))?;
-            let cut = QuietCut::begin(objects).map_err(|error| error.to_string())?;
+            let cut = QuietCut::begin(objects, lanes).map_err(|error| error.to_string())?;
             follows(&cut, base.as_ref())?;
             life.next_wake_unix_ms = wake_ups::next_due(&cut, life.next_wake_unix_ms)?;
             let mailbox = cut.remainder().map_err(|error| error.to_string())?.to_bytes();
