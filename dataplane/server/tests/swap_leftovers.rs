@@ -5,7 +5,7 @@ mod common;
 
 use std::sync::Arc;
 
-use common::deadly::{self, end, open, start, start_again};
+use common::deadly::{self, await_end, end, open, start, start_again};
 use common::mails::{ask, processes};
 use common::sleeping::{put_to_sleep, sleeping, sleeps, told};
 use common::stage::{Stage, process, status};
@@ -87,7 +87,7 @@ fn what_a_server_left_that_was_killed_in_a_swap_out_is_gone_after_the_next_swap_
         if is_through {
             server.kill();
         } else {
-            eventually("the server is killed", || server.child.try_wait().unwrap().is_some());
+            await_end(server);
         }
         let storage: Arc<dyn Backend> = Arc::new(open(stage.path()));
         if !is_through && folder_of(&*storage, &name).is_some_and(|folder| storage.manifest(&folder).unwrap().is_some())
@@ -138,7 +138,7 @@ fn a_server_killed_at_any_instant_of_a_removal_leaves_a_process_that_can_be_stop
         if client.stop(process(&name)).is_ok() {
             server.kill();
         } else {
-            eventually("the server is killed", || server.child.try_wait().unwrap().is_some());
+            await_end(server);
         }
         server = start_again(&stage, &client, 0);
         let storage = open(stage.path());
