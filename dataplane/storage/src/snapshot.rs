@@ -51,6 +51,6 @@ pub use format::FormatError;
 pub use location::{Form, LOCATION_BYTES, Location};
 pub use manifest::{BlobUse, MANIFEST_VERSION, Manifest, PagePlace, SectionPlace};
 pub use page::{PAGE_VERSION, PageObject, parse as parse_page};
-pub use restore::{Fill, Restored};
+pub use restore::{Restored, StoredValue};
 pub use stored::{Removed, Snapshot, Usage};
 pub use write::{WritePlan, Written, write};

@@ -18,6 +18,7 @@ use super::heap;
 use super::layout::{ObjectsLayout, header};
 use super::limits::ROWS;
 use super::lock::{self, LockOwner};
+use super::object::ValuePlace;
 use super::recovery::{self, Recovered};
 use super::row_owner;
 use super::store::Store;
@@ -224,6 +225,12 @@ impl Objects {
         // everybody but for the values of objects, which `bytes` reaches.
         let words = unsafe { Words::new(self.words, self.layout.words()) };
         Space { words, layout: &self.layout, log: self.log.as_ref() }
+    }
+
+    /// Copies the bytes of a long value to its place, which nobody else uses. Panics outside the segment.
+    pub(crate) fn fill(&self, place: ValuePlace, value: &[u8]) {
+        assert_eq!(place.bytes, value.len(), "a value is as long as its place");
+        self.segment.write(place.offset, value);
     }
 
     /// The address of bytes of a value. Panics outside the segment, which a checked place excludes.

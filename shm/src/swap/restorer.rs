@@ -239,8 +239,8 @@ impl Restorer {
         slot: usize,
         lent: &Lent,
     ) -> Result<bool, StateError> {
-        // SAFETY: the place lies inside the block, which nobody else uses while it is on loan.
-        unsafe { copy::to_shared(value, self.objects.bytes(lent.value.offset, lent.value.bytes)) };
+        // Nobody else uses the block while it is on loan.
+        self.objects.fill(lent.value, value);
         let store = self.store();
         let published = store.with_lock(|locked, pinned| {
             let Some(found) = stub::find(locked.space(), key, version)? else { return Ok(false) };

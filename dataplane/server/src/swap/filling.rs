@@ -23,7 +23,8 @@ use praas_protocol::control::{StateNotFetched, StateWanted};
 use praas_protocol::limits::NOT_FETCHED_REASON_BYTES_MAX;
 use praas_shm::objects::{Encoding, Key, Meta, Namespace, ObjectHeader, Objects, RowTaken};
 use praas_shm::swap::{ImportError, Missing, Restorer, StoredAt, StoredObject};
-use praas_storage::snapshot::{Fill, Location, PageObject, Part, Restored, Snapshot, SnapshotError};
+use praas_storage::buffer::AlignedBuffer;
+use praas_storage::snapshot::{Location, PageObject, Part, Restored, Snapshot, SnapshotError, StoredValue};
 use praas_storage::{Backend, Folder};
 
 /// Threads that bring the pages back of a process that lists its objects.
@@ -32,10 +33,11 @@ const LISTING_THREADS: usize = 4;
 const FILLING_THREADS: usize = 4;
 /// How long the background waits after a worker has asked for something: it asks for the next thing soon.
 const QUIET_AFTER_ASKED: Duration = Duration::from_millis(2);
-/// How long the background gives way at once, and how many bytes it brings back then without giving way again: so it ends, nearly as
-/// soon, however much is asked for. Who asks once is not held up, and who asks for everything has it by that.
+/// How long the background gives way at once, and how many bytes it brings back after the first time without giving way again; after
+/// each further time twice as many. So it ends, nearly as soon, however much is asked for. Who asks once is not held up, and who
+/// asks for everything has it by that.
 const GIVE_WAY_MAX: Duration = Duration::from_millis(5);
-const STEP_BYTES: u64 = 32 << 20;
+const FIRST_STEP_BYTES: u64 = 32 << 20;
 /// Looks at what is missing for one key: its page, its value, and both again when somebody was faster.
 const LOOKS_MAX: usize = 8;
 
@@ -53,7 +55,7 @@ pub(crate) struct Filling {
     /// Bytes that came back and that nobody was told of.
     read_bytes: AtomicU64,
     /// Memory for values on their way, one for each thread.
-    spare: Mutex<Vec<Vec<u8>>>,
+    spare: Mutex<Vec<AlignedBuffer>>,
 }
 
 /// Who is at it.
@@ -71,6 +73,8 @@ struct Turn {
     rests: bool,
     /// Bytes that the background may bring back before it gives way again.
     credit_bytes: u64,
+    /// As many it got the last time.
+    step_bytes: u64,
 }
 
 impl Turn {
@@ -181,21 +185,19 @@ impl Filling {
         self.folder
     }
 
-    /// The background waits while workers ask, before it brings so many bytes back.
-    fn give_way(&self, bytes: u32) -> ControlFlow<()> {
+    /// The background waits while workers ask, before it reads so many bytes.
+    fn give_way(&self, bytes: u64) -> ControlFlow<()> {
         let mut turn = lock(&self.turn);
-        let is_asked = turn.asked > 0 || turn.asked_at.is_some();
-        if is_asked && turn.credit_bytes < u64::from(bytes) {
-            turn = self.wait_until_quiet(turn);
-        } else {
-            turn.credit_bytes = turn.credit_bytes.saturating_sub(bytes.into());
+        if turn.asked > 0 || turn.asked_at.is_some() {
+            turn = self.wait_until_quiet(turn, bytes);
         }
+        turn.credit_bytes = turn.credit_bytes.saturating_sub(bytes);
         if turn.is_background_over() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    fn wait_until_quiet<'t>(&'t self, mut turn: MutexGuard<'t, Turn>) -> MutexGuard<'t, Turn> {
+    fn wait_until_quiet<'t>(&'t self, mut turn: MutexGuard<'t, Turn>, bytes: u64) -> MutexGuard<'t, Turn> {
         let began = Instant::now();
-        while !turn.is_background_over() {
+        while turn.credit_bytes < bytes && !turn.is_background_over() {
             let now = Instant::now();
             let quiet_in = match turn.asked_at {
                 _ if turn.asked > 0 => QUIET_AFTER_ASKED,
@@ -208,7 +210,8 @@ impl Filling {
             }
             let wait = quiet_in.min(GIVE_WAY_MAX.saturating_sub(now.saturating_duration_since(began)));
             if wait.is_zero() {
-                turn.credit_bytes = STEP_BYTES;
+                turn.step_bytes = turn.step_bytes.saturating_mul(2).max(FIRST_STEP_BYTES);
+                turn.credit_bytes = turn.step_bytes.max(bytes);
                 break;
             }
             turn = self.changed.wait_timeout(turn, wait).unwrap_or_else(PoisonError::into_inner).0;
@@ -311,9 +314,9 @@ impl Filling {
 
     /// Lends memory for a value.
     fn with_spare<R>(&self, bytes: u32, work: impl FnOnce(&mut [u8]) -> R) -> R {
-        let mut memory = lock(&self.spare).pop().unwrap_or_default();
+        let mut memory = lock(&self.spare).pop().unwrap_or_else(|| AlignedBuffer::new(0));
         if memory.len() < bytes as usize {
-            memory = vec![0; bytes as usize];
+            memory = AlignedBuffer::new(bytes as usize);
         }
         let done = work(&mut memory[..bytes as usize]);
         let mut spare = lock(&self.spare);
@@ -333,6 +336,8 @@ impl Filling {
     /// The background: brings back all there is, until it is told to stop.
     pub(super) fn fill(&self, backend: &Arc<dyn Backend>) -> FillEnd {
         let Some(_use) = self.enter(false) else { return FillEnd::Stopped };
+        // Whoever woke it is about to ask.
+        lock(&self.turn).asked_at = Some(Instant::now());
         let snapshot = match self.snapshot(backend) {
             Ok(snapshot) => snapshot,
             Err(StateNotFetched { is_damaged: true, reason }) => return FillEnd::Damaged { count: 1, first: reason },
@@ -384,7 +389,7 @@ impl Restored for Pages<'_> {
         ControlFlow::Continue(())
     }
 
-    fn value(&self, _object: &PageObject, _fill: &mut Fill<'_>) -> ControlFlow<()> {
+    fn value(&self, _object: &PageObject, _value: &StoredValue<'_>) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 
@@ -439,21 +444,27 @@ impl Restored for Rest<'_> {
         self.is_away(object)
     }
 
+    fn reads(&self, bytes: u64) -> ControlFlow<()> {
+        self.filling.give_way(bytes)
+    }
+
     fn page(&self, number: u32, objects: &[PageObject]) -> ControlFlow<()> {
-        self.filling.give_way(1)?;
         if !self.filling.restorer.is_absent(number) {
             return ControlFlow::Continue(());
         }
         self.went(self.filling.install_page(number, objects))
     }
 
-    fn value(&self, object: &PageObject, fill: &mut Fill<'_>) -> ControlFlow<()> {
-        self.filling.give_way(object.value_bytes)?;
+    fn value(&self, object: &PageObject, value: &StoredValue<'_>) -> ControlFlow<()> {
         let Ok(stub) = stub_of(object) else { return ControlFlow::Continue(()) };
-        let brought = self.filling.with_spare(object.value_bytes, |value| {
-            fill(value).map_err(|error| of_storage(&error))?;
-            self.filling.install_value(&stub.key, object.version, value)
-        });
+        let install = |value: &[u8]| self.filling.install_value(&stub.key, object.version, value);
+        let brought = match value.in_place() {
+            Some(value) => value.map_err(|error| of_storage(&error)).and_then(install),
+            None => self.filling.with_spare(object.value_bytes, |spare| {
+                value.fill(spare).map_err(|error| of_storage(&error))?;
+                install(spare)
+            }),
+        };
         // It may have been replaced meanwhile, and be stored no more.
         if brought.is_err() && !self.is_away(object) { ControlFlow::Continue(()) } else { self.went(brought) }
     }

@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use praas_shm::objects::{Objects, ObjectsLayout};
 use praas_shm::swap::{Import, ImportFacts, ImportedObject, Remainder, ReturnedLane, StoredObject};
-use praas_storage::snapshot::{Fill, PageObject, Restored, SectionKind, Snapshot, SnapshotError};
+use praas_storage::snapshot::{PageObject, Restored, SectionKind, Snapshot, SnapshotError, StoredValue};
 use praas_storage::{Backend, Folder};
 
 use super::filling::stub_of;
@@ -146,10 +146,10 @@ impl Whole<'_> {
         ControlFlow::Break(())
     }
 
-    fn bring_back(&self, object: &PageObject, fill: &mut Fill<'_>) -> Result<(), String> {
+    fn bring_back(&self, object: &PageObject, value: &StoredValue<'_>) -> Result<(), String> {
         let StoredObject { key, header, .. } = stub_of(object)?;
         let mut room = self.import.room(&ImportedObject { key, header }).map_err(|error| error.to_string())?;
-        fill(room.bytes_mut()).map_err(|error| error.to_string())
+        value.fill(room.bytes_mut()).map_err(|error| error.to_string())
     }
 }
 
@@ -158,8 +158,8 @@ impl Restored for Whole<'_> {
         ControlFlow::Continue(())
     }
 
-    fn value(&self, object: &PageObject, fill: &mut Fill<'_>) -> ControlFlow<()> {
-        match self.bring_back(object, fill) {
+    fn value(&self, object: &PageObject, value: &StoredValue<'_>) -> ControlFlow<()> {
+        match self.bring_back(object, value) {
             Ok(()) => ControlFlow::Continue(()),
             Err(reason) => self.stop(reason),
         }

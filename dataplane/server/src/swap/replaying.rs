@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use praas_shm::log_ring::{Contents, KeptObject};
 use praas_shm::objects::{Encoding, Meta, Objects, ObjectsLayout};
 use praas_shm::swap::{Import, ImportFacts, Remainder};
-use praas_storage::snapshot::{Fill, PageObject, Restored, SectionKind, Snapshot, SnapshotError};
+use praas_storage::snapshot::{PageObject, Restored, SectionKind, Snapshot, SnapshotError, StoredValue};
 use praas_storage::{Backend, Folder};
 
 use super::life::Life;
@@ -92,10 +92,10 @@ impl Collected {
         ControlFlow::Break(())
     }
 
-    fn take(&self, object: &PageObject, fill: &mut Fill<'_>) -> Result<(), String> {
+    fn take(&self, object: &PageObject, stored: &StoredValue<'_>) -> Result<(), String> {
         let key = String::from_utf8(object.key.to_vec()).map_err(|_| format!("{} has no key", object.part()))?;
         let mut value = vec![0; object.value_bytes as usize];
-        fill(&mut value).map_err(|error| error.to_string())?;
+        stored.fill(&mut value).map_err(|error| error.to_string())?;
         let meta = Meta {
             type_id: object.type_id,
             schema_version: object.schema_version,
@@ -113,8 +113,8 @@ impl Restored for Collected {
         ControlFlow::Continue(())
     }
 
-    fn value(&self, object: &PageObject, fill: &mut Fill<'_>) -> ControlFlow<()> {
-        match self.take(object, fill) {
+    fn value(&self, object: &PageObject, value: &StoredValue<'_>) -> ControlFlow<()> {
+        match self.take(object, value) {
             Ok(()) => ControlFlow::Continue(()),
             Err(reason) => self.stop(reason),
         }

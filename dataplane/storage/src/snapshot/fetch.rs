@@ -61,7 +61,7 @@ impl Source<'_> {
     pub(crate) fn stored(&self, part: &Part, location: &Location) -> Result<Vec<u8>, SnapshotError> {
         let mut stored = vec![0; location.stored_bytes as usize];
         self.read(part, location.blob, location.offset.into(), &mut stored)?;
-        check(&stored, location.checksum).map_err(|error| self.damaged(part, location, error.to_string()))?;
+        self.checked(part, location, &stored)?;
         Ok(stored)
     }
 
@@ -78,7 +78,7 @@ impl Source<'_> {
         match location.form {
             Form::Plain => {
                 self.read(part, location.blob, location.offset.into(), into)?;
-                check(into, location.checksum).map_err(|error| self.damaged(part, location, error.to_string()))
+                self.checked(part, location, into)
             }
             Form::Zstd => {
                 let stored = self.stored(part, location)?;
@@ -86,6 +86,11 @@ impl Source<'_> {
             }
             Form::Pieces => self.long_value(part, location, value_bytes, into),
         }
+    }
+
+    /// That bytes that were read are what was written.
+    pub(crate) fn checked(&self, part: &Part, location: &Location, stored: &[u8]) -> Result<(), SnapshotError> {
+        check(stored, location.checksum).map_err(|error| self.damaged(part, location, error.to_string()))
     }
 
     /// The value from bytes that were read already, of a location that is not of pieces.
@@ -96,7 +101,7 @@ impl Source<'_> {
         stored: &[u8],
         into: &mut [u8],
     ) -> Result<(), SnapshotError> {
-        check(stored, location.checksum).map_err(|error| self.damaged(part, location, error.to_string()))?;
+        self.checked(part, location, stored)?;
         match location.form {
             Form::Zstd => expand(stored, into).map_err(|reason| self.damaged(part, location, reason)),
             Form::Plain if stored.len() == into.len() => {

@@ -3,12 +3,13 @@
 //! Threads take runs of pages, and the values that these name, in groups that lie together. Values come before further pages, so
 //! what is known and not yet read stays little.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ops::{ControlFlow, Range};
 use std::sync::{Condvar, Mutex, PoisonError};
 
 use super::error::{Part, SnapshotError};
-use super::limits::{BLOB_ALIGN, READ_BYTES_MAX, READ_GAP_BYTES_MAX, THREADS_MAX};
+use super::limits::{ALIGNED_VALUE_BYTES_MIN, BLOB_ALIGN, READ_BYTES_MAX, READ_GAP_BYTES_MAX, THREADS_MAX};
 use super::location::Form;
 use super::page::PageObject;
 use super::share::lock;
@@ -18,9 +19,59 @@ use crate::buffer::AlignedBuffer;
 /// Pages that a thread takes at a time.
 const PAGES_A_TURN: u32 = 16;
 
-/// Fills memory, exactly as long as the value, with the value. It fails for a damaged one, or one that cannot be reached; all others
-/// go on.
-pub type Fill<'f> = dyn FnMut(&mut [u8]) -> Result<(), SnapshotError> + 'f;
+/// The value of an object, for whoever takes it. A damaged one, or one that cannot be reached, is an error; all others go on.
+#[derive(Debug)]
+pub struct StoredValue<'v> {
+    snapshot: &'v Snapshot,
+    object: &'v PageObject,
+    read: Read<'v>,
+}
+
+/// How much of a value was read already.
+#[derive(Debug)]
+enum Read<'v> {
+    /// All that is stored of it.
+    Whole(&'v [u8]),
+    /// Nothing, or its neighbours with it in vain.
+    Nothing,
+    /// It alone, in vain, which nobody was told yet.
+    Failed(RefCell<Option<SnapshotError>>),
+}
+
+impl StoredValue<'_> {
+    /// Fills memory, exactly as long as the value, with the value.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] or [`SnapshotError::Unreached`], naming the object.
+    ///
+    /// # Panics
+    /// If the memory is not as long as the value.
+    pub fn fill(&self, into: &mut [u8]) -> Result<(), SnapshotError> {
+        assert_eq!(into.len(), self.object.value_bytes as usize, "memory for a value is as long as the value");
+        match &self.read {
+            Read::Whole(stored) => {
+                self.snapshot.source().unpack(&self.object.part(), &self.object.location, stored, into)
+            }
+            Read::Nothing => self.snapshot.value(self.object, into),
+            Read::Failed(error) => error.take().map_or_else(|| self.snapshot.value(self.object, into), Err),
+        }
+    }
+
+    /// The value where it was read to, if it is stored as it is and was read already: nothing is copied.
+    ///
+    /// # Errors
+    /// As [`StoredValue::fill`].
+    pub fn in_place(&self) -> Option<Result<&[u8], SnapshotError>> {
+        let PageObject { location, value_bytes, .. } = self.object;
+        let is_plain = location.form == Form::Plain && location.suits(*value_bytes);
+        let Read::Whole(stored) = self.read else { return None };
+        if !is_plain || stored.len() != *value_bytes as usize {
+            return None;
+        }
+        let is_right = self.snapshot.source().checked(&self.object.part(), location, stored);
+        Some(is_right.map(|()| stored))
+    }
+}
 
 /// What takes what is restored; called by many threads at once. Breaking ends the restoring.
 pub trait Restored: Sync {
@@ -37,8 +88,13 @@ pub trait Restored: Sync {
     /// The objects of a page, before any value of them.
     fn page(&self, number: u32, objects: &[PageObject]) -> ControlFlow<()>;
 
-    /// The value of an object: `fill` puts it into memory of the receiver's.
-    fn value(&self, object: &PageObject, fill: &mut Fill<'_>) -> ControlFlow<()>;
+    /// So many bytes are about to be read, of pages or values.
+    fn reads(&self, _bytes: u64) -> ControlFlow<()> {
+        ControlFlow::Continue(())
+    }
+
+    /// The value of an object.
+    fn value(&self, object: &PageObject, value: &StoredValue<'_>) -> ControlFlow<()>;
 
     /// A page that cannot be read: none of its objects will come.
     fn damaged_page(&self, number: u32, error: SnapshotError) -> ControlFlow<()>;
@@ -101,7 +157,7 @@ impl Restoring<'_> {
         let mut buffer = AlignedBuffer::new(READ_BYTES_MAX + 2 * BLOB_ALIGN);
         while let Some(turn) = self.next() {
             let done = match turn {
-                Turn::Group(group) => self.values(&group, &mut buffer),
+                Turn::Group(group) => self.values(group, &mut buffer),
                 Turn::Pages(pages) => {
                     let reads = ReadsPages(self);
                     let done = self.pages(pages, &mut buffer);
@@ -141,6 +197,8 @@ impl Restoring<'_> {
 
     fn pages(&self, pages: Range<u32>, buffer: &mut AlignedBuffer) -> ControlFlow<()> {
         let wanted = pages.filter(|&number| self.into.wants_page(number));
+        let places = wanted.clone().filter_map(|number| self.snapshot.place(number));
+        self.into.reads(places.map(|place| u64::from(place.bytes)).sum())?;
         for (number, page) in self.snapshot.pages_with(wanted, buffer) {
             match page {
                 Ok(mut objects) => {
@@ -156,23 +214,31 @@ impl Restoring<'_> {
         ControlFlow::Continue(())
     }
 
-    fn values(&self, group: &[PageObject], buffer: &mut AlignedBuffer) -> ControlFlow<()> {
-        let read = match group {
-            [] | [_] => None,
-            [first, ..] => self.snapshot.read_together(&first.part(), group, buffer),
-        };
+    /// Some values may have come back by another way since their page was read: large ones are looked at again.
+    fn values(&self, mut group: Vec<PageObject>, buffer: &mut AlignedBuffer) -> ControlFlow<()> {
+        let before = group.len();
+        let is_large = |object: &PageObject| object.location.stored_bytes as usize >= ALIGNED_VALUE_BYTES_MIN;
+        group.retain(|object| !is_large(object) || self.into.wants(object));
+        if group.len() == before {
+            return self.read_values(&group, buffer);
+        }
+        neighbours(group).iter().try_for_each(|group| self.read_values(group, buffer))
+    }
+
+    fn read_values(&self, group: &[PageObject], buffer: &mut AlignedBuffer) -> ControlFlow<()> {
+        let Some(first) = group.first() else { return ControlFlow::Continue(()) };
+        self.into.reads(group.iter().map(|object| u64::from(object.location.stored_bytes)).sum())?;
+        let read = if first.is_apart() { Ok(None) } else { self.snapshot.read_together(&first.part(), group, buffer) };
+        // Of many each is tried alone then.
+        let (read, mut failed) = read.map_or_else(|error| (None, Some(error)), |read| (read, None));
+        failed = failed.filter(|_| group.len() == 1);
         for object in group {
-            let mut fill = |into: &mut [u8]| {
-                assert_eq!(into.len(), object.value_bytes as usize, "memory for a value is as long as the value");
-                match &read {
-                    Some(read) => {
-                        let stored = &buffer[read.of(object)];
-                        self.snapshot.source().unpack(&object.part(), &object.location, stored, into)
-                    }
-                    None => self.snapshot.value(object, into),
-                }
+            let read = match (&read, failed.take()) {
+                (Some(read), _) => Read::Whole(&buffer[read.of(object)]),
+                (None, Some(error)) => Read::Failed(RefCell::new(Some(error))),
+                (None, None) => Read::Nothing,
             };
-            self.into.value(object, &mut fill)?;
+            self.into.value(object, &StoredValue { snapshot: self.snapshot, object, read })?;
         }
         ControlFlow::Continue(())
     }
@@ -208,7 +274,7 @@ impl Snapshot {
         for group in neighbours(numbered) {
             let read = match &group[..] {
                 [] | [_] => None,
-                [first, ..] => self.read_together(&Part::Page { number: first.number }, &group, buffer),
+                [first, ..] => self.read_together(&Part::Page { number: first.number }, &group, buffer).ok().flatten(),
             };
             for page in &group {
                 let objects = match &read {
@@ -221,19 +287,28 @@ impl Snapshot {
         found
     }
 
-    /// Reads all of a group at once; `None` when that fails, so that each is tried alone.
-    fn read_together(&self, part: &Part, group: &[impl Lying], buffer: &mut AlignedBuffer) -> Option<Together> {
+    /// Reads all of a group at once; `None` where what is known of it says that this is not to be had.
+    fn read_together(
+        &self,
+        part: &Part,
+        group: &[impl Lying],
+        buffer: &mut AlignedBuffer,
+    ) -> Result<Option<Together>, SnapshotError> {
+        let Some((blob, start, bytes)) = self.whole_blocks(group) else { return Ok(None) };
+        let Some(into) = buffer.get_mut(..bytes) else { return Ok(None) };
+        self.source().read(part, blob, start, into)?;
+        Ok(Some(Together { start }))
+    }
+
+    /// The blob that a group lies in, and where it begins and how long it is in whole blocks, which a disk reads without a copy.
+    fn whole_blocks(&self, group: &[impl Lying]) -> Option<(u128, u64, usize)> {
         let (blob, first) = group.first()?.lies();
         let end = group.last()?.lies().1.end;
         let blob_bytes = self.manifest().blob(blob)?.bytes;
         let align = BLOB_ALIGN as u64;
-        // Whole blocks, which a disk reads without a copy.
         let (start, end) = (first.start / align * align, end.next_multiple_of(align).min(blob_bytes));
         let bytes = usize::try_from(end.checked_sub(start)?).ok()?;
-        let ends_within = group.iter().all(|item| item.lies().1.end <= end);
-        let into = buffer.get_mut(..bytes).filter(|_| ends_within)?;
-        self.source().read(part, blob, start, into).ok()?;
-        Some(Together { start })
+        group.iter().all(|item| item.lies().1.end <= end).then_some((blob, start, bytes))
     }
 }
 

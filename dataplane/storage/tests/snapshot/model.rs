@@ -6,8 +6,8 @@ use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 
 use praas_storage::snapshot::{
-    Cut, CutError, CutFacts, CutValue, Fill, Form, Location, Manifest, ObjectEntry, PageObject, Restored, SectionKind,
-    SectionPlace, ShowObject, Snapshot, SnapshotError,
+    Cut, CutError, CutFacts, CutValue, Form, Location, Manifest, ObjectEntry, PageObject, Restored, SectionKind,
+    SectionPlace, ShowObject, Snapshot, SnapshotError, StoredValue,
 };
 use praas_storage::{Backend, Folder};
 
@@ -229,10 +229,13 @@ pub(crate) fn restored(snapshot: &Snapshot, threads: usize) -> BTreeMap<Name, Ob
             ControlFlow::Continue(())
         }
 
-        fn value(&self, object: &PageObject, fill: &mut Fill<'_>) -> ControlFlow<()> {
+        fn value(&self, object: &PageObject, stored: &StoredValue<'_>) -> ControlFlow<()> {
             assert!(self.pages.lock().unwrap().contains(&page(object.hash, self.bits)), "a value before its page");
             let mut value = vec![0; object.value_bytes as usize];
-            fill(&mut value).unwrap();
+            stored.fill(&mut value).unwrap();
+            if let Some(in_place) = stored.in_place() {
+                assert_eq!(in_place.unwrap(), value);
+            }
             let name = (object.namespace, object.key.to_vec());
             assert!(self.objects.lock().unwrap().insert(name, seen(object, value)).is_none(), "a value came twice");
             ControlFlow::Continue(())
