@@ -7,6 +7,7 @@
 //! |---|---|
 //! | [`limits`] | every shared maximum, named once, with its unit and reason |
 //! | [`durability`] | what survives what |
+//! | [`fingerprint`] | what stands for something long in tables |
 //! | [`idempotency`] | what makes a repetition of a call the same call |
 //! | [`key`] | keys of state objects and messages, names of their types |
 //! | [`message`] | who sends and receives messages, and how they come from outside |
@@ -25,6 +26,7 @@
 pub mod codec;
 pub mod control;
 pub mod durability;
+pub mod fingerprint;
 pub mod idempotency;
 pub mod key;
 pub mod limits;

@@ -13,6 +13,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use praas_protocol::control::{ControlError, DirectoryEntry, ProcessState, ServerMessage};
 use praas_protocol::limits::LIST_PAGE_PROCESSES;
@@ -37,9 +38,9 @@ pub(crate) struct DirectoryWatch {
     /// The last change.
     last: u64,
     /// What there is, and what went, by the number of its last change.
-    by_number: BTreeMap<u64, DirectoryEntry>,
-    /// The numbers of what there is.
-    number_of: BTreeMap<(Name, Address), u64>,
+    by_number: BTreeMap<u64, Change>,
+    /// The numbers of what there is. Names are long, and kept once.
+    number_of: BTreeMap<Arc<(Name, Address)>, u64>,
     /// The numbers of what went, oldest first.
     gone: VecDeque<u64>,
     /// The last of those that were forgotten.
@@ -48,6 +49,20 @@ pub(crate) struct DirectoryWatch {
     /// The one that was begun first comes first.
     lists: VecDeque<List>,
     last_list: u64,
+}
+
+/// The last change of something.
+#[derive(Debug)]
+struct Change {
+    whose: Arc<(Name, Address)>,
+    state: Option<ProcessState>,
+}
+
+impl Change {
+    fn entry(&self) -> DirectoryEntry {
+        let (application, address) = *self.whose;
+        DirectoryEntry { application, address, state: self.state }
+    }
 }
 
 /// Who waits for a change.
@@ -104,17 +119,16 @@ impl DirectoryWatch {
         if shown == entry.state {
             return false;
         }
-        if let Some(number) = before {
-            self.by_number.remove(&number);
-        }
+        let known = before.and_then(|number| self.by_number.remove(&number));
+        let whose = known.map_or_else(|| Arc::new(whose), |known| known.whose);
         self.last += 1;
-        self.by_number.insert(self.last, entry);
         if entry.state.is_some() {
-            self.number_of.insert(whose, self.last);
+            self.number_of.insert(Arc::clone(&whose), self.last);
         } else {
             self.number_of.remove(&whose);
             self.gone.push_back(self.last);
         }
+        self.by_number.insert(self.last, Change { whose, state: entry.state });
         if self.gone.len() > DIRECTORY_GONE_KEPT
             && let Some(number) = self.gone.pop_front()
         {
@@ -174,13 +188,14 @@ impl DirectoryWatch {
         let range = (Bound::Excluded(after), Bound::Included(upto.max(after)));
         // Nothing is excluded from and included in itself.
         let changes = (after < upto).then(|| self.by_number.range(range)).into_iter().flatten();
-        for (looks, (number, entry)) in changes.enumerate() {
+        for (looks, (number, change)) in changes.enumerate() {
             if entries.len() == LIST_PAGE_PROCESSES || looks == DIRECTORY_LOOKS_MAX {
                 return (entries, come_to);
             }
             come_to = *number;
-            if is_told(entry) && covers(scope, entry) {
-                entries.push(*entry);
+            let entry = change.entry();
+            if is_told(&entry) && covers(scope, &entry) {
+                entries.push(entry);
             }
         }
         (entries, upto)
@@ -289,7 +304,7 @@ mod tests {
     }
 
     fn what_there_is(watch: &DirectoryWatch) -> BTreeMap<Address, ProcessState> {
-        watch.by_number.values().filter_map(|entry| Some((entry.address, entry.state?))).collect()
+        watch.by_number.values().filter_map(|change| Some((change.whose.1, change.state?))).collect()
     }
 
     #[test]

@@ -216,8 +216,8 @@ impl Process {
 pub(crate) struct Processes {
     pub(crate) entries: BTreeMap<ProcessKey, Process>,
     pub(crate) by_id: BTreeMap<ProcessId, ProcessKey>,
-    /// Those that sleep, and are not among the others.
-    pub(crate) swapped: BTreeMap<ProcessId, Swapped>,
+    /// Those that sleep, and are not among the others. There are many, and a tree has places that are empty: so these are small.
+    pub(crate) swapped: BTreeMap<ProcessId, Box<Swapped>>,
     /// The last process whose memory was measured, and whether that goes on.
     pub(crate) measured: Option<ProcessKey>,
     pub(crate) is_measured: bool,

@@ -36,7 +36,7 @@ use crate::server::starting::{Ground, assemble, check_applications};
 use crate::server::{Order, ServerOptions, StartError};
 use crate::shard::Shard;
 use crate::sources::Source;
-use crate::swap::{HeldJob, HeldJobs, Swapped, Transfers};
+use crate::swap::{HeldJob, HeldJobs, Transfers};
 use crate::workers::WorkerKey;
 
 /// The keeper of simulated servers, which outlives them.
@@ -331,7 +331,7 @@ impl SimulatedServer {
     /// Whether a process sleeps.
     #[must_use]
     pub fn sleeps(&self, process: &ProcessId) -> bool {
-        self.shard.processes.swapped.get(process).is_some_and(Swapped::sleeps)
+        self.shard.processes.swapped.get(process).is_some_and(|swapped| swapped.sleeps())
     }
 
     /// Begins a clean end.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use praas_protocol::ProcessId;
 use praas_protocol::control::{ControlError, ProcessState, ServerMessage, Transition};
+use praas_protocol::fingerprint::{Fingerprint, Fingerprints};
 use praas_protocol::limits::{LIST_PAGE_PROCESSES, TRANSITION_REASON_BYTES_MAX};
 use praas_protocol::token::Scope;
 
@@ -59,8 +60,9 @@ pub(crate) struct Transitions {
     kept: VecDeque<Transition>,
     /// The number of the last one.
     last: u64,
-    /// The state of each process, and since when it has it.
-    states: HashMap<ProcessId, (ProcessState, Instant)>,
+    /// The state of each process, and since when it has it. Those that sleep are many, and their names long.
+    states: HashMap<Fingerprint, (ProcessState, Instant)>,
+    fingerprints: Fingerprints,
     watchers: Vec<Watcher>,
 }
 
@@ -73,16 +75,17 @@ impl Transitions {
         circumstances: &Circumstances<'_>,
     ) -> Option<&Transition> {
         let now = clock::now();
+        let whose = self.fingerprints.of(&process);
         let before = match to {
-            Some(state) => self.states.insert(process, (state, now)),
-            None => self.states.remove(&process),
+            Some(state) => self.states.insert(whose, (state, now)),
+            None => self.states.remove(&whose),
         };
         // One that sleeps since an earlier server and was not noted then: its state is known all the same.
         let slept = (to == Some(ProcessState::Restoring)).then_some(ProcessState::Swapped);
         let from = before.map(|(state, _)| state).or(slept);
         if from == to {
             if let (Some(state), Some((_, since))) = (to, before) {
-                self.states.insert(process, (state, since));
+                self.states.insert(whose, (state, since));
             }
             return None;
         }

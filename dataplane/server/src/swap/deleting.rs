@@ -101,7 +101,7 @@ impl Shard {
     fn deleted_of_sleeper(&mut self, folder: Folder, failed: Option<ControlError>) {
         let id = folder.process;
         // What was left of an earlier life is nobody's.
-        let is_it = |swapped: &&mut Swapped| swapped.is_ending() && swapped.incarnation == folder.incarnation;
+        let is_it = |swapped: &&mut Box<Swapped>| swapped.is_ending() && swapped.incarnation == folder.incarnation;
         let Some(swapped) = self.processes.swapped.get_mut(&id).filter(is_it) else { return };
         let askers = std::mem::take(&mut swapped.askers);
         if let Some(error) = failed {

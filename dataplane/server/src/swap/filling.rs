@@ -33,6 +33,8 @@ const LISTING_THREADS: usize = 4;
 const FILLING_THREADS: usize = 4;
 /// How long the background waits after a worker has asked for something: it asks for the next thing soon.
 const QUIET_AFTER_ASKED: Duration = Duration::from_millis(2);
+/// In which time whoever woke a process has asked for something, if it needs any of it: a call has to reach its worker.
+const FIRST_ASKED_WITHIN: Duration = Duration::from_millis(3);
 /// How long the background gives way at once, and how many bytes it brings back after the first time without giving way again; after
 /// each further time twice as many. So it ends, nearly as soon, however much is asked for. Who asks once is not held up, and who
 /// asks for everything has it by that.
@@ -336,8 +338,7 @@ impl Filling {
     /// The background: brings back all there is, until it is told to stop.
     pub(super) fn fill(&self, backend: &Arc<dyn Backend>) -> FillEnd {
         let Some(_use) = self.enter(false) else { return FillEnd::Stopped };
-        // Whoever woke it is about to ask.
-        lock(&self.turn).asked_at = Some(Instant::now());
+        lock(&self.turn).asked_at = Some(Instant::now() + FIRST_ASKED_WITHIN);
         let snapshot = match self.snapshot(backend) {
             Ok(snapshot) => snapshot,
             Err(StateNotFetched { is_damaged: true, reason }) => return FillEnd::Damaged { count: 1, first: reason },

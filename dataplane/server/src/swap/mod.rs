@@ -226,7 +226,7 @@ impl Shard {
         reason: SwapReason,
         asker: Option<Asker>,
     ) -> Result<(), ControlError> {
-        if self.processes.swapped.get(id).is_some_and(Swapped::sleeps) {
+        if self.processes.swapped.get(id).is_some_and(|swapped| swapped.sleeps()) {
             asker.into_iter().for_each(|asker| self.answer_done(asker));
             return Ok(());
         }

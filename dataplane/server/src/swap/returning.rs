@@ -38,7 +38,7 @@ impl Shard {
             return Err(ControlError::ShuttingDown);
         }
         if self.is_away(id) {
-            if self.processes.swapped.get(id).is_some_and(super::Swapped::is_ending) {
+            if self.processes.swapped.get(id).is_some_and(|swapped| swapped.is_ending()) {
                 return Err(ControlError::WrongState { process: *id, state: ProcessState::Draining });
             }
             self.wake(id, asker);
@@ -92,7 +92,7 @@ impl Shard {
 
     /// A process that is away is due, because it has asked to be woken.
     pub(crate) fn wake_due(&mut self, id: &ProcessId) {
-        self.metrics.alarms_rung += u64::from(self.processes.swapped.get(id).is_some_and(super::Swapped::sleeps));
+        self.metrics.alarms_rung += u64::from(self.processes.swapped.get(id).is_some_and(|swapped| swapped.sleeps()));
         self.wake(id, None);
     }
 

@@ -56,9 +56,9 @@ pub(crate) struct Swapped {
 }
 
 impl Swapped {
-    pub(super) fn new(incarnation: u64, stored_bytes: u64, since_unix_ms: Option<u64>) -> Self {
+    pub(super) fn new(incarnation: u64, stored_bytes: u64, since_unix_ms: Option<u64>) -> Box<Self> {
         let rest = Rest::Asleep;
-        Self {
+        Box::new(Self {
             incarnation,
             stored_bytes,
             since_unix_ms,
@@ -69,7 +69,7 @@ impl Swapped {
             failure: None,
             tried_until: None,
             listed: None,
-        }
+        })
     }
 
     /// Whether nothing is done with it.
@@ -109,7 +109,7 @@ impl Swapped {
 impl Shard {
     /// The state of a process, awake or not.
     pub(crate) fn state_of(&self, id: &ProcessId) -> Option<ProcessState> {
-        let sleeps = self.processes.swapped.get(id).map(Swapped::state);
+        let sleeps = self.processes.swapped.get(id).map(|swapped| swapped.state());
         sleeps.or_else(|| self.processes.by_id.get(id).and_then(|key| Some(self.processes.get(*key)?.state())))
     }
 
@@ -155,7 +155,7 @@ impl Shard {
     }
 
     /// Takes a process that sleeps out of the table and the lists, for good.
-    pub(super) fn forget_sleeper(&mut self, id: ProcessId) -> Option<Swapped> {
+    pub(super) fn forget_sleeper(&mut self, id: ProcessId) -> Option<Box<Swapped>> {
         let mut swapped = self.processes.swapped.remove(&id)?;
         self.set_alarm(id, None);
         self.list(id, swapped.listed.take(), None);

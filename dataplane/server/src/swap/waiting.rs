@@ -86,7 +86,7 @@ impl Shard {
         }
         let application = self.applications.get(&id.application).ok_or(ControlError::UnknownProcess { process: id })?;
         let refuses = application.swap_wait == SwapWait::Refuse;
-        if self.processes.swapped.get(&id).is_some_and(super::Swapped::is_ending) {
+        if self.processes.swapped.get(&id).is_some_and(|swapped| swapped.is_ending()) {
             return Err(ControlError::UnknownProcess { process: id });
         }
         let is_order = waiter.is_order();

@@ -7,20 +7,23 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use praas_protocol::fingerprint::{Fingerprint, Fingerprints};
+
 use crate::name::Folder;
 
-/// Folders that are known at once, some 200 bytes each; then it begins anew.
-const KNOWN_MAX: usize = 16_384;
+/// Folders that are known at once, some 30 bytes each; then it begins anew.
+const KNOWN_MAX: usize = 65_536;
 
 /// The folders that last where they are.
 #[derive(Debug, Default)]
 pub(super) struct Lasting {
     state: Mutex<State>,
+    fingerprints: Fingerprints,
 }
 
 #[derive(Debug, Default)]
 struct State {
-    known: HashSet<Folder>,
+    known: HashSet<Fingerprint>,
     changes: u64,
 }
 
@@ -32,8 +35,9 @@ impl Lasting {
 
     /// Whether a folder is known, and how many changes there were so far: [`Self::learn`] wants to know.
     pub(super) fn knows(&self, folder: &Folder) -> (bool, u64) {
+        let folder = self.fingerprints.of(folder);
         let state = self.state();
-        (state.known.contains(folder), state.changes)
+        (state.known.contains(&folder), state.changes)
     }
 
     /// All above a folder was synced, begun when there had been so many changes.
@@ -45,14 +49,14 @@ impl Lasting {
         if state.known.len() >= KNOWN_MAX {
             state.known.clear();
         }
-        state.known.insert(*folder);
+        state.known.insert(self.fingerprints.of(folder));
     }
 
     /// Its directories are about to be made or removed.
     pub(super) fn forget(&self, folder: &Folder) {
         let mut state = self.state();
         state.changes += 1;
-        state.known.remove(folder);
+        state.known.remove(&self.fingerprints.of(folder));
     }
 }
 
