@@ -250,12 +250,13 @@ fn nothing_is_removed_in_the_name_of_a_server_that_another_has_replaced() {
     }
     let mut there = [0; 1000];
     memory.read(&BlobName { folder, number: 7 }, 0, &mut there).unwrap();
-    let (blobs, needed) = blobs(&storage, "alice");
-    assert_eq!((blobs, there), (needed + 1, [1; 1000]), "what this server wrote is gone, nothing else");
+    let (stored, needed) = blobs(&storage, "alice");
+    assert_eq!((stored, there), (needed + 1, [1; 1000]), "what this server wrote is gone, nothing else");
     assert_eq!(Snapshot::open(&storage, &folder).unwrap().unwrap().epoch(), theirs.epoch());
-    // The other one stops it.
-    memory.remove_folder(&folder).unwrap();
+    // Who stops it here ends what is in memory here.
     client.stop(process("alice")).unwrap();
+    assert!(client.list().unwrap().is_empty());
+    assert_eq!(blobs(&storage, "alice"), (needed + 1, needed));
     drop((alice, client));
     stage.end();
 }

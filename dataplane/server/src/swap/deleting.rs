@@ -2,6 +2,7 @@
 //!
 //! 1. It is removed before the process is said to have ended, and before its ledger says so: a server that is killed in
 //!    between leaves either the process or nothing.
+//!    What a server has stored that took the process over meanwhile is its own: it stays.
 //! 2. Where that fails, the process has not ended: whoever wants it stopped is told why, and may try again.
 
 use praas_protocol::ProcessId;
@@ -34,7 +35,7 @@ impl Shard {
         let has_log = swapped.has_log;
         let log = self.disk_log().filter(|_| has_log);
         let Some(transfers) = &self.swaps.transfers else { return Err(ControlError::NoStorage) };
-        transfers.begin(Job::Remove { folder, key: None, log });
+        transfers.begin(Job::Remove { folder, key: None, epoch: None, log });
         self.set_rest(*id, Rest::Ending, "it is stopped");
         Ok(true)
     }
@@ -51,7 +52,7 @@ impl Shard {
         else {
             return false;
         };
-        transfers.begin(Job::Remove { folder, key: Some(key), log: None });
+        transfers.begin(Job::Remove { folder, key: Some(key), epoch: process.stored.epoch, log: None });
         true
     }
 

@@ -106,7 +106,7 @@ impl Shard {
                 self.note_log_on_disk(key, *folder);
                 self.begin_drain(key, Purpose::Stop, Vec::new());
             } else if let Some(transfers) = &self.swaps.transfers {
-                transfers.begin(Job::Remove { folder: *folder, key: None, log: Some(disk.clone()) });
+                transfers.begin(Job::Remove { folder: *folder, key: None, epoch: None, log: Some(disk.clone()) });
             }
         }
         for folder in over {

@@ -86,7 +86,7 @@ impl Shard {
             self.log.warning(format_args!("what is stored in {folder} belongs to no process any more: it is removed"));
             self.metrics.orphans_removed += 1;
             if let Some(transfers) = &self.swaps.transfers {
-                transfers.begin(Job::Remove { folder, key: None, log: None });
+                transfers.begin(Job::Remove { folder, key: None, epoch: None, log: None });
             }
         }
         for (application, processes) in unserved {

@@ -59,6 +59,8 @@ pub(super) enum Job {
         folder: Folder,
         /// Whose, if it is in memory.
         key: Option<ProcessKey>,
+        /// By which this server owned it, if it has claimed it: what a later owner has stored stays.
+        epoch: Option<u64>,
         /// Of one that sleeps: where its log is.
         log: Option<DiskLog>,
     },
@@ -246,8 +248,8 @@ impl Job {
                 TransferResult::Released
             }
             Self::Usage(job) => TransferResult::Usage(job.carry_out(&**backend)),
-            Self::Remove { folder, key, log } => {
-                let remove = || remove(&**backend, &folder, log.as_ref());
+            Self::Remove { folder, key, epoch, log } => {
+                let remove = || remove(backend, &folder, epoch, log.as_ref());
                 TransferResult::Removed { folder, key, removed: guarded(remove, Err) }
             }
             Self::RemoveLog { folder, log } => {
@@ -277,12 +279,27 @@ fn guarded<R>(work: impl FnOnce() -> R, failed: impl FnOnce(String) -> R) -> R {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| failed(words(panic)))
 }
 
-/// Removes what is stored of a process: a log is marked first, so that nothing is made of what it has alone, and goes last.
-fn remove(backend: &dyn Backend, folder: &Folder, log: Option<&DiskLog>) -> Result<(), String> {
+/// Removes what is stored of a process, unless another server has claimed it since: a log is marked first, so that nothing is made of
+/// what it has alone, and goes last.
+fn remove(
+    backend: &Arc<dyn Backend>,
+    folder: &Folder,
+    epoch: Option<u64>,
+    log: Option<&DiskLog>,
+) -> Result<(), String> {
     if let Some(log) = log {
         log.mark_ended(folder).map_err(|error| format!("its log: {error}"))?;
     }
-    backend.remove_folder(folder).map_err(|error| error.to_string())?;
+    let is_anothers = match epoch.map(|own| (own, Snapshot::open(backend, folder))) {
+        None | Some((_, Ok(None))) => false,
+        Some((own, Ok(Some(found)))) => found.epoch() > own,
+        // Nobody can go on from what is damaged.
+        Some((_, Err(error))) if error.is_damage() => false,
+        Some((_, Err(error))) => return Err(error.to_string()),
+    };
+    if !is_anothers {
+        backend.remove_folder(folder).map_err(|error| error.to_string())?;
+    }
     log.map_or(Ok(()), |log| log.remove(folder).map_err(|error| format!("its log: {error}")))
 }
 
