@@ -142,6 +142,29 @@ impl Pending {
     }
 }
 
+/// The write of a process that a server has begun and did not live to hear of: it may happen while others own the process.
+pub struct LateWrite {
+    /// The process.
+    pub process: ProcessId,
+    /// Whether the process went on.
+    pub is_checkpoint: bool,
+    job: HeldJob,
+    backend: Arc<dyn Backend>,
+}
+
+impl LateWrite {
+    /// Has it happen, or fail.
+    pub fn carry_out(self) {
+        drop(self.job.carry_out(&self.backend));
+    }
+}
+
+impl std::fmt::Debug for LateWrite {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("LateWrite").field("process", &self.process).finish_non_exhaustive()
+    }
+}
+
 /// What the host would hold of a worker's OS process.
 struct Body {
     /// Its end closes when the worker ends: the other is watched in the place of a pidfd.
@@ -332,6 +355,28 @@ impl SimulatedServer {
     #[must_use]
     pub fn sleeps(&self, process: &ProcessId) -> bool {
         self.shard.processes.swapped.get(process).is_some_and(|swapped| swapped.sleeps())
+    }
+
+    /// Whether a process is in memory.
+    #[must_use]
+    pub fn has_in_memory(&self, process: &ProcessId) -> bool {
+        self.shard.processes.by_id.contains_key(process)
+    }
+
+    /// The `kill -9` of a server whose host is cut off rather than gone: what it was about to write is still under way.
+    #[must_use]
+    pub fn cut_off(self) -> Vec<LateWrite> {
+        let Some(backend) = self.backend else { return Vec::new() };
+        let writes = self.pending.into_iter().filter_map(|pending| match pending {
+            Pending::Transfer(job) => Some(LateWrite {
+                process: job.writes()?,
+                is_checkpoint: job.asked() == Asked::Checkpoint,
+                job,
+                backend: Arc::clone(&backend),
+            }),
+            Pending::Task(_) => None,
+        });
+        writes.collect()
     }
 
     /// Begins a clean end.

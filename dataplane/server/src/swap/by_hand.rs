@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 
+use praas_protocol::ProcessId;
 use praas_storage::Backend;
 
 use super::transfer::{Job, TransferResult};
@@ -33,6 +34,14 @@ impl HeldJob {
             Job::Fetch { filling, .. } => Asked::Fetch { process: filling.folder().process },
             Job::Fill { .. } => Asked::Fill,
             _ => Asked::Other,
+        }
+    }
+
+    /// The process that it writes, if it writes one.
+    pub(crate) fn writes(&self) -> Option<ProcessId> {
+        match &self.0 {
+            Job::Write { job, .. } | Job::Checkpoint { job, .. } => Some(job.folder.process),
+            _ => None,
         }
     }
 

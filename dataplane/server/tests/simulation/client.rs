@@ -11,17 +11,14 @@ use std::sync::Arc;
 use praas_protocol::codec;
 use praas_protocol::control::{CONTROL_VERSION, ClientMessage, ClientRequest, ControlError, LaneId, ServerMessage};
 use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, CONTROL_MESSAGE_FDS_MAX};
-use praas_protocol::message::{Address, MessageId, PUT_FUNCTION, PutHead};
-use praas_protocol::{FunctionId, Idempotency, IdempotencyKey, Key, Outcome, ProcessId};
-use praas_shm::client_lane::{ClientLane, KeyedPayload, Payload, SubmitError, Ticket};
+use praas_protocol::{Outcome, ProcessId};
+use praas_shm::client_lane::{ClientLane, SubmitError, Ticket};
 use praas_sys::MessageSocket;
 
-use crate::functions::{MESSAGE_KEY, NOTHING, PLANNED};
+use crate::functions::{NOTHING, PLANNED};
 use crate::lane_parts::lane_parts;
 use crate::model::{Operation, model};
-
-/// Calls that a call brings about, one within the other.
-pub(crate) const CALLS_DEEP_MAX: usize = 3;
+use crate::wish::Wish;
 
 /// By how much the numbers of a client's messages grow at most, and by which factor the steps vary.
 const SEQUENCE_STEP_MAX: u64 = 700;
@@ -29,50 +26,6 @@ const SEQUENCE_STRIDE: u64 = 7919;
 
 /// How often something is tried before its client gives it up.
 const TRIES_MAX: u32 = 200;
-
-/// What a client wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wish {
-    Append,
-    AppendOnce,
-    Take,
-    Send {
-        sequence: u64,
-    },
-    /// A call that makes calls.
-    Relay {
-        way: [Option<u8>; CALLS_DEEP_MAX],
-    },
-    /// A call that sends a message to another process.
-    Post {
-        to: u8,
-    },
-    /// A call that puts a large object.
-    Grow {
-        number: u8,
-    },
-    /// A call that reads one.
-    Look {
-        number: u8,
-    },
-    /// A call that asks for a wake-up.
-    Remind {
-        seconds: u8,
-    },
-    /// A call that takes one that has come.
-    TakeWake,
-    Create,
-    Stop,
-    Restart,
-    Swap,
-    Restore,
-}
-
-impl Wish {
-    fn is_call(self) -> bool {
-        !matches!(self, Self::Create | Self::Stop | Self::Restart | Self::Swap | Self::Restore)
-    }
-}
 
 /// What a client is at.
 #[derive(Debug, Clone, Copy)]
@@ -110,6 +63,8 @@ pub(crate) struct Client {
     doing: Doing,
     pub(crate) work: Option<Work>,
     last_sequence: u64,
+    /// The last message that it has sent itself.
+    sent: Option<(Wish, ProcessId, Operation)>,
     /// Whether the last `take` found a message.
     pub(crate) found_message: bool,
     pub(crate) said: Vec<String>,
@@ -118,18 +73,29 @@ pub(crate) struct Client {
 impl Client {
     pub(crate) fn new(name: String) -> Self {
         let doing = Doing::Nothing;
-        Self { name, connection: None, doing, work: None, last_sequence: 0, found_message: false, said: Vec::new() }
+        Self {
+            name,
+            connection: None,
+            doing,
+            work: None,
+            last_sequence: 0,
+            sent: None,
+            found_message: false,
+            said: Vec::new(),
+        }
     }
 
     /// Gives it something to do.
     pub(crate) fn begin(&mut self, wish: Wish, process: ProcessId, operation: Operation) {
-        let wish = match wish {
-            Wish::Send { .. } => {
+        let (wish, process, operation) = match (wish, self.sent) {
+            (Wish::SendAgain, Some(sent)) => sent,
+            (Wish::SendAgain, None) => (Wish::Append, process, operation),
+            (Wish::Send { .. }, _) => {
                 // So that the window over what is remembered of a source moves.
                 self.last_sequence += 1 + u64::from(operation) * SEQUENCE_STRIDE % SEQUENCE_STEP_MAX;
-                Wish::Send { sequence: self.last_sequence }
+                *self.sent.insert((Wish::Send { sequence: self.last_sequence }, process, operation))
             }
-            other => other,
+            _ => (wish, process, operation),
         };
         self.say(format!("begins {wish:?} {operation} of {}", process.process));
         self.work = Some(Work { wish, process, operation, tries: 0, changes: 0 });
@@ -267,35 +233,8 @@ impl Client {
             });
             return true;
         };
-        let payload = operation.to_le_bytes();
-        let submit_with = |function, more: u8| {
-            let [a, b, c, d] = payload;
-            lane.lane.submit(FunctionId::of(function), Payload::Bytes(&[a, b, c, d, more]), 0, 0)
-        };
-        let submitted = match wish {
-            Wish::AppendOnce => {
-                let key: IdempotencyKey = format!("operation {operation}").parse().expect("it is short");
-                let (idempotency, payload) = (Idempotency::from(key), KeyedPayload::Bytes(&payload));
-                lane.lane.submit_keyed(FunctionId::of("append"), idempotency, payload, 0, 0)
-            }
-            Wish::Send { sequence } => {
-                let source = Address::Process(self.name.parse().expect("it is a name"));
-                let key = Key::new(MESSAGE_KEY).expect("it is short");
-                let head = PutHead { source, id: MessageId { incarnation: 1, sequence }, key };
-                lane.lane.submit(FunctionId::of(PUT_FUNCTION), Payload::Bytes(&head.encode(&payload)), 0, 0)
-            }
-            Wish::Relay { way } => {
-                let input: Vec<u8> = payload.into_iter().chain(way.into_iter().flatten()).collect();
-                lane.lane.submit(FunctionId::of("relay"), Payload::Bytes(&input), 0, 0)
-            }
-            Wish::Post { to } => submit_with("post", to),
-            Wish::Remind { seconds } => submit_with("remind", seconds),
-            Wish::Grow { number } => submit_with("grow", number),
-            Wish::Look { number } => submit_with("look", number),
-            Wish::TakeWake => lane.lane.submit(FunctionId::of("take_wake"), Payload::Bytes(&payload), 0, 0),
-            Wish::Take => lane.lane.submit(FunctionId::of("take"), Payload::Bytes(&payload), 0, 0),
-            _ => lane.lane.submit(FunctionId::of("append"), Payload::Bytes(&payload), 0, 0),
-        };
+        let lane = &lane.lane;
+        let submitted = wish.submit(lane, &self.name, operation);
         match submitted {
             Ok(ticket) => self.doing = Doing::Calling(process, ticket),
             Err(SubmitError::Unavailable { .. }) => self.let_lane_go(process),

@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use praas_protocol::ProcessId;
 use praas_server::simulation::SimulatedServer;
 
-use crate::client::Wish;
 use crate::model::model;
 use crate::run::{ROUNDS_MAX, Run};
+use crate::wish::Wish;
 
 /// Rounds in which a process wakes that is due.
 const WAKE_ROUNDS_MAX: usize = 4000;

@@ -15,6 +15,7 @@ mod model;
 mod random;
 mod run;
 mod storage;
+mod wish;
 mod wishes;
 mod workers;
 
@@ -57,7 +58,7 @@ fn nothing_acknowledged_is_lost_and_nothing_runs_twice() {
     let sum = |of: fn(&run::Counts) -> u64| all.iter().map(of).sum::<u64>();
     println!(
         "{} seeds from {first}: {} calls, {} deaths of workers, {} of servers, {} losses of all memory, {} faults of storage, \
-         {} swaps out, {} in, {} that failed, {} checkpoints, {} objects and pages fetched",
+         {} swaps out, {} in, {} that failed, {} checkpoints, {} objects and pages fetched, {} late writes",
         all.len(),
         sum(|counts| counts.calls),
         sum(|counts| counts.worker_deaths),
@@ -69,6 +70,7 @@ fn nothing_acknowledged_is_lost_and_nothing_runs_twice() {
         sum(|counts| counts.swaps_failed),
         sum(|counts| counts.checkpoints),
         sum(|counts| counts.fetches),
+        sum(|counts| counts.late_writes),
     );
     // A run in which nothing happens proves nothing.
     assert!(all.is_empty() || sum(|counts| counts.calls) > 20 * all.len() as u64);

@@ -5,58 +5,26 @@
 //! 3. Messages of one sender are taken in their order, each once; one whose call was cut off perhaps once more.
 //! 4. What a process goes back to when its memory is lost is what it was when its manifest was last published.
 
+mod known;
+
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use praas_protocol::{MessageId, ProcessId};
 use praas_storage::Folder;
 
+use self::known::Known;
 use crate::storage::Noted;
 
 /// A number that no other operation of a run has.
 pub(crate) type Operation = u32;
 
-/// What one process knows.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Known {
-    /// Operations whose effect is in its state, in their order.
-    pub(crate) log: Vec<Operation>,
-    /// Operations that have begun.
-    begun: BTreeSet<Operation>,
-    /// The version of the log that was put last.
-    version: u64,
-    /// By which operation, and as which version, each of its large objects was put last.
-    objects: BTreeMap<u8, (Operation, u64)>,
-    /// Messages whose acceptance was told.
-    accepted: BTreeSet<Operation>,
-    /// Those of them that came in lanes of their senders.
-    in_lanes: BTreeSet<Operation>,
-    /// Messages that were taken by a call that succeeded.
-    taken: BTreeSet<Operation>,
-    /// Messages whose call was cut off at its end.
-    perhaps_taken: BTreeSet<Operation>,
-    /// Wake-ups that were asked for, and when each is due.
-    planned: BTreeMap<Operation, u64>,
-    /// Those that have come.
-    woken: BTreeSet<Operation>,
-    /// The last message of each sender that was received, in each of its lives and between two losses of all memory: after one it may
-    /// begin again where it was stored.
-    last: BTreeMap<(String, u64, u64), u64>,
-}
-
-impl Known {
-    /// Wake-ups that have not come, and when they are due.
-    fn awaited(&self) -> impl Iterator<Item = (Operation, u64)> {
-        self.planned.iter().filter(|(wake_up, _)| !self.woken.contains(wake_up)).map(|(wake_up, due)| (*wake_up, *due))
-    }
-
-    /// What a checkpoint has of it: what lies in lanes is not in it.
-    fn without_lanes(&self) -> Self {
-        let mut kept = self.clone();
-        kept.accepted.retain(|message| kept.taken.contains(message) || !kept.in_lanes.contains(message));
-        kept
-    }
+/// What a write would store, and where.
+#[derive(Debug, Clone)]
+pub(crate) struct AboutToStore {
+    known: Known,
+    folder: Folder,
 }
 
 /// One process.
@@ -195,6 +163,8 @@ impl Model {
     /// A call has received a message.
     pub(crate) fn receive(&mut self, process: &ProcessId, source: &str, id: MessageId, message: Operation) {
         let MessageId { incarnation, sequence } = id;
+        self.said
+            .push(format!("    message {message}, number {sequence} of {source}, is received by {}", process.process));
         let losses = self.losses;
         let known = self.known(process, "a message is received");
         let last = known.last.insert((source.to_owned(), incarnation, losses), sequence).unwrap_or(0);
@@ -357,15 +327,35 @@ impl Model {
         }
     }
 
+    /// What a write of a process as it is now would store, if something is stored of it already.
+    pub(crate) fn about_to_store(&mut self, process: &ProcessId, is_checkpoint: bool) -> Option<AboutToStore> {
+        let kept = self.kept(process);
+        if kept.is_unsettled {
+            return None;
+        }
+        let (known, folder) = (kept.now.clone()?, kept.folder?);
+        Some(AboutToStore { known: if is_checkpoint { known.without_lanes() } else { known }, folder })
+    }
+
+    /// A server that was cut off has published something after another one has begun. The process is in its memory or not.
+    pub(crate) fn stored_late(&mut self, noted: Noted, late: &AboutToStore, is_in_memory: bool) {
+        let process = late.folder.process;
+        if noted != Noted::Published(late.folder) || self.kept(&process).folder != Some(late.folder) {
+            self.blame(format!("{process}: a server that was cut off has brought about {noted:?} too late"));
+        } else if is_in_memory {
+            self.blame(format!("{process}: a server that was cut off has published it while another one owned it"));
+        }
+        let kept = self.kept(&process);
+        kept.stored = Some(late.known.clone());
+        kept.now = Some(late.known.begun_anew());
+        kept.changes += 1;
+    }
+
     /// All memory of all processes is lost.
     pub(crate) fn all_memory_lost(&mut self) {
         self.losses += 1;
         for kept in self.processes.values_mut() {
-            kept.now.clone_from(&kept.stored);
-            if let Some(now) = &mut kept.now {
-                // What was under way when it was stored begins anew.
-                now.begun.retain(|operation| now.log.contains(operation));
-            }
+            kept.now = kept.stored.as_ref().map(Known::begun_anew);
             kept.changes += 1;
         }
     }

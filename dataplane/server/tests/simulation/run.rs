@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use praas_protocol::control::WaitMode;
 use praas_protocol::{Durability, ProcessId};
-use praas_server::simulation::{Asked, SimulatedKeeper, SimulatedServer};
+use praas_server::simulation::{Asked, LateWrite, SimulatedKeeper, SimulatedServer};
 use praas_server::{Application, Level, ServerOptions, TestClock};
 
 use crate::client::Client;
-use crate::model::{Operation, Shared, model};
+use crate::model::{AboutToStore, Operation, Shared, model};
 use crate::random::Random;
 use crate::storage::Storage;
 use crate::workers::{Body, Worker};
@@ -30,8 +30,14 @@ const ROUND: Duration = Duration::from_millis(5);
 /// Lines of the record that a failure shows.
 const SHOWN_MAX: usize = 400;
 
+/// How often, of so many writes of processes, the server is cut off before one.
+const CUT_OFF_ONE_IN: u64 = 40;
+
 /// How often, of so many times, the rest of a process comes when it could.
 const FILL_ONE_IN: u64 = 8;
+
+/// What the start of a server takes. No two of a run begin at the same nanosecond: lanes are numbered from there on.
+const START_TAKES: Duration = Duration::from_nanos(1_000_003);
 
 /// When a run begins, since 1970.
 const START: Duration = Duration::from_secs(1_800_000_000);
@@ -52,6 +58,7 @@ pub(crate) struct Counts {
     pub(crate) swaps_failed: u64,
     pub(crate) checkpoints: u64,
     pub(crate) fetches: u64,
+    pub(crate) late_writes: u64,
 }
 
 /// One run; see the module's text.
@@ -67,6 +74,8 @@ pub(crate) struct Run {
     pub(crate) clients: Vec<Client>,
     pub(crate) processes: Vec<ProcessId>,
     pub(crate) last_operation: Operation,
+    /// What servers that were cut off have still under way.
+    late_writes: Vec<(AboutToStore, LateWrite)>,
     /// Whether anything may go wrong.
     pub(crate) is_rough: bool,
     /// Whether its processes have so much that they wake without it.
@@ -117,6 +126,7 @@ impl Run {
             clients: (0..CLIENTS).map(|number| Client::new(format!("c{number}"))).collect(),
             processes: (0..PROCESSES).map(process).collect(),
             last_operation: 0,
+            late_writes: Vec::new(),
             is_rough: true,
             is_large,
             counts: Counts::default(),
@@ -182,13 +192,13 @@ impl Run {
             840..950 => self.carry_out_something(),
             950..993 => self.let_time_pass(),
             993..996 => self.kill_some_worker(),
-            996..998 if self.chance(4) => self.kill_server(),
+            996 if self.chance(2) => self.kill_server(),
             998 => {
                 let hours = i64::try_from(self.random.below(48)).expect("small") - 24;
                 self.clock.jump_ms(hours * 3_600_000);
                 self.note(format!("the wall clock jumps by {hours} h"));
             }
-            _ => {}
+            _ => self.carry_out_late(),
         }
     }
 
@@ -197,6 +207,7 @@ impl Run {
     }
 
     pub(crate) fn start_server(&mut self) {
+        self.clock.advance(START_TAKES);
         let server = SimulatedServer::start(&self.options, &mut self.keeper);
         let server = server.expect("a server starts on storage that works");
         self.server = Some(server);
@@ -224,6 +235,23 @@ impl Run {
         }
     }
 
+    /// Something that a server which was cut off had under way happens.
+    fn carry_out_late(&mut self) {
+        let Some((about, write)) = self.late_writes.pop() else { return };
+        let process = write.process;
+        if !model(|model| model.is_settled(&process)) {
+            return;
+        }
+        self.counts.late_writes += 1;
+        self.note(format!("a write of {} comes late", process.process));
+        write.carry_out();
+        let is_in_memory = self.with_server(|server| server.has_in_memory(&process));
+        for noted in self.storage.noted() {
+            self.note("and is published".to_owned());
+            model(|model| model.stored_late(noted, &about, is_in_memory));
+        }
+    }
+
     /// Does one of the things that the loop has asked of threads.
     fn carry_out_something(&mut self) {
         let asked = self.with_server(|server| server.asked());
@@ -231,6 +259,9 @@ impl Run {
             return;
         }
         let index = usize::try_from(self.random.below(asked.len() as u64)).expect("an index");
+        if matches!(asked[index], Asked::Write | Asked::Checkpoint) && self.is_rough && self.chance(CUT_OFF_ONE_IN) {
+            return self.cut_server_off();
+        }
         // What workers ask for comes before the rest, mostly.
         if asked[index] != Asked::Fill || self.chance(FILL_ONE_IN) {
             self.carry_out_at(index, asked[index]);
@@ -286,11 +317,29 @@ impl Run {
         self.count();
         self.drop_server();
         if loses_memory {
-            self.counts.memory_losses += 1;
-            self.keeper = SimulatedKeeper::new().expect("a keeper");
-            model(|model| model.all_memory_lost());
+            self.lose_memory();
         }
         self.start_server();
+    }
+
+    /// The host of the server and its keeper is cut off, with all their memory and with what they have under way.
+    fn cut_server_off(&mut self) {
+        self.note("the server is cut off".to_owned());
+        self.counts.server_deaths += 1;
+        self.count();
+        let writes = self.server.take().map(SimulatedServer::cut_off).unwrap_or_default();
+        let about =
+            |write: LateWrite| Some((model(|model| model.about_to_store(&write.process, write.is_checkpoint))?, write));
+        self.late_writes.extend(writes.into_iter().filter_map(about));
+        self.drop_server();
+        self.lose_memory();
+        self.start_server();
+    }
+
+    fn lose_memory(&mut self) {
+        self.counts.memory_losses += 1;
+        self.keeper = SimulatedKeeper::new().expect("a keeper");
+        model(|model| model.all_memory_lost());
     }
 
     pub(crate) fn count(&mut self) {

@@ -2,10 +2,10 @@
 
 use praas_protocol::ProcessId;
 
-use crate::client::{CALLS_DEEP_MAX, Wish};
 use crate::functions::{KEYED, OBJECTS};
 use crate::model::{Operation, model};
 use crate::run::{PROCESSES, Run};
+use crate::wish::{CALLS_DEEP_MAX, Wish};
 
 impl Run {
     pub(crate) fn step_some_client(&mut self) {
@@ -40,7 +40,14 @@ impl Run {
         match self.random.below(18) {
             0..2 => Wish::Append,
             2..4 => Wish::AppendOnce,
-            4..6 => Wish::Send { sequence: 0 },
+            4 => Wish::Send { sequence: 0 },
+            5 => {
+                if self.chance(3) {
+                    Wish::Send { sequence: 0 }
+                } else {
+                    Wish::SendAgain
+                }
+            }
             6..8 => Wish::Relay { way: self.some_way() },
             8..11 => Wish::Post { to: self.some_number() },
             11..13 => Wish::Remind { seconds: u8::try_from(self.random.below(60)).expect("small") },
