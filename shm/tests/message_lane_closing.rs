@@ -162,12 +162,9 @@ fn what_lies_in_lanes_is_kept_in_the_order_of_its_source_and_whoever_sends_later
     let cut = begin();
     assert_eq!(kept(&cut), all);
 
-    // It comes back, is received as it would have been, and nothing is left in the lanes.
+    // It comes back, what lay in two lanes of one source in one, is received as it would have been, and nothing is left in the lanes.
     let (woken, returned) = wake(&cut);
-    assert_eq!(
-        returned.iter().map(|lane| (lane.slot, lane.serial)).collect::<Vec<_>>(),
-        [(0, 1000), (1, 1001), (2, 1002)]
-    );
+    assert_eq!(returned.iter().map(|lane| (lane.slot, lane.serial)).collect::<Vec<_>>(), [(0, 1000), (2, 1001)]);
     let again = {
         let lanes = returned.iter().map(|lane| InboundLane {
             slot: lane.slot,

@@ -140,6 +140,8 @@ pub struct Application {
     pub idle_swap_ms: Option<u64>,
     /// What becomes of calls and messages that need a process while it sleeps.
     pub swap_wait: SwapWait,
+    /// Whether a message wakes a process that sleeps; otherwise it is kept, and is there when something else does.
+    pub wake_on_message: bool,
     /// Limits of each process.
     pub limits: ApplicationLimits,
 }
@@ -163,6 +165,7 @@ impl Application {
             checkpoint_interval_ms: CHECKPOINT_INTERVAL_MS,
             idle_swap_ms: None,
             swap_wait: SwapWait::default(),
+            wake_on_message: true,
             limits: ApplicationLimits::default(),
         }
     }
@@ -202,6 +205,11 @@ impl Application {
         range("state.idle_swap_ms", idle_swap_ms, IDLE_SWAP_MS_MIN, IDLE_SWAP_MS_MAX);
         let checkpoints = (CHECKPOINT_INTERVAL_MS_MIN, CHECKPOINT_INTERVAL_MS_MAX);
         range("state.checkpoint_interval_ms", self.checkpoint_interval_ms, checkpoints.0, checkpoints.1);
+        if !self.wake_on_message && self.durability == Durability::Logged {
+            let problem = "is false, which needs durability = \"memory\" or \"checkpoint\": a logged process gets messages by \
+                           calls, and those wake it";
+            errors.push(FieldError { field: "state.wake_on_message", problem: problem.into() });
+        }
         errors.extend(self.text_errors());
         errors
     }

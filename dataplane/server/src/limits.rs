@@ -343,6 +343,12 @@ pub(crate) const USAGE_QUESTIONS_MAX: usize = 2;
 /// Longest time after which a process that could not be swapped out for idleness is tried again, unless its own is longer.
 pub(crate) const IDLE_SWAP_RETRY_MAX: Duration = Duration::from_secs(600);
 
+/// How long a process that came back for messages alone stays in memory: a burst of them costs one way there and back.
+pub(crate) const DOZE: Duration = Duration::from_millis(500);
+
+/// How long it stays where it could not be put to sleep again: storage that fails is not asked all the time.
+pub(crate) const DOZE_AGAIN: Duration = Duration::from_secs(30);
+
 /// Longest time after which a checkpoint that failed is tried again, unless the time between two is shorter.
 pub(crate) const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
 

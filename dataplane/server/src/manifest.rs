@@ -189,11 +189,13 @@ fn read_state(mut section: Section<'_, '_>, application: &mut Application) {
     let interval = section.optional("checkpoint_interval_ms", "a number of milliseconds", as_u64);
     let idle = section.optional("idle_swap_ms", "a number of milliseconds, 0 or \"none\"", as_ms_or_none);
     let swap_wait = section.optional("swap_wait", "\"wait\" or \"refuse\"", as_swap_wait);
+    let wake_on_message = section.optional("wake_on_message", "true or false", |value| value.as_bool().ok_or(None));
     section.close();
     application.durability = durability.unwrap_or_default();
     application.checkpoint_interval_ms = interval.unwrap_or(application.checkpoint_interval_ms);
     application.idle_swap_ms = idle.flatten().filter(|idle_swap_ms| *idle_swap_ms != 0);
     application.swap_wait = swap_wait.unwrap_or_default();
+    application.wake_on_message = wake_on_message.unwrap_or(application.wake_on_message);
 }
 
 fn read_limits(mut section: Section<'_, '_>, application: &mut Application) {

@@ -143,6 +143,11 @@ impl MessageLane {
         self.stage != LaneStage::Removing
     }
 
+    /// Whether its sender is still to get it.
+    pub(crate) fn is_opening(&self) -> bool {
+        matches!(self.stage, LaneStage::Opening { .. })
+    }
+
     /// What the keeper holds of it.
     pub(crate) fn kept_part(&self) -> (String, std::os::fd::BorrowedFd<'_>) {
         (self.kept_name.clone(), self.fd.as_fd())

@@ -48,7 +48,7 @@ impl Shard {
         let opened = worker.call_lanes.len() + worker.outbound.len();
         limit("lanes of this worker", opened, LANES_PER_WORKER_MAX, "call fewer processes from one worker")?;
         let process = ProcessId { process: name, ..home };
-        if self.processes.swapped.contains_key(&process) {
+        if self.processes.swapped.contains_key(&process) || self.dozes(&process) {
             return self.wait_for(process, Waiter::CallLane { caller, request, process: name });
         }
         let key = self.processes.key_of(&process)?;

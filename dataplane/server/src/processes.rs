@@ -117,6 +117,8 @@ pub(crate) struct Process {
     pub(crate) checkpoints: Checkpoints,
     /// Whether it has come back from storage and no worker was ready since.
     pub(crate) is_waking: bool,
+    /// Whether it has come back for messages alone, and starts no worker.
+    pub(crate) dozes: bool,
     /// What is known of the messages that it has asked to get at a time.
     pub(crate) wake_ups: WakeUps,
     /// What storage has of it.
@@ -168,6 +170,7 @@ impl Process {
             idle_swap: IdleSwap::default(),
             checkpoints: Checkpoints::default(),
             is_waking: false,
+            dozes: false,
             wake_ups: WakeUps::default(),
             stored: StoredCopy::default(),
             filler: None,
@@ -179,6 +182,7 @@ impl Process {
         match &self.stage {
             Stage::Creating(_) => ProcessState::Creating,
             Stage::Active(_) if self.has_failed() => ProcessState::Failed,
+            Stage::Active(_) if self.dozes && self.broken.is_none() => ProcessState::Swapped,
             Stage::Active(_) if self.is_waking && self.broken.is_none() => ProcessState::Restoring,
             Stage::Active(_) if self.activity.is_idle => ProcessState::Idle,
             Stage::Active(_) => ProcessState::Active,
@@ -195,7 +199,7 @@ impl Process {
     /// Whether workers are to be started when there are too few.
     pub(crate) fn wants_workers(&self) -> bool {
         let holds = self.log.as_ref().is_some_and(ProcessLog::holds_workers);
-        matches!(self.stage, Stage::Creating(_) | Stage::Active(_)) && self.broken.is_none() && !holds
+        matches!(self.stage, Stage::Creating(_) | Stage::Active(_)) && self.broken.is_none() && !holds && !self.dozes
     }
 
     /// Why workers do not start, with the last words of the program.

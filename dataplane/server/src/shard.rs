@@ -196,6 +196,7 @@ impl Shard {
                 Timer::Lane(key, lane) => self.opening_due(key, LaneId(lane)),
                 Timer::MessageLane(key, slot) => self.message_lane_due(key, MessageLaneSlot(slot)),
                 Timer::Fill(key) => self.fill_due(key),
+                Timer::Doze(key) => self.doze_due(key),
                 Timer::Away => self.away_due(),
                 Timer::WakeUps => self.look_at_alarms(),
                 Timer::OrphanedLanes => self.look_at_orphaned_lanes(),

@@ -41,6 +41,8 @@ pub(crate) enum Timer {
     MessageLane(ProcessKey, u16),
     /// Whether the rest of a process can be read now.
     Fill(ProcessKey),
+    /// Whether a process that came back for messages alone can sleep again.
+    Doze(ProcessKey),
     /// Whether somebody has waited too long for a process that is away.
     Away,
     /// Whether a process is due that has asked to be woken.

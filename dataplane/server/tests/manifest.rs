@@ -94,6 +94,7 @@ fn a_process_sleeps_only_where_a_time_is_named() {
     }
     assert_eq!(of("[state]\nidle_swap_ms = 10\n").idle_swap_ms, Some(10));
     assert_eq!(of("[state]\nswap_wait = \"wait\"\n").swap_wait, SwapWait::default());
+    assert!(of("").wake_on_message && !of("[state]\nwake_on_message = false\n").wake_on_message);
 }
 
 #[test]
@@ -141,6 +142,8 @@ fn each_wrong_field_is_named_with_its_line_and_what_is_allowed() {
         ("idle_swap_ms = 30000", "idle_swap_ms = 5", "state.idle_swap_ms", "10 to"),
         ("idle_swap_ms = 30000", "idle_swap_ms = \"soon\"", "state.idle_swap_ms", "milliseconds, 0 or \"none\""),
         ("swap_wait = \"refuse\"", "swap_wait = \"maybe\"", "state.swap_wait", "\"wait\" or \"refuse\""),
+        ("swap_wait = \"refuse\"", "wake_on_message = 1", "state.wake_on_message", "true or false"),
+        ("swap_wait = \"refuse\"", "wake_on_message = false", "state.wake_on_message", "\"memory\" or \"checkpoint\""),
         ("[workers]", "[worker]", "[worker]", "[workers]"),
     ];
     for (good, bad, field, allowed) in cases {

@@ -54,6 +54,13 @@ impl BlocksLeft {
         Self { arena_bytes: geometry.arena_bytes as usize, blocks: geometry.blocks }
     }
 
+    /// What both hold together in one lane of this geometry; none if it has no room for that.
+    pub(crate) fn beside(&self, other: &Self, geometry: &MessageLaneGeometry) -> Option<Self> {
+        let arena_bytes = (self.arena_bytes + other.arena_bytes).checked_sub(geometry.arena_bytes as usize)?;
+        let blocks = (self.blocks + other.blocks).checked_sub(geometry.blocks)?;
+        Some(Self { arena_bytes, blocks })
+    }
+
     /// Whether there may be one more block of so many bytes.
     pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let rounded =
@@ -161,5 +168,20 @@ mod tests {
         let mut left = BlocksLeft::of(&geometry);
         assert!(left.take(0) && left.take(1) && left.take(1024) && !left.take(1), "it has three blocks");
         assert!(!BlocksLeft::of(&geometry).take(usize::MAX));
+    }
+
+    #[test]
+    fn two_lanes_are_one_if_it_has_room_for_both() {
+        let geometry = MessageLaneGeometry { entries: 8, blocks: 3, arena_bytes: 64 << 10 };
+        let with = |blocks: &[usize]| {
+            let mut left = BlocksLeft::of(&geometry);
+            assert!(blocks.iter().all(|bytes| left.take(*bytes)));
+            left
+        };
+        let mut both = with(&[32 << 10]).beside(&with(&[1024, 1024]), &geometry).unwrap();
+        assert!(!both.take(1), "it has three blocks");
+        assert!(with(&[32 << 10]).beside(&with(&[32 << 10]), &geometry).is_some());
+        assert!(with(&[32 << 10, 1]).beside(&with(&[32 << 10]), &geometry).is_none());
+        assert!(with(&[1, 1]).beside(&with(&[1, 1]), &geometry).is_none());
     }
 }

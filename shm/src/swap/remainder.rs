@@ -63,6 +63,14 @@ pub struct KeptLane {
     pub waiting: Vec<WaitingMail>,
 }
 
+impl KeptLane {
+    /// Whether what lies in another lane could as well lie in this one.
+    fn is_like(&self, other: &Self) -> bool {
+        let facts = |lane: &Self| (lane.source, lane.incarnation, lane.repeats, lane.geometry);
+        facts(self) == facts(other)
+    }
+}
+
 /// Everything of a process but its objects.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Remainder {
@@ -133,7 +141,7 @@ impl Remainder {
                 reading.lane(&facts, incarnation).0.waiting = waiting;
             }
         }
-        Ok(reading.into_remainder())
+        Ok(reading.in_few_lanes().into_remainder())
     }
 
     /// What has a position in a process that goes on, with payloads of so many bytes in all at most.
@@ -210,6 +218,31 @@ impl Remainder {
 }
 
 impl Reading {
+    /// Lanes of one source are one lane, as far as it has room: what waits takes no more of them than it needs, however often the
+    /// process has slept meanwhile.
+    fn in_few_lanes(mut self) -> Self {
+        let mut few: BTreeMap<u16, (KeptLane, BlocksLeft)> = BTreeMap::new();
+        for (slot, (lane, left)) in std::mem::take(&mut self.lanes) {
+            let joined = few.values_mut().find_map(|(other, other_left)| {
+                let count = other.waiting.len() + lane.waiting.len();
+                let left = left.beside(other_left, &lane.geometry)?;
+                (other.is_like(&lane) && count <= lane.geometry.entries as usize).then_some((other, other_left, left))
+            });
+            let Some((other, other_left, left)) = joined else {
+                few.insert(slot, (lane, left));
+                continue;
+            };
+            *other_left = left;
+            // As a receiver would take them, who looks for the lowest.
+            other.waiting.extend(lane.waiting);
+            other.waiting.sort_by_key(|mail| mail.id);
+            let joined = Some(other.slot);
+            let mail = self.remainder.mail.iter_mut();
+            mail.filter(|mail| mail.lane == Some(slot)).for_each(|mail| mail.lane = joined);
+        }
+        Self { lanes: few, ..self }
+    }
+
     fn into_remainder(self) -> Remainder {
         Remainder { lanes: self.lanes.into_values().map(|(lane, _)| lane).collect(), ..self.remainder }
     }

@@ -107,7 +107,7 @@ impl Shard {
     /// Opens a message lane; whoever asked is answered when keeper and receivers have it, or by an error of this.
     pub(crate) fn open_message_lane(&mut self, wish: &MessageLaneWish) -> Result<(), ControlError> {
         let MessageLaneWish { asker, to: id, source, incarnation, repeats, .. } = *wish;
-        if self.is_away(&id) {
+        if self.is_away(&id) && !self.dozes(&id) {
             return self.wait_for(id, Waiter::MessageLane(Box::new(*wish)));
         }
         let key = self.receiver(&id)?;

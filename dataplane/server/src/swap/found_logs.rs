@@ -13,6 +13,7 @@ use std::io;
 use praas_protocol::{Name, ProcessId};
 use praas_storage::Folder;
 
+use super::dozing::Need;
 use super::transfer::Job;
 use crate::drain::Purpose;
 use crate::shard::Shard;
@@ -123,6 +124,6 @@ impl Shard {
         if !woken.is_empty() {
             self.log.info(format_args!("{} processes come back from their logs", woken.len()));
         }
-        woken.iter().for_each(|id| self.wake(id, None));
+        woken.iter().for_each(|id| self.wake(id, None, Need::Workers));
     }
 }

@@ -230,8 +230,8 @@ impl Shard {
         swapping.askers.into_iter().for_each(|asker| self.answer_done(asker));
         self.end_call_lanes_to(key);
         self.forget_if_empty(key);
-        if self.swaps.waiting.has(&id) {
-            self.wake(&id, None);
+        if let Some(need) = self.need_of_waiters(&id) {
+            self.wake(&id, None, need);
         }
     }
 
@@ -306,6 +306,7 @@ impl Shard {
         self.show_state(key);
         self.fail_swappers(id, askers, why);
         self.fill_later(key);
+        self.doze_on(key);
         self.serve_waiters(&id);
     }
 
@@ -314,12 +315,13 @@ impl Shard {
         askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
     }
 
-    /// Somebody needs a process that is on its way to sleep. One that was only idle stays; of others, that is seen to when
-    /// they sleep.
+    /// Somebody needs a process that is on its way to sleep, or dozes. One that was only idle stays; of others, that is seen to
+    /// when they sleep.
     pub(super) fn recall(&mut self, key: ProcessKey) {
         let is_idle = |process: &Process| matches!(&process.stage, Stage::Draining(drain) if drain.may_stay());
         if self.processes.get(key).is_some_and(is_idle) {
             self.stay_instead(key, "it is needed");
         }
+        self.rouse(key);
     }
 }

@@ -14,6 +14,7 @@
 //! | `filling` | what woke without its objects: they come back as workers ask for them, and in the background |
 //! | `fetching` | the loop's part in that |
 //! | `waiting` | who needs a process that is away |
+//! | `dozing` | one that came back to take messages, and sleeps again |
 //! | `deleting` | the end of what is stored of a process that was stopped |
 //! | `starting`, `found_logs` | what the next server finds in storage, and in logs |
 //! | `revocable` | storage that a server which ends takes away from threads that still wait for it |
@@ -40,6 +41,7 @@
 #[cfg(any(test, feature = "simulation"))]
 mod by_hand;
 mod deleting;
+mod dozing;
 mod fetching;
 mod filling;
 mod found_logs;
@@ -234,12 +236,13 @@ impl Shard {
         self.begin_swap(key, reason, asker)
     }
 
-    /// Whether a process sleeps, or is on its way there or back: who needs it waits.
+    /// Whether a process sleeps, or is on its way there or back, or in memory without workers: who needs it waits.
     pub(crate) fn is_away(&self, id: &ProcessId) -> bool {
         let leaves = |key: &ProcessKey| {
             self.processes.get(*key).is_some_and(|process| match &process.stage {
                 Stage::Draining(drain) => drain.is_swap(),
                 Stage::Swapping(_) => true,
+                Stage::Active(_) => process.dozes,
                 _ => false,
             })
         };

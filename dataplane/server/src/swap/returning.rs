@@ -15,6 +15,7 @@ use praas_shm::control_page::ControlPage;
 use praas_storage::Folder;
 use praas_storage::snapshot::Snapshot;
 
+use super::dozing::Need;
 use super::fetching::Filler;
 use super::filling::Filling;
 use super::reading::{ReadJob, Returned};
@@ -41,7 +42,7 @@ impl Shard {
             if self.processes.swapped.get(id).is_some_and(|swapped| swapped.is_ending()) {
                 return Err(ControlError::WrongState { process: *id, state: ProcessState::Draining });
             }
-            self.wake(id, asker);
+            self.wake(id, asker, Need::Workers);
             return Ok(());
         }
         let key = self.processes.key_of(id)?;
@@ -61,7 +62,7 @@ impl Shard {
     }
 
     /// Somebody needs a process that is away.
-    pub(super) fn wake(&mut self, id: &ProcessId, asker: Option<Asker>) {
+    pub(super) fn wake(&mut self, id: &ProcessId, asker: Option<Asker>, need: Need) {
         let Some(swapped) = self.processes.swapped.get_mut(id) else {
             if let Some(asker) = asker {
                 // It is on its way to sleep, and is woken as soon as it does.
@@ -70,11 +71,12 @@ impl Shard {
                 if let Err(error) = self.wait_for(*id, waiter) {
                     self.answer_failed(asker, error);
                 }
-            } else if let Some(key) = self.processes.by_id.get(id) {
+            } else if let Some(key) = self.processes.by_id.get(id).filter(|_| need == Need::Workers) {
                 self.recall(*key);
             }
             return;
         };
+        swapped.is_called |= need == Need::Workers;
         swapped.askers.extend(asker);
         if !swapped.sleeps() {
             return;
@@ -93,7 +95,7 @@ impl Shard {
     /// A process that is away is due, because it has asked to be woken.
     pub(crate) fn wake_due(&mut self, id: &ProcessId) {
         self.metrics.alarms_rung += u64::from(self.processes.swapped.get(id).is_some_and(|swapped| swapped.sleeps()));
-        self.wake(id, None);
+        self.wake(id, None, Need::Workers);
     }
 
     /// A thread has read a process, or has not.
@@ -130,6 +132,7 @@ impl Shard {
         self.log.error(format_args!("process {id} does not wake: {reason}"));
         let Some(swapped) = self.processes.swapped.get_mut(&id) else { return };
         let askers = std::mem::take(&mut swapped.askers);
+        swapped.is_called = false;
         swapped.failure = Some(reason.clone().into());
         swapped.tried_until = Some(clock::now() + RETRY_DELAY);
         self.set_rest(id, Rest::Asleep, &reason);
@@ -180,6 +183,7 @@ impl Shard {
         }
         process.stage = Stage::Active(swapped.askers);
         process.is_waking = true;
+        process.dozes = !swapped.is_called;
         process.filler = filler;
         process.idle_swap_ms = life.idle_swap_ms;
         process.calls_of_ended = life.calls;
@@ -214,6 +218,7 @@ impl Shard {
         self.show_state(key);
         self.look_at_activity_later();
         self.fill_workers(key);
+        self.doze_on(key);
         self.serve_waiters(&id);
         Ok(())
     }

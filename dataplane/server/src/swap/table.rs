@@ -45,6 +45,8 @@ pub(crate) struct Swapped {
     pub(super) has_leftovers: bool,
     /// Whether there may be a log that has more than storage.
     pub(super) has_log: bool,
+    /// Whether it is to have workers when it is back, and not only room for messages.
+    pub(super) is_called: bool,
     /// Who waits until it is awake, or, when it is being removed, gone.
     pub(super) askers: Vec<Asker>,
     /// Why it did not wake when it was to, for lists.
@@ -65,6 +67,7 @@ impl Swapped {
             rest,
             has_leftovers: false,
             has_log: false,
+            is_called: false,
             askers: Vec::new(),
             failure: None,
             tried_until: None,

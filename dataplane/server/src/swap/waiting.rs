@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use praas_protocol::control::{ClientRequest, ControlError, ProcessState};
 use praas_protocol::{Name, ProcessId};
 
+use super::dozing::Need;
 use crate::application::SwapWait;
 use crate::clock;
 use crate::lanes::LaneWish;
@@ -72,9 +73,9 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Whether anybody needs that process.
-    pub(super) fn has(&self, id: &ProcessId) -> bool {
-        self.by_process.contains_key(id)
+    /// Who waits for that process.
+    pub(super) fn of(&self, id: &ProcessId) -> impl Iterator<Item = &Waiter> {
+        self.by_process.get(id).into_iter().flatten().map(|(_, waiter)| waiter)
     }
 }
 
@@ -86,13 +87,14 @@ impl Shard {
         }
         let application = self.applications.get(&id.application).ok_or(ControlError::UnknownProcess { process: id })?;
         let refuses = application.swap_wait == SwapWait::Refuse;
+        let need = Need::of(&waiter, application);
         if self.processes.swapped.get(&id).is_some_and(|swapped| swapped.is_ending()) {
             return Err(ControlError::UnknownProcess { process: id });
         }
         let is_order = waiter.is_order();
         if refuses && !is_order {
             let state = self.state_of(&id).unwrap_or(ProcessState::Swapped);
-            self.wake(&id, None);
+            self.wake(&id, None, need);
             return Err(ControlError::WrongState { process: id, state });
         }
         if let Some(error) = self.failed_just_now(&id).filter(|_| !is_order) {
@@ -113,7 +115,7 @@ impl Shard {
         queue.push_back((until, waiter));
         self.metrics.requests_waited += 1;
         self.watch_waiters(until);
-        self.wake(&id, None);
+        self.wake(&id, None, need);
         Ok(())
     }
 
