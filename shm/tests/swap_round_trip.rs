@@ -333,9 +333,11 @@ fn what_a_log_has_made_becomes_a_segment() {
     let contents = Contents::of(&first).unwrap();
     let facts = ImportFacts { hash_seed: None, position: contents.position };
     let import = Import::create(first.layout(), &facts).unwrap();
-    import.contents(&contents).unwrap();
+    import.contents(&contents, 7 << 36).unwrap();
     let second = Arc::new(import.finish().unwrap());
     second.check().unwrap();
+    let sent = QuietCut::begin(Arc::clone(&second)).unwrap().remainder().unwrap().last_sequence;
+    assert_eq!(sent, 7 << 36, "what it sends next is behind what it may have sent");
     // But that a call which ran belongs to nobody now: what is known of calls is looked at below.
     let [before, after] = [contents, Contents::of(&second).unwrap()].map(|mut contents| {
         let calls = contents.objects.iter_mut().filter(|((namespace, _), _)| *namespace != Namespace::USER.0);

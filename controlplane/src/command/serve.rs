@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
-use praas_protocol::Name;
+use praas_protocol::{Durability, Name};
 use praas_server::{
-    Application, DriverChoice, DriverKind, Farewell, Level, NetworkFacts, Peer, Server, ServerHandle, ServerOptions,
+    Application, DiskLog, DriverChoice, DriverKind, Farewell, Level, NetworkFacts, Peer, Server, ServerHandle,
+    ServerOptions,
 };
 use praas_storage::Backend;
 use praas_sys::{Pidfd, Signal, SignalQueue};
@@ -31,6 +32,9 @@ const THIS_PROGRAM: &str = "/proc/self/exe";
 
 /// The file of the data directory that says how the last server ended.
 const END_REPORT: &str = "last-end.json";
+
+/// The directory of the data directory that has the logs of processes.
+const LOGS: &str = "logs";
 
 /// What its help begins with.
 pub(crate) const LONG_ABOUT: &str = "\
@@ -97,7 +101,7 @@ pub struct ServeArguments {
     /// in `swapped` of the data directory unless given
     #[arg(long, value_name = "PLACE", env = "PRAAS_STORAGE", hide_env_values = true)]
     pub storage: Option<StoragePlace>,
-    /// Store nothing: no process sleeps, and what processes know ends with the server
+    /// Store nothing: no process sleeps or is logged, and what processes know ends with the server
     #[arg(long, conflicts_with = "storage")]
     pub no_storage: bool,
     /// Time to end in: by then everything is stored, or named in last-end.json of the data directory; 25 s unless given, for the 30 s
@@ -202,6 +206,7 @@ pub fn serve(context: &Context, arguments: &ServeArguments) -> Result<(), Failur
     let mut options = options(arguments, data_directory, applications.clone());
     options.peers = peers(&arguments.peer)?;
     options.storage = storage(arguments, &options.data_directory)?;
+    options.disk_log = disk_log(&options).map_err(Failure::host("opening the logs"))?;
     let keeper_linger = options.keeper_linger;
     let server = Server::start(options).map_err(ServerFailure::from)?;
     // Only now is it known that the directory is this server's own.
@@ -241,6 +246,7 @@ fn farewell_as_json(farewell: &Farewell) -> Value {
                 "state_bytes": unsaved.state_bytes,
                 "stored_unix_ms": unsaved.stored_unix_ms,
                 "held_by_keeper": unsaved.is_kept,
+                "in_log": unsaved.is_logged,
             })
         })
         .collect();
@@ -292,6 +298,18 @@ fn storage(arguments: &ServeArguments, data_directory: &Path) -> Result<Option<A
     }
     let place = arguments.storage.clone().unwrap_or_else(|| StoragePlace::within(data_directory));
     place.open().map(Some).map_err(|error| ServerFailure::Storage(error).into())
+}
+
+/// Where the logs of processes are, if there are any or are to be. They go with storage, which a log begins with and is shortened by.
+fn disk_log(options: &ServerOptions) -> io::Result<Option<DiskLog>> {
+    let directory = options.data_directory.join(LOGS);
+    let is_logged = |application: &Application| application.durability == Durability::Logged;
+    // Of applications that are no longer logged there may be some.
+    let has_logs = options.applications.iter().any(is_logged) || directory.exists();
+    if options.storage.is_none() || !has_logs {
+        return Ok(None);
+    }
+    DiskLog::open(&directory).map(Some)
 }
 
 fn options(arguments: &ServeArguments, data_directory: PathBuf, applications: Vec<Application>) -> ServerOptions {

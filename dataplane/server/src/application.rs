@@ -131,9 +131,11 @@ pub struct Application {
     pub workers_min: u32,
     /// Workers that each process has at most.
     pub workers_max: u32,
-    /// How safe what a process has changed is, once somebody is told of it. [`Durability::Logged`] needs a server with a log.
+    /// How safe what a process has changed is, once somebody is told of it. [`Durability::Logged`] needs a server with a log,
+    /// which goes with storage.
     pub durability: Durability,
-    /// Milliseconds from one checkpoint of a process to the next, with [`Durability::Checkpoint`], which needs a server with storage.
+    /// Milliseconds from one checkpoint of a process to the next, with [`Durability::Checkpoint`], which needs a server with storage,
+    /// and with [`Durability::Logged`], whose log a checkpoint shortens.
     pub checkpoint_interval_ms: u64,
     /// Milliseconds without a call after which a process is swapped out; `None` never. A process may be created
     /// with another time.

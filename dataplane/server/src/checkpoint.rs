@@ -1,5 +1,6 @@
 //! Checkpoints: a process that goes on is written to storage every so often, so that it comes back from there when its memory is lost
-//! with the server and the keeper, or with the host.
+//! with the server and the keeper, or with the host; and of a logged process, so that its log need not have more than what changed
+//! since.
 //!
 //! A checkpoint is a snapshot of everything at or below one position (`praas_shm::swap::HeldCut`), written by a thread of
 //! [`swap`](crate::swap) as one for a process that leaves would be: incremental, published under the same epoch. The look at activity
@@ -56,7 +57,10 @@ impl Checkpoints {
 impl Process {
     /// The time between two checkpoints; `None` without.
     pub(crate) fn checkpoint_interval(&self) -> Option<Duration> {
-        let is_wanted = self.application.durability == Durability::Checkpoint;
+        let is_wanted = match self.application.durability {
+            Durability::Checkpoint => true,
+            _ => self.memory.as_ref().is_some_and(|memory| memory.objects.log().is_some()),
+        };
         is_wanted.then(|| Duration::from_millis(self.application.checkpoint_interval_ms))
     }
 }
@@ -69,6 +73,9 @@ impl Shard {
         }
         let Some(process) = self.processes.get_mut(key) else { return };
         let Some(interval) = process.checkpoint_interval() else { return };
+        if process.application.durability == Durability::Logged && self.swaps.backend().is_none() {
+            return;
+        }
         // From now on looks come often enough for this one.
         self.directories.note_idle_time(interval);
         let now = clock::now();

@@ -82,12 +82,18 @@ pub trait LogStore: Send + Sync + fmt::Debug {
     /// Why that is not known: it is damaged, or cannot be read.
     fn end(&self, folder: &Folder) -> io::Result<Option<u64>>;
 
-    /// The log of a life of a process, whose next record follows `position`. One that ends there goes on; any other is given up,
-    /// because what there is at that position is kept elsewhere. `note` is what has to be known of the process.
+    /// A new log of a life of a process, whose first record follows `position`. One that it has is given up, because what there is
+    /// at that position is kept elsewhere. `note` is what has to be known of the process.
     ///
     /// # Errors
     /// Why there is none: the process is not created, or fails.
-    fn open(&self, folder: &Folder, position: u64, note: &[u8]) -> io::Result<Box<dyn Log>>;
+    fn begin(&self, folder: &Folder, position: u64, note: &[u8]) -> io::Result<Box<dyn Log>>;
+
+    /// The log of a life of a process, which ends at `position`.
+    ///
+    /// # Errors
+    /// Why it cannot go on there. Nothing of it has changed.
+    fn go_on(&self, folder: &Folder, position: u64) -> io::Result<Box<dyn Log>>;
 
     /// Marks the log of a life as over.
     ///
@@ -112,6 +118,8 @@ pub(crate) enum RingStart {
     New,
     /// An earlier server read it into the same log.
     LeftBehind,
+    /// Nobody has written to it, and its process was made of its log.
+    Replayed,
 }
 
 /// A ring that is to have a log.
@@ -320,7 +328,7 @@ impl Shard {
 
     /// Begins the log of a process whose memory has a ring. Before its first worker starts.
     pub(crate) fn begin_log(&mut self, key: ProcessKey, start: RingStart) -> io::Result<()> {
-        let note = self.life_note(key).map_err(io::Error::other)?;
+        let note = self.log_note(key).map_err(io::Error::other)?;
         let (Some(durabilities), Some(process)) = (&self.durabilities, self.processes.get_mut(key)) else {
             return Ok(());
         };
@@ -348,7 +356,7 @@ impl Shard {
             folder,
             ticket: Some(durabilities.ticket(key, folder)),
             is_ready: false,
-            holds_workers: start == RingStart::LeftBehind,
+            holds_workers: start != RingStart::New,
             is_marked: false,
         });
         Ok(())
@@ -422,14 +430,36 @@ impl Shard {
         let waits = process.log.as_mut().is_some_and(|log| std::mem::take(&mut log.holds_workers));
         if waits && has_storage && process.broken.is_none() && matches!(process.stage, Stage::Active(_)) {
             self.log.error(format_args!("the log of {id} cannot go on: {reason}; all of {id} is stored instead"));
-            return self.store_anew(key);
+            return self.store_anew(key, SwapReason::NoLog);
         }
         self.break_process(key, &format!("its log: {reason}"));
     }
 
-    /// Stores a process that has no log to go on with, as it is in memory: it sleeps then, and has a log when it wakes.
-    pub(crate) fn store_anew(&mut self, key: ProcessKey) {
-        self.begin_drain(key, crate::drain::Purpose::Swap(SwapReason::NoLog), Vec::new());
+    /// Stores a process as it is in memory, because it has no log to go on with or is to have none any more: it sleeps then, and
+    /// wakes with a log that begins there, or without one.
+    pub(crate) fn store_anew(&mut self, key: ProcessKey, why: SwapReason) {
+        self.begin_drain(key, crate::drain::Purpose::Swap(why), Vec::new());
+    }
+
+    /// A process that is not logged, and whose log was found, is stored before anybody uses it: else the log would be taken for
+    /// what it is, should this server die. False if there is no storage.
+    pub(crate) fn let_log_end(&mut self, key: ProcessKey) -> bool {
+        let Some(folder) = self.processes.get(key).and_then(Process::folder) else { return false };
+        self.note_log_on_disk(key, folder);
+        let has_storage = self.swaps.backend().is_some();
+        if has_storage {
+            self.log.info(format_args!("{} is no longer logged: it is stored, and its log removed", folder.process));
+            self.store_anew(key, SwapReason::LogEnds);
+        }
+        has_storage
+    }
+
+    /// Whether the next server finds what a process knows in its log.
+    pub(crate) fn is_in_log(&self, key: ProcessKey) -> bool {
+        let process = self.processes.get(key).filter(|process| process.has_ready_log() && process.broken.is_none());
+        let has_ring =
+            process.and_then(|process| process.memory.as_ref()).is_some_and(|memory| memory.objects.log().is_some());
+        has_ring && self.durabilities.as_ref().is_some_and(Durabilities::lasts)
     }
 
     fn log_ended(&mut self, key: ProcessKey, end: LogEnd, ended: Result<(), String>) {

@@ -352,12 +352,16 @@ pub(crate) const DOZE_AGAIN: Duration = Duration::from_secs(30);
 /// Longest time after which a checkpoint that failed is tried again, unless the time between two is shorter.
 pub(crate) const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
 
-/// Positions, and numbers of messages, that a process may have given out between its last checkpoint and its end, and that it skips
-/// when it begins anew from there: nobody takes what comes next for what was lost. More than a process counts in a day.
-pub(crate) const NUMBERS_SKIPPED: u64 = 1 << 40;
+/// The epoch of the server that creates a process; each that wakes it has a higher one.
+pub(crate) const FIRST_EPOCH: u64 = 1;
 
-/// The same of workers that were started with one index after the checkpoint was begun: a failing one is started some times a second
-/// at most. A generation goes round at 65,536.
+/// Positions, and numbers of messages, that a process may have given out in one stay in memory of which nothing is stored, and that
+/// it skips for each such stay when it comes back: nobody takes what comes next for what was lost. More than a process counts
+/// in half a day at a million a second; 2^28 of them fit into the numbers that there are.
+pub(crate) const NUMBERS_SKIPPED: u64 = 1 << 36;
+
+/// The same of workers that were started with one index: a failing one is started some times a second at most. A generation goes
+/// round at 65,536.
 pub(crate) const GENERATIONS_SKIPPED: u16 = 1 << 10;
 
 /// Processes looked at in one turn: about 0.1 ms.

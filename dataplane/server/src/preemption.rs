@@ -166,6 +166,7 @@ impl Shard {
     /// A process cannot be stored: its memory stays with the keeper. Its workers have ended, or end with the server.
     pub(crate) fn leave_behind(&mut self, key: ProcessKey, why: &str) {
         let has_keeper = self.preemption.keeper_lingers && self.keeping.has_keeper();
+        let is_logged = self.is_in_log(key);
         let Some(process) = self.processes.get_mut(key) else { return };
         let (unsaved_changes, state_bytes) = worth::unsaved(process);
         let is_kept = has_keeper && (process.is_kept || process.memory.is_none() && !process.kept_names.is_empty());
@@ -177,12 +178,15 @@ impl Shard {
             state_bytes,
             stored_unix_ms: snapshot.map(praas_storage::snapshot::Snapshot::written_unix_ms),
             is_kept,
+            is_logged,
         };
         process.stage = Stage::Ended;
         // Its ledger does not say that it has ended.
         process.memory = None;
         let fate = if is_kept {
             "the keeper holds what it knows for the next server"
+        } else if is_logged {
+            "the next server makes it again of its log"
         } else {
             "what it knows ends with this server"
         };

@@ -23,6 +23,7 @@ use crate::process_ledger::ProcessLedger;
 use crate::process_memory::{ProcessMemory, memory_names, parse_memory_name};
 use crate::processes::{Process, ProcessKey};
 use crate::shard::Shard;
+use crate::swap::SwapReason;
 use crate::wake_ups::WakeUps;
 
 /// What an earlier server left of a process.
@@ -152,7 +153,7 @@ impl Shard {
             return self.fill_workers(key);
         }
         self.log.info(format_args!("{id} was not logged before: it is stored, and logged from when it wakes"));
-        self.store_anew(key);
+        self.store_anew(key, SwapReason::NoLog);
     }
 
     /// What the keeper holds under these names, checked in every part.

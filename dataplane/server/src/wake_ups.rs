@@ -40,6 +40,9 @@ const RETRY_MS: u64 = 1_000;
 /// The same for one that sleeps: it is on its way back, or could not be read.
 const RETRY_ASLEEP_MS: u64 = 5_000;
 
+/// The same for one that could not be made of its log: whether it is due at all is not known before.
+const RETRY_LOGGED_MS: u64 = 60_000;
+
 /// Processes that one turn of the loop wakes or tells.
 const DUE_TURN_MAX: usize = 64;
 
@@ -154,6 +157,11 @@ impl Shard {
     pub(crate) fn set_alarm(&mut self, id: ProcessId, due_unix_ms: Option<u64>) {
         self.alarms.set(id, due_unix_ms);
         self.look_at_alarms_later();
+    }
+
+    /// A process could not be made of its log, which has its wake-ups.
+    pub(crate) fn try_again_later(&mut self, id: ProcessId) {
+        self.set_alarm(id, Some(clock::unix_time_ms().saturating_add(RETRY_LOGGED_MS)));
     }
 
     fn look_at_alarms_later(&mut self) {

@@ -24,7 +24,7 @@ fn logged_value(directory: &Path, key: &str) -> Option<String> {
     let log = DiskLog::open(directory).unwrap();
     let folders = log.folders().unwrap();
     assert_eq!(folders.len(), 1);
-    let contents = log.replay(&folders[0], Contents::default()).unwrap().expect("there is a log");
+    let contents = log.replay(&folders[0], Contents::default(), 0).unwrap().expect("there is a log");
     contents.objects.get(&(0, key.to_owned())).map(|object| String::from_utf8(object.value.clone()).unwrap())
 }
 

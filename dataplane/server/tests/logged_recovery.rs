@@ -3,20 +3,17 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use common::killed::{await_server, kill_all, logs};
 use common::mails::{ask, processes};
 use common::random::Random;
 use common::sleeping::{self, sleeping};
-use common::stage::{DIRECTORY, Played, Stage, options, process, status};
-use common::{PATIENCE, ROLE, eventually, is_keeper_socket, is_running, stage};
+use common::stage::{Played, Stage, process, status};
+use common::{PATIENCE, ROLE, eventually, is_keeper_socket, killed, stage};
 use praas_client::{CallError, Client, ProcessState};
 use praas_protocol::{Durability, IdempotencyKey};
-use praas_server::{DiskLog, Server};
-use praas_storage::{Backend, DiskBackend};
 
 /// Servers killed under load, unless the environment says otherwise.
 const KILLS: usize = 6;
@@ -26,60 +23,13 @@ const KILLS: usize = 6;
 fn role() {
     match std::env::var(ROLE).as_deref() {
         Ok("worker") if !is_keeper_socket(&std::io::stdin()) => sleeping::serve(),
-        Ok("logging server") if !is_keeper_socket(&std::io::stdin()) => play_server(),
+        Ok("durable server") if !is_keeper_socket(&std::io::stdin()) => killed::play_server(sleeping()),
         _ => stage::play(),
     }
 }
 
-fn logs(directory: &Path) -> PathBuf {
-    directory.join("logs")
-}
-
-/// A server of logged processes that sleep on disk, and whose keeper would outlive it.
-fn play_server() {
-    let signals = praas_sys::SignalQueue::termination().unwrap();
-    let directory = std::env::var_os(DIRECTORY).unwrap();
-    let directory = Path::new(&directory);
-    let mut application = sleeping();
-    application.durability = Durability::Logged;
-    let mut options = options(directory, application);
-    options.keeper_linger = Duration::from_secs(60);
-    options.disk_log = Some(DiskLog::open(&logs(directory)).unwrap());
-    options.storage = Some(Arc::new(DiskBackend::open(&directory.join("swapped")).unwrap()) as Arc<dyn Backend>);
-    let server = Server::start(options).unwrap();
-    println!("\nplaying");
-    server.run(signals).unwrap();
-    std::process::exit(42);
-}
-
 fn start(stage: &Stage) -> Option<Played> {
-    Played::start("logging server", stage.path(), &[])
-}
-
-/// The keepers that listen in this directory, whichever server started them.
-fn keepers(directory: &Path) -> Vec<u32> {
-    let socket = directory.join("keeper.sock");
-    let sockets = std::fs::read_to_string("/proc/net/unix").unwrap();
-    let own = sockets.lines().filter(|line| line.ends_with(socket.to_str().unwrap()));
-    let own: Vec<_> = own.filter_map(|line| Some(format!("socket:[{}]", line.split_whitespace().nth(6)?))).collect();
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    let processes = processes.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
-    let stdin = |pid: &u32| std::fs::read_link(format!("/proc/{pid}/fd/0")).unwrap_or_default();
-    processes.filter(|pid| own.iter().any(|socket| stdin(pid).to_str() == Some(socket))).collect()
-}
-
-/// Kills a server, and its keeper before that can hand anything over.
-fn kill_all(server: &mut Played, stage: &Stage) {
-    let keepers = keepers(stage.path());
-    assert_eq!(keepers.len(), 1, "a server has a keeper");
-    server.child.kill().unwrap();
-    common::kill(keepers[0]);
-    server.child.wait().unwrap();
-    eventually("the keeper is dead", || !is_running(keepers[0]));
-}
-
-fn await_server(client: &Client) {
-    eventually("the client is connected again", || client.list().is_ok());
+    killed::start(stage, Durability::Logged)
 }
 
 fn end(server: Played, stage: Stage) {

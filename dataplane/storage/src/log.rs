@@ -23,6 +23,9 @@
 //! A batch may have no position of its own: parts of a record that comes later. Such a batch may be told twice, the second time
 //! at the beginning of the next segment.
 //!
+//! Segments are removed from the oldest on, without a sync: a loss of power brings back any of them. Whoever reads says what it has
+//! elsewhere, and what lies before a segment that is missing is left out where it is a part of that.
+//!
 //! Reading ends before the first batch of the last segment that is not whole. When anything whole follows, or when an earlier
 //! segment ends too early, it is not a torn end but damage, and told. What cannot be told from a torn end is damage to the very
 //! last batch.
@@ -45,7 +48,7 @@ use std::path::PathBuf;
 
 use praas_sys::Errno;
 
-pub use self::life::{LIFE_BYTES_MAX, LogLife, mark_ended, read_life, write_life};
+pub use self::life::{LIFE_BYTES_MAX, LogLife, count_recovery, mark_ended, read_life, write_life};
 pub use self::reader::{Batch, Found, read_log, remove_log};
 pub use self::writer::{LogPlan, LogWriter};
 

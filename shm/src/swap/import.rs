@@ -10,7 +10,7 @@ use std::io;
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use praas_protocol::Address;
 
@@ -233,12 +233,12 @@ impl Import {
 
     /// All of what records of a log have made, at its position, which was given at the beginning.
     ///
-    /// A log does not tell the numbers of messages that were sent, nor the order in which calls began: the former go on from the
-    /// nanoseconds since 1970, which are more than there were messages; the latter are as old as their last change.
+    /// A log does not tell the numbers of messages that were sent, nor the order in which calls began: the former go on behind
+    /// `last_sequence`; the latter are as old as their last change.
     ///
     /// # Errors
     /// [`ImportError`]: the import is of no use any more.
-    pub fn contents(&self, contents: &Contents) -> Result<(), ImportError> {
+    pub fn contents(&self, contents: &Contents, last_sequence: u64) -> Result<(), ImportError> {
         if contents.position != self.position {
             let (actual, limit) = (contents.position, self.position);
             return Err(ImportError::Contradiction { what: "position", actual, limit });
@@ -271,7 +271,7 @@ impl Import {
             message: message.clone(),
         });
         let remainder = Remainder {
-            last_sequence: nanoseconds_since_1970(),
+            last_sequence,
             mail: mail.collect(),
             sources,
             calls: calls.into_iter().map(|(_, hash)| hash).collect(),
@@ -317,9 +317,4 @@ impl ValueRoom<'_> {
         // and the room is borrowed exclusively. Any bytes are valid.
         unsafe { std::slice::from_raw_parts_mut(self.place.as_ptr(), self.bytes) }
     }
-}
-
-fn nanoseconds_since_1970() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_nanos()).unwrap_or(u64::MAX / 2)
 }

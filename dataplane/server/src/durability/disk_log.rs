@@ -4,8 +4,9 @@
 //! DIR/APPLICATION/PROCESS/INCARNATION/   life │ 0000000000000000.log … │ ended
 //! ```
 //!
-//! Each life of a process has a directory of its own. A log that ends where its process is goes on. One that ends elsewhere is
-//! begun anew, by who knows that everything up to that position is in a snapshot; the keeper's memory is never a reason for it.
+//! Each life of a process has a directory of its own. A log goes on where its process is, or is begun anew, by who knows that
+//! everything up to that position is in a snapshot; neither the keeper's memory nor what was made of the log itself is ever a reason
+//! for it.
 //! [`DiskLog::replay`] refuses to make anything of a log without the contents at its beginning: a gap is never passed over.
 
 use std::io;
@@ -16,7 +17,7 @@ use praas_shm::log_ring::{Contents, Records, Replay};
 use praas_storage::Folder;
 use praas_storage::disk::{FileLayer, HostFiles};
 use praas_storage::log::{
-    Batch, Found, LogLife, LogPlan, LogWriter, mark_ended, read_life, read_log, remove_log, write_life,
+    Batch, Found, LogLife, LogPlan, LogWriter, count_recovery, mark_ended, read_life, read_log, remove_log, write_life,
 };
 use praas_sys::Errno;
 use praas_sys::private_directory::create_private_directory;
@@ -31,6 +32,7 @@ const MAKE_TRIES_MAX: usize = 8;
 pub struct DiskLog {
     directory: PathBuf,
     files: Arc<dyn FileLayer>,
+    plan: LogPlan,
 }
 
 /// The log of one life of a process.
@@ -46,7 +48,12 @@ impl DiskLog {
     /// Why it cannot be used.
     pub fn open(directory: &Path) -> io::Result<Self> {
         create_private_directory(directory).map_err(io::Error::other)?;
-        Ok(Self { directory: directory.to_owned(), files: Arc::new(HostFiles::new()) })
+        Ok(Self::over(Arc::new(HostFiles::new()), directory, LogPlan::default()))
+    }
+
+    /// The same over another file system, in a directory that is there.
+    pub(crate) fn over(files: Arc<dyn FileLayer>, directory: &Path, plan: LogPlan) -> Self {
+        Self { directory: directory.to_owned(), files, plan }
     }
 
     fn path(&self, folder: &Folder) -> PathBuf {
@@ -91,14 +98,26 @@ impl DiskLog {
         Ok(read_life(&*self.files, &self.path(folder))?)
     }
 
+    /// How often something is made of a log that has no snapshot to go on from, this time included; that lasts.
+    ///
+    /// # Errors
+    /// What the file system says: it may have been counted.
+    pub fn count_recovery(&self, folder: &Folder) -> io::Result<u64> {
+        Ok(count_recovery(&*self.files, &self.path(folder))?)
+    }
+
     /// What a process was when its log ends, made of what it was at some position that the log goes on from; `None` if there
-    /// is no log.
+    /// is no log. `follows` is the position of what was kept elsewhere when the log began: positions between it and the beginning of
+    /// the log were skipped.
     ///
     /// # Errors
     /// Damage, or a log that does not follow that position.
-    pub fn replay(&self, folder: &Folder, base: Contents) -> io::Result<Option<Contents>> {
+    pub fn replay(&self, folder: &Folder, mut base: Contents, follows: u64) -> io::Result<Option<Contents>> {
         let path = self.path(folder);
         let Some(life) = self.life(folder)?.filter(|life| !life.is_ended) else { return Ok(None) };
+        if (follows..life.position).contains(&base.position) {
+            base.position = life.position;
+        }
         let begin = base.position;
         let gap = |after: u64| {
             let process = folder.process;
@@ -110,7 +129,7 @@ impl DiskLog {
         }
         let mut replay = Replay::new(base);
         let mut result = Ok(());
-        let found = self.read(&path, &mut |batch| {
+        let found = self.read(&path, begin, &mut |batch| {
             if result.is_ok() {
                 result = apply(&mut replay, begin, batch);
             }
@@ -121,11 +140,16 @@ impl DiskLog {
         }
     }
 
-    fn read(&self, path: &Path, each: &mut dyn FnMut(Batch<'_>)) -> io::Result<Option<Found>> {
+    fn read(&self, path: &Path, kept: u64, each: &mut dyn FnMut(Batch<'_>)) -> io::Result<Option<Found>> {
         if self.files.list(path, &mut |_| ()) == Err(Errno::NOENT) {
             return Ok(None);
         }
-        Ok(read_log(&*self.files, path, each)?)
+        Ok(read_log(&*self.files, path, kept, each)?)
+    }
+
+    fn writer(&self, path: &Path, position: u64) -> io::Result<Box<dyn Log>> {
+        let writer = LogWriter::begin(Arc::clone(&self.files), path, position, self.plan)?;
+        Ok(Box::new(ProcessLog { writer }))
     }
 
     /// Makes directories that last: a log in one that is lost is lost.
@@ -168,20 +192,28 @@ fn apply(replay: &mut Replay, begin: u64, batch: Batch<'_>) -> io::Result<()> {
 impl LogStore for DiskLog {
     fn end(&self, folder: &Folder) -> io::Result<Option<u64>> {
         let Some(life) = self.life(folder)?.filter(|life| !life.is_ended) else { return Ok(None) };
-        let found = self.read(&self.path(folder), &mut |_| ())?;
+        // Where it begins is the business of who reads what it has.
+        let found = self.read(&self.path(folder), u64::MAX, &mut |_| ())?;
         Ok(Some(found.map_or(life.position, |found| found.position.max(life.position))))
     }
 
-    fn open(&self, folder: &Folder, position: u64, note: &[u8]) -> io::Result<Box<dyn Log>> {
+    fn begin(&self, folder: &Folder, position: u64, note: &[u8]) -> io::Result<Box<dyn Log>> {
         let path = self.path(folder);
-        // What cannot be read is given up like what ends elsewhere: what there is at this position is kept elsewhere.
-        if !matches!(self.end(folder), Ok(Some(end)) if end == position) {
-            remove_log(&*self.files, &path)?;
-        }
+        remove_log(&*self.files, &path)?;
         self.make_directory(&path)?;
         write_life(&*self.files, &path, position, note)?;
-        let writer = LogWriter::begin(Arc::clone(&self.files), &path, position, LogPlan::default())?;
-        Ok(Box::new(ProcessLog { writer }))
+        self.writer(&path, position)
+    }
+
+    fn go_on(&self, folder: &Folder, position: u64) -> io::Result<Box<dyn Log>> {
+        match self.end(folder)? {
+            Some(end) if end == position => self.writer(&self.path(folder), position),
+            end => {
+                let end = end.map_or("is gone".to_owned(), |end| format!("ends at position {end}"));
+                let reason = format!("it {end}, its process is at {position}");
+                Err(io::Error::new(io::ErrorKind::InvalidData, reason))
+            }
+        }
     }
 
     fn mark_ended(&self, folder: &Folder) -> io::Result<()> {
@@ -226,21 +258,26 @@ mod tests {
         let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/../../target").unwrap();
         let logs = DiskLog::open(&directory.path().join("logs")).unwrap();
         let folder = Folder { process: "notes/alice".parse().unwrap(), incarnation: 1 };
-        let found = |logs: &DiskLog| logs.read(&logs.path(&folder), &mut |_| ()).unwrap();
+        let found = |logs: &DiskLog| logs.read(&logs.path(&folder), 0, &mut |_| ()).unwrap();
         assert_eq!((found(&logs), logs.end(&folder).unwrap()), (None, None));
-        assert_eq!(logs.replay(&folder, Contents::default()).unwrap(), None);
-        let mut log = logs.open(&folder, 0, b"alice").unwrap();
+        assert_eq!(logs.replay(&folder, Contents::default(), 0).unwrap(), None);
+        assert!(logs.go_on(&folder, 0).is_err());
+        let mut log = logs.begin(&folder, 0, b"alice").unwrap();
         assert_eq!(logs.end(&folder).unwrap(), Some(0));
         log.append(&[0; 16], 2).unwrap();
         assert_eq!(log.sync().unwrap(), 2);
-        let mut log = logs.open(&folder, 2, b"alice").unwrap();
+        let elsewhere = logs.go_on(&folder, 1).unwrap_err().to_string();
+        assert!(elsewhere.contains("ends at position 2, its process is at 1"), "{elsewhere}");
+        let mut log = logs.go_on(&folder, 2).unwrap();
         log.append(&[0; 16], 3).unwrap();
         assert_eq!((log.sync().unwrap(), found(&logs)), (3, Some(Found { after: 0, position: 3 })));
         // Nothing in it is a record, which is found out by who replays it.
-        assert_eq!(logs.replay(&folder, Contents::default()).unwrap_err().kind(), io::ErrorKind::InvalidData);
-        let mut log = logs.open(&folder, 10, b"alice again").unwrap();
+        assert_eq!(logs.replay(&folder, Contents::default(), 0).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        let mut log = logs.begin(&folder, 10, b"alice again").unwrap();
         assert_eq!((found(&logs), logs.end(&folder).unwrap()), (None, Some(10)), "what it had does not lead there");
-        let error = logs.replay(&folder, Contents::default()).unwrap_err();
+        let skipped = logs.replay(&folder, Contents::default(), 0).unwrap().unwrap();
+        assert_eq!(skipped.position, 10, "it follows what was kept at position 0");
+        let error = logs.replay(&folder, Contents::default(), 4).unwrap_err();
         assert!(error.to_string().contains("from position 10"), "{error}");
         log.append(&[], 11).unwrap();
         log.append(&[0; 16], 12).unwrap();

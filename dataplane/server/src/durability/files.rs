@@ -60,14 +60,21 @@ impl FilesThread {
     /// The error says why there is no log.
     fn open(&self, beginning: Beginning) -> Result<Box<Opened>, String> {
         let Beginning { key, folder, note, ring, ring_bytes, start, position, doorbell, control } = beginning;
-        let reader = match start {
-            RingStart::New => LogReader::attach(ring, ring_bytes, position).map_err(|error| error.to_string())?,
+        let (reader, goes_on) = match start {
+            RingStart::New | RingStart::Replayed => {
+                let reader = LogReader::attach(ring, ring_bytes, position).map_err(|error| error.to_string())?;
+                (reader, start == RingStart::Replayed)
+            }
             RingStart::LeftBehind => {
                 let end = self.store.end(&folder).map_err(|error| error.to_string())?;
-                LogReader::resume(ring, ring_bytes, end, position).map_err(|error| error.to_string())?
+                let reader = LogReader::resume(ring, ring_bytes, end, position).map_err(|error| error.to_string())?;
+                (reader, end.is_some())
             }
         };
-        let log = self.store.open(&folder, reader.position(), &note).map_err(|error| error.to_string())?;
+        let position = reader.position();
+        let log =
+            if goes_on { self.store.go_on(&folder, position) } else { self.store.begin(&folder, position, &note) };
+        let log = log.map_err(|error| error.to_string())?;
         Ok(Box::new(Opened { key, folder, reader, doorbell, control, log }))
     }
 }

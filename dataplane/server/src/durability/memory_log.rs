@@ -101,7 +101,7 @@ impl LogStore for MemoryLog {
         Ok(None)
     }
 
-    fn open(&self, folder: &Folder, position: u64, _note: &[u8]) -> io::Result<Box<dyn Log>> {
+    fn begin(&self, folder: &Folder, position: u64, _note: &[u8]) -> io::Result<Box<dyn Log>> {
         let Folder { process, incarnation } = *folder;
         let kept = Kept {
             incarnation,
@@ -113,6 +113,10 @@ impl LogStore for MemoryLog {
         };
         lock(&self.shared).logs.insert(process, kept);
         Ok(Box::new(ProcessLog { process, incarnation, shared: Arc::clone(&self.shared) }))
+    }
+
+    fn go_on(&self, folder: &Folder, _position: u64) -> io::Result<Box<dyn Log>> {
+        Err(io::Error::other(format!("nothing that {} has logged lasts", folder.process)))
     }
 
     fn mark_ended(&self, _folder: &Folder) -> io::Result<()> {
@@ -192,7 +196,7 @@ mod tests {
         let memory = MemoryLog::new(20);
         let process: ProcessId = "hello/alice".parse().unwrap();
         let folder = |incarnation| Folder { process, incarnation };
-        let mut log = memory.open(&folder(1), 7, &[]).unwrap();
+        let mut log = memory.begin(&folder(1), 7, &[]).unwrap();
         assert_eq!((memory.durable(process), log.sync().unwrap()), (Some(7), 7));
         memory.hold();
         log.append(&[1; 16], 9).unwrap();
@@ -204,7 +208,7 @@ mod tests {
         assert_eq!(log.sync().unwrap(), 9);
         log.append(&[2; 16], 10).unwrap();
         assert_eq!(memory.records(process), Some((9, vec![2; 16])));
-        let mut next = memory.open(&folder(2), 10, &[]).unwrap();
+        let mut next = memory.begin(&folder(2), 10, &[]).unwrap();
         assert!(log.append(&[3; 8], 11).is_err(), "an earlier life");
         next.append(&[3; 8], 11).unwrap();
         assert_eq!(memory.records(process), Some((10, vec![3; 8])));

@@ -38,4 +38,6 @@ pub struct Unsaved {
     pub stored_unix_ms: Option<u64>,
     /// Whether the keeper holds its memory for the next server on the same data directory, as long as it lingers.
     pub is_kept: bool,
+    /// Whether the next server on the same data directory makes it again of its log, if the keeper does not hold it then.
+    pub is_logged: bool,
 }

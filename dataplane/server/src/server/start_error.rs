@@ -53,8 +53,8 @@ pub enum StartError {
     },
     /// An application wants a log, and the server has none.
     #[error(
-        "application {application} asks for durability = \"logged\", and this server has no log to write to: write \
-         durability = \"memory\" in [state] of its praas.toml"
+        "application {application} asks for durability = \"logged\", and this server has no log to write to: start it with storage, \
+         which logs go with, or write durability = \"memory\" in [state] of its praas.toml"
     )]
     NoLog {
         /// Its name.

@@ -5,7 +5,9 @@
 //!    process alone.
 //! 2. A log that is marked is of a process that was being stopped: the rest of what is stored of it goes, and then the log.
 //! 3. A log without a life is one that nobody was told of, or that was being removed: it goes.
-//! 4. Logs of applications that are not served now stay where they are.
+//! 4. A process whose application is no longer logged comes back like the others, and is stored before it is used: its log would
+//!    not know what it does next.
+//! 5. Logs of applications that are not served now stay where they are.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -78,8 +80,11 @@ impl Shard {
             let id = folder.process;
             let in_memory = self.processes.by_id.get(&id).copied();
             if let Some(key) = in_memory {
-                match self.processes.get(key).and_then(|process| process.folder()) {
-                    Some(own) if own == folder => self.note_log_on_disk(key, folder),
+                let process = self.processes.get(key);
+                let is_logged = process.is_some_and(|process| self.logs(process.application.durability));
+                match process.and_then(|process| process.folder()) {
+                    Some(own) if own == folder && is_logged => self.note_log_on_disk(key, folder),
+                    Some(own) if own == folder => drop(self.let_log_end(key)),
                     Some(own) if own.incarnation > folder.incarnation => over.push(folder),
                     // Of a process that could not be brought back it is not known which life it has.
                     _ => {}

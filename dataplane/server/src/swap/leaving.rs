@@ -154,12 +154,10 @@ impl Shard {
         let memory = process.memory.as_ref().ok_or("the process has no memory any more")?;
         let mut life = Life::new(memory.ledger.record(), process.idle_swap_ms, calls);
         life.next_wake_unix_ms = self.alarms.of(&process.id);
-        // What a log has is not lost.
-        let loses = goes_on && memory.objects.log().is_none();
         Ok(WriteJob {
             folder,
             objects: Arc::clone(&memory.objects),
-            life: if loses { life.that_goes_on() } else { life },
+            life: if goes_on { life.that_goes_on() } else { life },
             lanes: self.inbound_lanes(key)?,
             base: process.stored.snapshot.clone(),
             epoch: process.stored.epoch,

@@ -1,17 +1,33 @@
-//! What the server knows of a process beside its state, as it is kept in the snapshot's section of that name.
+//! What the server knows of a process beside its state, as it is kept in the snapshot's section of that name, and in the note of
+//! its log.
 //!
-//! It begins with a byte that says which version of this it is; the snapshot has a checksum over all of it.
+//! It begins with a byte that says which version of this it is; the snapshot has a checksum over all of it, as the log has.
+//!
+//! *Nothing is given out twice.* A process counts: the numbers of the messages that it sends, its positions (versions of objects are
+//! positions), the generations of its workers. Where it is made of what is stored, what is stored may be older than what it gave
+//! out last: of a *stay* in memory that ended with a crash nothing may be known. How many stays that may have been is known without
+//! any clock: whoever brings it back raises the epoch of its manifest first, conditionally and durably, so it is the difference
+//! between that epoch and the one by which this was written ([`Life::stays_until`]). For each of them everything is skipped that one stay
+//! may have given out. Of a process that was never stored, and has a log alone, recoveries are counted in the directory of the
+//! log instead (`praas_storage::log::count_recovery`), before anybody has the memory.
+//!
+//! 1. One that was written asleep gave out no positions and no workers afterwards in that stay, so a process that only sleeps and wakes
+//!    skips none: its versions go on one by one.
+//! 2. The numbers of messages are skipped at each waking: a sleep that failed may have been published all the same, and the process
+//!    went on. A receiver would drop what it sends as repeated, for good.
+//! 3. A position that is made of a log is never skipped: the log goes on from there, and nobody was told of what it lacks.
 
 use praas_protocol::limits::WORKERS_MAX;
 use praas_protocol::{ProcessId, codec};
+use praas_storage::Folder;
 use serde::{Deserialize, Serialize};
 
 use crate::idle_swap::check_idle_swap_ms;
-use crate::limits::{GENERATIONS_SKIPPED, NUMBERS_SKIPPED};
+use crate::limits::{FIRST_EPOCH, GENERATIONS_SKIPPED, NUMBERS_SKIPPED};
 use crate::process_ledger::LedgerRecord;
 
 /// What [`Life::to_bytes`] writes.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 
 /// What is kept.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,8 +44,22 @@ pub(super) struct Life {
     pub(super) calls: u64,
     /// When the next message is due that it has asked to get at a time; milliseconds since 1970.
     pub(super) next_wake_unix_ms: Option<u64>,
-    /// Whether it went on when this was written, and may have given out numbers that nothing stored knows of.
+    /// Whether it went on when this was written: it may have given out more in that stay.
     goes_on: bool,
+    /// The epoch of the manifest that this was written for.
+    pub(super) epoch: u64,
+    /// In the note of a log: the position of the snapshot that the log follows, 0 without one. The log may begin later, when
+    /// positions were skipped in between.
+    pub(super) log_follows: u64,
+}
+
+/// Stays of a process in memory of which nothing may be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Stays {
+    /// In which it may have sent messages.
+    sending: u64,
+    /// In which it may have given out anything else.
+    lost: u64,
 }
 
 impl Life {
@@ -46,6 +76,8 @@ impl Life {
             calls,
             next_wake_unix_ms: None,
             goes_on: false,
+            epoch: FIRST_EPOCH,
+            log_follows: 0,
         }
     }
 
@@ -54,17 +86,33 @@ impl Life {
         Self { goes_on: true, ..self }
     }
 
-    /// A position of the process, or the number of a message, when it is back: behind all that it may have given out.
-    pub(super) fn number_behind(&self, stored: u64) -> u64 {
-        if self.goes_on { stored.saturating_add(NUMBERS_SKIPPED) } else { stored }
+    /// Those since this was written, for who has claimed its manifest with a higher epoch.
+    pub(super) fn stays_until(&self, claimed: u64) -> Stays {
+        let stays = claimed.saturating_sub(self.epoch);
+        Stays { sending: stays, lost: if self.goes_on { stays } else { stays.saturating_sub(1) } }
+    }
+
+    /// Whose it is, if it is of this life; the error says of which it is.
+    pub(super) fn check_folder(&self, folder: &Folder, what: &str) -> Result<(), String> {
+        if (self.process, self.incarnation) == (folder.process, folder.incarnation) {
+            return Ok(());
+        }
+        Err(format!("its {what} is that of {} {:016x}", self.process, self.incarnation))
+    }
+
+    /// Bytes of the segment of its state.
+    pub(super) fn state_bytes(&self) -> u64 {
+        self.state_bytes
     }
 
     /// What the ledger of the process says when it is back: claimed by `epoch`, and whole or not yet.
-    pub(super) fn record(&self, epoch: u64, is_restoring: bool) -> LedgerRecord {
+    pub(super) fn record(&self, epoch: u64, stays: Stays, is_restoring: bool) -> LedgerRecord {
         let mut generations = [0; WORKERS_MAX];
-        let skipped = if self.goes_on { GENERATIONS_SKIPPED } else { 0 };
-        let later = |generation: &u16| generation.wrapping_add(skipped);
-        generations.iter_mut().zip(&self.generations).for_each(|(room, generation)| *room = later(generation));
+        // Generations go round, so the number of stays may.
+        #[allow(clippy::cast_possible_truncation, reason = "what goes round is left out")]
+        let skipped = GENERATIONS_SKIPPED.wrapping_mul(stays.lost as u16);
+        let behind = |generation: &u16| generation.wrapping_add(skipped);
+        generations.iter_mut().zip(&self.generations).for_each(|(room, generation)| *room = behind(generation));
         LedgerRecord {
             id: self.process,
             incarnation: self.incarnation,
@@ -106,6 +154,31 @@ impl Life {
     }
 }
 
+impl Stays {
+    /// Those of a process that has a log alone and comes back for the `recoveries`-th time.
+    pub(super) fn of_log(recoveries: u64) -> Self {
+        Self { sending: recoveries, lost: recoveries }
+    }
+
+    /// The number that the last message may have had, where `stored` is the last one known. The error says that there are no more.
+    pub(super) fn sequence(self, stored: u64) -> Result<u64, String> {
+        behind(stored, self.sending, "numbers for messages")
+    }
+
+    /// The last position that may have been given out; likewise.
+    pub(super) fn position(self, stored: u64) -> Result<u64, String> {
+        behind(stored, self.lost, "positions")
+    }
+}
+
+/// A number behind all that so many stays may have given out after `stored`, with room for the stay that begins.
+fn behind(stored: u64, stays: u64, what: &str) -> Result<u64, String> {
+    let number = stays.checked_mul(NUMBERS_SKIPPED).and_then(|skipped| stored.checked_add(skipped));
+    number.filter(|number| *number <= u64::MAX - NUMBERS_SKIPPED).ok_or_else(|| {
+        format!("it has used up its {what}: {stored}, and {stays} times {NUMBERS_SKIPPED} to skip; stop it and create it anew")
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,9 +205,9 @@ mod tests {
         let life = life();
         let back = Life::from_bytes(&life.to_bytes().unwrap()).unwrap();
         assert_eq!(back, life);
-        let record = back.record(4, false);
+        let record = back.record(4, back.stays_until(2), false);
         assert_eq!((record.generations[3], record.epoch, record.is_restoring), (7, 4, false));
-        assert_eq!(record, life.record(4, false));
+        assert_eq!(record, life.record(4, life.stays_until(2), false));
     }
 
     #[test]
@@ -146,12 +219,30 @@ mod tests {
 
     #[test]
     fn a_process_that_went_on_gives_out_nothing_twice() {
-        let (life, went_on) = (life(), life().that_goes_on());
-        assert_eq!(life.number_behind(5), 5);
-        assert_eq!(went_on.number_behind(5), 5 + NUMBERS_SKIPPED);
-        assert_eq!(went_on.number_behind(u64::MAX), u64::MAX);
-        let back = Life::from_bytes(&went_on.to_bytes().unwrap()).unwrap();
-        assert_eq!(back.record(1, false).generations[3], 7 + GENERATIONS_SKIPPED);
+        let written = |life: Life| Life { epoch: 5, ..life };
+        let (slept, went_on) = (written(life()), written(life().that_goes_on()));
+        let numbers = |life: &Life, claimed: u64| {
+            let stays = Life::from_bytes(&life.to_bytes().unwrap()).unwrap().stays_until(claimed);
+            let generation = life.record(claimed, stays, false).generations[3];
+            (stays.sequence(9).unwrap() - 9, stays.position(9).unwrap() - 9, generation - 7)
+        };
+        let skipped = |messages: u64, others: u64| {
+            let generations = u16::try_from(others).unwrap() * GENERATIONS_SKIPPED;
+            (messages * NUMBERS_SKIPPED, others * NUMBERS_SKIPPED, generations)
+        };
+        assert_eq!(numbers(&slept, 6), skipped(1, 0), "the first waking of one that slept");
+        assert_eq!(numbers(&slept, 7), skipped(2, 1), "the second, after a crash");
+        assert_eq!(numbers(&went_on, 6), skipped(1, 1));
+        assert_eq!(numbers(&went_on, 8), skipped(3, 3), "after crashes without a checkpoint in between");
+    }
+
+    #[test]
+    fn numbers_that_are_used_up_are_told_and_not_given_out_again() {
+        let stays = Stays::of_log(3);
+        assert_eq!(stays.sequence(0).unwrap(), 3 * NUMBERS_SKIPPED);
+        let error = stays.position(u64::MAX - 3 * NUMBERS_SKIPPED).unwrap_err();
+        assert!(error.contains("stop it and create it anew"), "{error}");
+        assert!(Stays::of_log(u64::MAX).sequence(1).is_err());
     }
 
     #[test]

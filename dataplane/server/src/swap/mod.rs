@@ -47,6 +47,8 @@ mod filling;
 mod found_logs;
 mod leaving;
 mod life;
+#[cfg(test)]
+mod power_cuts;
 mod reading;
 mod replaying;
 mod returning;
@@ -88,6 +90,8 @@ pub(crate) enum SwapReason {
     Shutdown,
     /// It is to be logged, and its log has nothing to begin with.
     NoLog,
+    /// It has a log, and its application is no longer logged.
+    LogEnds,
 }
 
 impl SwapReason {
@@ -98,6 +102,7 @@ impl SwapReason {
             Self::Idle => "idle",
             Self::Shutdown => "the server ends",
             Self::NoLog => "its log begins anew",
+            Self::LogEnds => "it is no longer logged",
         }
     }
 }
@@ -249,11 +254,13 @@ impl Shard {
         self.processes.swapped.contains_key(id) || self.processes.by_id.get(id).is_some_and(leaves)
     }
 
-    /// What has to be known of a process beside its state, as bytes; the error says why not.
-    pub(crate) fn life_note(&self, key: ProcessKey) -> Result<Vec<u8>, String> {
+    /// What has to be known beside its state of a process whose log begins, as bytes; the error says why not.
+    pub(crate) fn log_note(&self, key: ProcessKey) -> Result<Vec<u8>, String> {
         let process = self.processes.get(key).ok_or("the process is gone")?;
         let memory = process.memory.as_ref().ok_or("the process has no memory any more")?;
-        life::Life::new(memory.ledger.record(), process.idle_swap_ms, process.calls_of_ended).to_bytes()
+        let mut life = life::Life::new(memory.ledger.record(), process.idle_swap_ms, process.calls_of_ended);
+        life.log_follows = process.stored.snapshot.as_ref().map_or(0, |snapshot| snapshot.facts().position);
+        life.to_bytes()
     }
 
     /// A thread has done its job.

@@ -16,7 +16,7 @@ use praas_storage::snapshot::{PageObject, Restored, SectionKind, Snapshot, Snaps
 use praas_storage::{Backend, Folder};
 
 use super::filling::stub_of;
-use super::life::Life;
+use super::life::{Life, Stays};
 use super::replaying;
 use crate::durability::DiskLog;
 
@@ -47,6 +47,10 @@ pub(crate) struct Returned {
     pub(super) lanes: Vec<ReturnedLane>,
     /// What it was read from; `None` for one that has never slept, and was made of its log.
     pub(super) snapshot: Option<Snapshot>,
+    /// What it may have given out before, unknown to what it was read from.
+    pub(super) stays: Stays,
+    /// Whether it was made of a log that goes on.
+    pub(super) is_replayed: bool,
     /// Whether its objects come back later.
     pub(super) is_restoring: bool,
     pub(super) read_bytes: u64,
@@ -66,18 +70,33 @@ impl ReadJob {
         let missing = || format!("nothing is stored of it in {}: somebody has removed it", backend.place());
         let found = Snapshot::open(backend, &folder).map_err(words)?.ok_or_else(missing)?;
         // What makes the claim last takes a disk about as long as all the rest, and a bucket longer.
+        let epoch = found.epoch() + 1;
         let (claimed, contents) = std::thread::scope(|scope| {
-            let claim = scope.spawn(|| found.claim(found.epoch() + 1));
-            let contents = Contents::read(&folder, &found, is_logged, first_serial);
+            let claim = scope.spawn(|| found.claim(epoch));
+            let contents = Contents::read(&folder, &found, epoch, is_logged, first_serial);
             (claim.join(), contents)
         });
         let snapshot = claimed.map_err(|_| "claiming it has panicked".to_owned())?.map_err(words)?;
-        let Contents { objects, life, lanes, is_restoring, read_bytes } = contents?;
+        let Contents { objects, life, lanes, stays, is_restoring, read_bytes } = contents?;
         let usage = snapshot.usage();
         let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
         let read_bytes = read_bytes + usage.manifest_bytes;
-        Ok(Returned { objects, life, lanes, snapshot: Some(snapshot), is_restoring, read_bytes, stored_bytes })
+        let (snapshot, is_replayed) = (Some(snapshot), false);
+        Ok(Returned { objects, life, lanes, snapshot, stays, is_replayed, is_restoring, read_bytes, stored_bytes })
     }
+}
+
+/// A section that every snapshot of a process has.
+pub(super) fn section_of(snapshot: &Snapshot, kind: SectionKind) -> Result<Vec<u8>, String> {
+    let section = snapshot.section(kind).map_err(|error| error.to_string())?;
+    section.ok_or_else(|| format!("its {kind} is missing from the snapshot"))
+}
+
+/// What a snapshot says of its process beside the state.
+pub(super) fn life_of(folder: &Folder, snapshot: &Snapshot) -> Result<Life, String> {
+    let life = Life::from_bytes(&section_of(snapshot, SectionKind::LEDGER)?)?;
+    life.check_folder(folder, "ledger")?;
+    Ok(life)
 }
 
 /// What was read beside the manifest.
@@ -85,33 +104,36 @@ struct Contents {
     objects: Objects,
     life: Life,
     lanes: Vec<ReturnedLane>,
+    stays: Stays,
     is_restoring: bool,
     read_bytes: u64,
 }
 
 impl Contents {
-    fn read(folder: &Folder, snapshot: &Snapshot, is_logged: bool, first_serial: u64) -> Result<Self, String> {
-        let words = |error: SnapshotError| error.to_string();
-        let section = |kind: SectionKind| -> Result<Vec<u8>, String> {
-            snapshot.section(kind).map_err(words)?.ok_or_else(|| format!("its {kind} is missing from the snapshot"))
-        };
-        let life = Life::from_bytes(&section(SectionKind::LEDGER)?)?;
-        let record = life.record(0, false);
-        if (record.id, record.incarnation) != (folder.process, folder.incarnation) {
-            return Err(format!("its ledger is that of {} {:016x}", record.id, record.incarnation));
-        }
-        let mailbox = section(SectionKind::MAILBOX)?;
+    /// For who claims it with this epoch.
+    fn read(
+        folder: &Folder,
+        snapshot: &Snapshot,
+        epoch: u64,
+        is_logged: bool,
+        first_serial: u64,
+    ) -> Result<Self, String> {
+        let life = life_of(folder, snapshot)?;
+        let stays = life.stays_until(epoch);
+        let mailbox = section_of(snapshot, SectionKind::MAILBOX)?;
         let mut remainder = Remainder::from_bytes(&mailbox).map_err(|error| error.to_string())?;
-        remainder.last_sequence = life.number_behind(remainder.last_sequence);
-        let layout = ObjectsLayout::for_limit(record.state_bytes).map_err(|error| error.to_string())?;
+        remainder.last_sequence = stays.sequence(remainder.last_sequence)?;
+        let layout = ObjectsLayout::for_limit(life.state_bytes()).map_err(|error| error.to_string())?;
         if is_logged && !remainder.lanes.is_empty() {
-            // What waited in lanes goes into its state, as it would if there were a log by now.
-            let objects = replaying::made_of(&replaying::contents_of(snapshot)?, record.state_bytes, Some(snapshot))?;
+            // What waited in lanes goes into its state, as it would if there were a log by now. Its positions are those that a
+            // replay of the log will give it, so none is skipped.
+            let (contents, _) = replaying::contents_of(snapshot)?;
+            let objects = replaying::made_of(&contents, life.state_bytes(), Some(snapshot), remainder.last_sequence)?;
             let read_bytes = snapshot.usage().live_bytes;
-            return Ok(Self { objects, life, lanes: Vec::new(), is_restoring: false, read_bytes });
+            return Ok(Self { objects, life, lanes: Vec::new(), stays, is_restoring: false, read_bytes });
         }
         let facts = snapshot.facts();
-        let facts = ImportFacts { hash_seed: Some(facts.hash_seed), position: life.number_behind(facts.position) };
+        let facts = ImportFacts { hash_seed: Some(facts.hash_seed), position: stays.position(facts.position)? };
         let usage = snapshot.usage();
         let is_restoring = usage.value_bytes > WHOLE_BYTES_MAX && snapshot.page_bits() <= layout.page_bits_max();
         let import = if is_restoring {
@@ -130,7 +152,7 @@ impl Contents {
         let lanes = import.remainder(&remainder, first_serial).map_err(|error| error.to_string())?;
         let objects = import.finish().map_err(|error| error.to_string())?;
         let read_bytes = if is_restoring { mailbox.len() as u64 } else { usage.live_bytes };
-        Ok(Self { objects, life, lanes, is_restoring, read_bytes })
+        Ok(Self { objects, life, lanes, stays, is_restoring, read_bytes })
     }
 }
 

@@ -4,7 +4,9 @@
 //! 1. What the log begins with is nothing, or the process's snapshot; one of a later position than the beginning is as good.
 //! 2. A log that has nothing beyond the snapshot is what a server left that died between publishing it and removing the log. It
 //!    goes, and the process is woken as if there had been none.
-//! 3. Damage, and a log that does not join the snapshot, are told, and nothing comes of the process: it stays asleep, with all
+//! 3. Before anything is made of a log it is counted that it is: by the epoch of the snapshot, or in the directory of the log where
+//!    there is none ([`super::life`]).
+//! 4. Damage, and a log that does not join the snapshot, are told, and nothing comes of the process: it stays asleep, with all
 //!    that is stored of it.
 
 use std::ops::ControlFlow;
@@ -16,8 +18,8 @@ use praas_shm::swap::{Import, ImportFacts, Remainder};
 use praas_storage::snapshot::{PageObject, Restored, SectionKind, Snapshot, SnapshotError, StoredValue};
 use praas_storage::{Backend, Folder};
 
-use super::life::Life;
-use super::reading::{READING_THREADS, Returned};
+use super::life::{Life, Stays};
+use super::reading::{READING_THREADS, Returned, life_of, section_of};
 use crate::durability::{DiskLog, LogStore};
 
 /// What is made of a log; `None` if it has nothing that storage has not. The error says why nothing can be made of it.
@@ -32,16 +34,23 @@ pub(super) fn replay(backend: &Arc<dyn Backend>, folder: &Folder, log: &DiskLog)
             return Ok(None);
         }
     }
-    let life = Life::from_bytes(&found.note)?;
-    let record = life.record(0, false);
-    if (record.id, record.incarnation) != (folder.process, folder.incarnation) {
-        return Err(format!("its log is that of {} {:016x}", record.id, record.incarnation));
-    }
+    let noted = Life::from_bytes(&found.note)?;
+    noted.check_folder(folder, "log")?;
+    let follows = noted.log_follows;
     let stored = stored.map(|stored| stored.claim(stored.epoch() + 1)).transpose();
     let stored = stored.map_err(|error| error.to_string())?;
-    let base = stored.as_ref().map(contents_of).transpose()?.unwrap_or_default();
-    let contents = log.replay(folder, base).map_err(in_log)?.ok_or("its log has just gone")?;
-    let objects = made_of(&contents, record.state_bytes, stored.as_ref())?;
+    let (life, stays, base, sent) = match &stored {
+        Some(stored) => {
+            let life = life_of(folder, stored)?;
+            let stays = life.stays_until(stored.epoch());
+            let (base, sent) = contents_of(stored)?;
+            (life, stays, base, sent)
+        }
+        None => (noted, Stays::of_log(log.count_recovery(folder).map_err(in_log)?), Contents::default(), 0),
+    };
+    let last_sequence = stays.sequence(sent)?;
+    let contents = log.replay(folder, base, follows).map_err(in_log)?.ok_or("its log has just gone")?;
+    let objects = made_of(&contents, life.state_bytes(), stored.as_ref(), last_sequence)?;
     let usage = stored.as_ref().map(Snapshot::usage);
     let read_bytes = usage.map_or(0, |usage| usage.live_bytes + usage.manifest_bytes);
     let stored_bytes = usage.map_or(0, |usage| usage.stored_bytes + usage.manifest_bytes);
@@ -50,33 +59,41 @@ pub(super) fn replay(backend: &Arc<dyn Backend>, folder: &Folder, log: &DiskLog)
         life,
         lanes: Vec::new(),
         snapshot: stored,
+        stays,
+        is_replayed: true,
         is_restoring: false,
         read_bytes,
         stored_bytes,
     }))
 }
 
-/// A segment with all that contents have, of a state with this limit.
-pub(super) fn made_of(contents: &Contents, state_bytes: u64, stored: Option<&Snapshot>) -> Result<Objects, String> {
+/// A segment with all that contents have, of a state with this limit, for a process whose messages have had numbers up to
+/// `last_sequence`.
+pub(super) fn made_of(
+    contents: &Contents,
+    state_bytes: u64,
+    stored: Option<&Snapshot>,
+    last_sequence: u64,
+) -> Result<Objects, String> {
     let layout = ObjectsLayout::for_limit(state_bytes).map_err(|error| error.to_string())?;
     let hash_seed = stored.map(|stored| stored.facts().hash_seed);
     let import = Import::create(layout, &ImportFacts { hash_seed, position: contents.position });
     let import = import.map_err(|error| format!("no memory for its state: {error}"))?;
-    import.contents(contents).map_err(|error| error.to_string())?;
+    import.contents(contents, last_sequence).map_err(|error| error.to_string())?;
     import.finish().map_err(|error| error.to_string())
 }
 
-/// All of a snapshot, as what a log goes on from.
-pub(super) fn contents_of(snapshot: &Snapshot) -> Result<Contents, String> {
-    let mailbox = snapshot.section(SectionKind::MAILBOX).map_err(|error| error.to_string())?;
-    let mailbox = mailbox.ok_or("its mailbox is missing from the snapshot")?;
+/// All of a snapshot, as what a log goes on from, and the number of the last message that was sent by then.
+pub(super) fn contents_of(snapshot: &Snapshot) -> Result<(Contents, u64), String> {
+    let mailbox = section_of(snapshot, SectionKind::MAILBOX)?;
     let remainder = Remainder::from_bytes(&mailbox).map_err(|error| error.to_string())?;
+    let sent = remainder.last_sequence;
     let contents = remainder.into_contents(snapshot.facts().position).map_err(|error| error.to_string())?;
     let collected = Collected { contents: Mutex::new(contents), wrong: Mutex::new(None) };
     snapshot.restore(0..snapshot.pages(), READING_THREADS, &collected);
     match collected.wrong.into_inner().unwrap_or_else(PoisonError::into_inner) {
         Some(reason) => Err(reason),
-        None => Ok(collected.contents.into_inner().unwrap_or_else(PoisonError::into_inner)),
+        None => Ok((collected.contents.into_inner().unwrap_or_else(PoisonError::into_inner), sent)),
     }
 }
 

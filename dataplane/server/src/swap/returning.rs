@@ -135,14 +135,19 @@ impl Shard {
         swapped.is_called = false;
         swapped.failure = Some(reason.clone().into());
         swapped.tried_until = Some(clock::now() + RETRY_DELAY);
+        let has_log = swapped.has_log;
         self.set_rest(id, Rest::Asleep, &reason);
+        if has_log {
+            self.try_again_later(id);
+        }
         askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
         self.refuse_all_but_stops(&id, error);
     }
 
     /// What was read becomes a process again.
     fn enter_again(&mut self, id: ProcessId, returned: Returned, since: Instant) -> Result<(), ControlError> {
-        let Returned { objects, life, lanes, snapshot, is_restoring, read_bytes, stored_bytes } = returned;
+        let Returned { objects, life, lanes, snapshot, stays, is_replayed, is_restoring, read_bytes, stored_bytes } =
+            returned;
         let application = self.applications.get(&id.application).cloned().ok_or_else(|| {
             ControlError::UnknownApplication { application: id.application, known: self.application_names() }
         })?;
@@ -152,7 +157,7 @@ impl Shard {
             what: "creating a control page".into(),
             reason: error.to_string(),
         })?;
-        let record = life.record(snapshot.as_ref().map_or(0, Snapshot::epoch), is_restoring);
+        let record = life.record(snapshot.as_ref().map_or(0, Snapshot::epoch), stays, is_restoring);
         let user = record.user;
         let mut memory = ProcessMemory::of_returned(record, objects, &self.budget)?;
         let logged = self.logs(application.durability);
@@ -187,7 +192,8 @@ impl Shard {
         process.filler = filler;
         process.idle_swap_ms = life.idle_swap_ms;
         process.calls_of_ended = life.calls;
-        if life.next_wake_unix_ms.is_some() {
+        // A log does not say when the next one is due: its state does.
+        if life.next_wake_unix_ms.is_some() || is_replayed {
             process.wake_ups = WakeUps::unsure();
         }
         process.listed = swapped.listed;
@@ -210,13 +216,17 @@ impl Shard {
         self.metrics.swapped_in_bytes += read_bytes;
         let rest = if is_restoring { ", its objects follow" } else { "" };
         self.log.info(format_args!("process {id} is back: {read_bytes} bytes read in {took:?}{rest}"));
-        if let Err(error) = self.begin_log(key, RingStart::New) {
+        let start = if is_replayed { RingStart::Replayed } else { RingStart::New };
+        if let Err(error) = self.begin_log(key, start) {
             self.break_process(key, &format!("its log cannot be opened: {error}"));
         }
         self.keep_process(key);
         self.measure_memory_later();
         self.show_state(key);
         self.look_at_activity_later();
+        if is_replayed && !logged && self.let_log_end(key) {
+            return Ok(());
+        }
         self.fill_workers(key);
         self.doze_on(key);
         self.serve_waiters(&id);

@@ -15,11 +15,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use praas_protocol::limits::SLEEPERS_MAX;
 use praas_protocol::{Name, ProcessId};
-use praas_storage::snapshot::{SectionKind, Snapshot};
+use praas_storage::snapshot::Snapshot;
 use praas_storage::{Backend, Folder, StorageError};
 
 use super::found_logs::FoundLogs;
-use super::life::Life;
+use super::reading::life_of;
 use super::table::Swapped;
 use super::transfer::Job;
 use crate::shard::Shard;
@@ -118,12 +118,6 @@ impl Shard {
     }
 }
 
-/// What is kept of a process beside its state.
-fn life_of(snapshot: &Snapshot) -> Result<Life, String> {
-    let section = snapshot.section(SectionKind::LEDGER).map_err(|error| error.to_string())?;
-    Life::from_bytes(&section.ok_or("its ledger is missing from the snapshot")?)
-}
-
 fn all_folders(backend: &dyn Backend) -> Result<Vec<Folder>, StorageError> {
     let mut all: Vec<Folder> = Vec::new();
     loop {
@@ -145,7 +139,7 @@ fn look_at_all(backend: &Arc<dyn Backend>, folders: &[Folder]) -> Vec<(Folder, F
                 Ok(Some(snapshot)) => {
                     let usage = snapshot.usage();
                     let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
-                    match life_of(&snapshot) {
+                    match life_of(folder, &snapshot) {
                         Ok(life) => Found::Sleeper { stored_bytes, next_wake_unix_ms: life.next_wake_unix_ms },
                         Err(reason) => Found::Unreadable(reason),
                     }

@@ -281,7 +281,7 @@ fn guarded<R>(work: impl FnOnce() -> R, failed: impl FnOnce(String) -> R) -> R {
 
 /// Removes what is stored of a process, unless another server has claimed it since: a log is marked first, so that nothing is made of
 /// what it has alone, and goes last.
-fn remove(
+pub(super) fn remove(
     backend: &Arc<dyn Backend>,
     folder: &Folder,
     epoch: Option<u64>,

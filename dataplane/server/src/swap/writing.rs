@@ -14,11 +14,8 @@ use praas_storage::{Backend, Folder};
 use super::filling::Filling;
 use super::life::Life;
 use super::transfer::Written;
-use crate::limits::LEFTOVERS_LOOK_MAX;
+use crate::limits::{FIRST_EPOCH, LEFTOVERS_LOOK_MAX};
 use crate::wake_ups;
-
-/// The epoch of the server that creates a process; each that wakes it has a higher one.
-const FIRST_EPOCH: u64 = 1;
 
 /// How long a process waits before it is written until nothing more of it comes back: what is under way ends by the storage's
 /// deadlines, and is short of any trouble there.
@@ -66,6 +63,8 @@ impl WriteJob {
                 "it is stored with epoch {found}, this server owned it with {epoch}: another owns it now"
             ));
         }
+        let epoch = found.or(epoch).unwrap_or(FIRST_EPOCH);
+        life.epoch = epoch;
         let (cut, mailbox) = if goes_on {
             let cut = HeldCut::begin(objects, lanes).map_err(|error| error.to_string())?;
             life.next_wake_unix_ms = wake_ups::next_due_of_held(&cut, life.next_wake_unix_ms)?;
@@ -79,7 +78,7 @@ impl WriteJob {
             (AnyCut::Quiet(cut), mailbox)
         };
         let sections = vec![(SectionKind::MAILBOX, mailbox), (SectionKind::LEDGER, life.to_bytes()?)];
-        let mut plan = WritePlan::new(found.or(epoch).unwrap_or(FIRST_EPOCH));
+        let mut plan = WritePlan::new(epoch);
         // One that goes on may ask for values where they were left.
         plan.compact = !matches!(&cut, AnyCut::Held(cut) if cut.has_stubs());
         let looks_for_leftovers = has_leftovers && has_time && is_whole && plan.compact;

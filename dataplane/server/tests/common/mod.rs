@@ -14,6 +14,7 @@ pub(crate) mod far;
 pub(crate) mod functions;
 pub(crate) mod hosts;
 pub(crate) mod journal;
+pub(crate) mod killed;
 pub(crate) mod lane_parts;
 pub(crate) mod lingering;
 pub(crate) mod mails;

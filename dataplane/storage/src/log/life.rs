@@ -3,12 +3,14 @@
 //! ```text
 //! DIR/life     magic (8)   version (4)   bytes of the note (4)   position (8)   checksum (8)   note
 //! DIR/ended    empty
+//! DIR/recovery.0000000000000003    empty: who made something of the log for the third time
 //! ```
 //!
 //! 1. The life lasts before the first record does, so a directory without one has nothing that anybody was told of.
 //! 2. It has the position at which the log began: whoever reads the log needs what there was then, or at any later position that
 //!    the log has.
-//! 3. What is marked as ended never comes back, whatever else of it is still found; the mark is the last of its files to go.
+//! 3. Recoveries are counted before anything that comes of them is used, each has a number of its own, and a later one a higher one.
+//! 4. What is marked as ended never comes back, whatever else of it is still found; the mark is the last of its files to go.
 
 use std::path::Path;
 
@@ -24,6 +26,9 @@ pub const LIFE_BYTES_MAX: usize = 64 << 10;
 
 pub(super) const LIFE_FILE: &str = "life";
 pub(super) const ENDED_FILE: &str = "ended";
+
+/// What the name of the count of recoveries begins with.
+const RECOVERY_PREFIX: &str = "recovery.";
 
 /// One that is not whole yet; it ends in what the writer of a log clears away.
 const UNNAMED_FILE: &str = "life.new";
@@ -133,6 +138,37 @@ pub fn read_life(files: &dyn FileLayer, directory: &Path) -> Result<Option<LogLi
     }
 }
 
+/// Counts that something is made of a log: how often that has been begun, this time included. The count lasts when this returns, and
+/// one that failed may have counted all the same.
+///
+/// # Errors
+/// [`LogError::Files`]; [`LogError::Damaged`] where the last number was given.
+pub fn count_recovery(files: &dyn FileLayer, directory: &Path) -> Result<u64, LogError> {
+    let mut counted = Vec::new();
+    let number = |name: &str| u64::from_str_radix(name.strip_prefix(RECOVERY_PREFIX)?, 16).ok();
+    let listed = files.list(directory, &mut |name| counted.extend(number(name)));
+    listed.map_err(failed("listing", directory))?;
+    let path_of = |number: u64| directory.join(format!("{RECOVERY_PREFIX}{number:016x}"));
+    let last = counted.iter().copied().max().unwrap_or(0);
+    let next = last.checked_add(1).ok_or_else(|| LogError::Damaged {
+        path: path_of(last),
+        at: 0,
+        reason: "nobody can have counted so far".to_owned(),
+        position: 0,
+    })?;
+    let path = path_of(next);
+    let count = || {
+        drop(files.create(&path)?);
+        files.sync_directory(directory)
+    };
+    count().map_err(failed("counting a recovery in", &path))?;
+    // Those that stay are passed over.
+    for number in counted {
+        let _ = files.remove(&path_of(number));
+    }
+    Ok(next)
+}
+
 /// Marks a log as that of a life that is over, for good; nothing to do where there is no log.
 ///
 /// # Errors
@@ -212,6 +248,33 @@ mod tests {
                     remove_log(&files, &directory).unwrap();
                     assert_eq!(read_life(&files, &directory).unwrap(), None);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn no_recovery_has_the_number_of_an_earlier_one_wherever_the_power_goes() {
+        for at in 0..24 {
+            for seed in 0..8 {
+                let (mut files, directory) = new_files(at * 31 + seed);
+                write_life(&files, &directory, 7, b"alice").unwrap();
+                files.set_fault(Fault::Cut { at: files.calls() + at });
+                let mut last = 0;
+                let mut count = |files: &ModelFiles| -> bool {
+                    let counted = count_recovery(files, &directory);
+                    if let Ok(number) = &counted {
+                        assert!(*number > last, "{at} {seed}: {number} after {last}");
+                        last = *number;
+                    }
+                    counted.is_ok()
+                };
+                while count(&files) && files.calls() < 100 {}
+                if files.is_cut() {
+                    files = files.after_cut(seed);
+                    assert!(count(&files) && count(&files), "{at} {seed}");
+                }
+                remove_log(&files, &directory).unwrap();
+                assert_eq!(read_life(&files, &directory).unwrap(), None);
             }
         }
     }

@@ -92,7 +92,7 @@ fn write(log: &mut LogWriter) -> (u64, Option<LogError>) {
 
 fn read(files: &ModelFiles) -> (Vec<u8>, Result<Option<Found>, LogError>) {
     let (mut records, mut last) = (Vec::new(), None);
-    let found = read_log(files, &directory(), &mut |batch| {
+    let found = read_log(files, &directory(), 0, &mut |batch| {
         assert!(last.is_none_or(|last| last == batch.after) && batch.position >= batch.after);
         last = Some(batch.position);
         records.extend_from_slice(batch.records);
@@ -283,7 +283,7 @@ fn parts_without_a_position_are_read_before_what_they_belong_to_over_segments_an
             let (parts, is_whole) = script(&files);
             let files = files.after_cut(seed);
             let mut numbers = Vec::new();
-            let found = read_log(&files, &directory(), &mut |batch| {
+            let found = read_log(&files, &directory(), 0, &mut |batch| {
                 if batch.position == 0 {
                     numbers.extend(batch.records.chunks(3 * BLOCK_BYTES).map(|part| part[0]));
                 }
@@ -298,6 +298,30 @@ fn parts_without_a_position_are_read_before_what_they_belong_to_over_segments_an
             assert!(numbers.len() >= usize::from(parts), "{parts} parts were durable, {numbers:?} are there");
         }
     }
+}
+
+#[test]
+fn whichever_removed_segments_come_back_what_is_needed_is_read() {
+    let (all, ends) = all_records();
+    let last = ends.len() as u64 - 1;
+    let mut left_out = 0;
+    for kept in (0..=last).step_by(7) {
+        for seed in 0..64 {
+            let files = new_files(seed);
+            let mut log = begin(&files, 0).unwrap();
+            assert!(write(&mut log).1.is_none());
+            log.truncate(kept).unwrap();
+            drop(log);
+            let files = files.after_cut(seed);
+            let mut records = Vec::new();
+            let found = read_log(&files, &directory(), kept, &mut |batch| records.extend_from_slice(batch.records));
+            let found = found.unwrap().expect("the last segment is there");
+            assert!(found.after <= kept && found.position == last, "{found:?} of {last}, {kept} are kept elsewhere");
+            assert!(records == all[ends[usize::try_from(found.after).unwrap()]..], "from {found:?} on");
+            left_out += usize::from(read_log(&files, &directory(), 0, &mut |_| ()).is_err());
+        }
+    }
+    assert!(left_out > 0, "no cut has left a gap");
 }
 
 #[test]

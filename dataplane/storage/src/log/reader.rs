@@ -53,6 +53,8 @@ pub(super) fn segment_numbers(files: &dyn FileLayer, directory: &Path) -> Result
 }
 
 /// Tells every batch of a log in order, up to its end or its torn end; what it goes from and to, or `None` if there is none.
+/// Everything up to `kept` is kept elsewhere: where segments that have nothing else were being removed when power went, any of them
+/// may still be there, and are left out.
 ///
 /// # Errors
 /// [`LogError::Damaged`] when something is missing that was durable, after what is whole was told; [`LogError::Version`],
@@ -60,9 +62,11 @@ pub(super) fn segment_numbers(files: &dyn FileLayer, directory: &Path) -> Result
 pub fn read_log(
     files: &dyn FileLayer,
     directory: &Path,
+    kept: u64,
     each: &mut dyn FnMut(Batch<'_>),
 ) -> Result<Option<Found>, LogError> {
     let numbers = segment_numbers(files, directory)?;
+    let numbers = &numbers[first_needed(files, directory, &numbers, kept)?..];
     let mut found: Option<Found> = None;
     let mut next = numbers.first().map(|first| Segment::read(files, directory, *first, 0)).transpose()?;
     for index in 0..numbers.len() {
@@ -78,6 +82,29 @@ pub fn read_log(
         segment.tell(until, &mut found.position, each)?;
     }
     Ok(found)
+}
+
+/// The index of the segment behind the last one that is missing and not needed.
+fn first_needed(files: &dyn FileLayer, directory: &Path, numbers: &[u64], kept: u64) -> Result<usize, LogError> {
+    for (index, pair) in numbers.windows(2).enumerate().rev() {
+        let (number, next) = (pair[0], pair[1]);
+        if next == number + 1 {
+            continue;
+        }
+        // Those between were removed, or could not be made: then the two join.
+        let next = Segment::read(files, directory, next, 0)?;
+        let segment = Segment::read(files, directory, number, 0);
+        let joins = segment.and_then(|segment| {
+            let mut position = segment.head.after;
+            segment.tell(Some(next.head.after), &mut position, &mut |_| ())
+        });
+        match joins {
+            Err(LogError::Damaged { .. }) if next.head.after <= kept => return Ok(index + 1),
+            Ok(()) | Err(LogError::Damaged { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(0)
 }
 
 /// Removes a log with its directory; nothing to do for one that is not there. What is left of one that was not removed whole has

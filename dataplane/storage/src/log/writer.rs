@@ -223,7 +223,7 @@ impl LogWriter {
     /// [`LogError::Files`]: the rest stays, and is removed by a later call.
     pub fn truncate(&mut self, position: u64) -> Result<usize, LogError> {
         let mut removed = 0;
-        // Oldest first, so that what is left always follows without gap.
+        // Oldest first. A loss of power may bring back any of them: whoever reads leaves those out.
         while let Some((number, _)) = self.filled.front().copied().filter(|(_, last)| *last <= position) {
             let path = segment_path(&self.directory, number);
             match self.files.remove(&path) {
