@@ -5,6 +5,7 @@
 
 mod create;
 mod idle_100;
+mod logged;
 mod msg_local;
 mod msg_local_1mib;
 mod msg_remote;
@@ -160,6 +161,8 @@ pub const ALL: &[Bar] = &[
     wake_disk::BAR,
     restore_disk::BAR,
     swapped_10k::BAR,
+    logged::GROUP,
+    logged::SINGLE,
 ];
 
 /// The bars of these ids, in their order; all of them for no ids.

@@ -40,6 +40,7 @@ mod session;
 #[cfg(feature = "bars")]
 mod shared_memory_crate;
 mod spawn;
+mod synced_writes;
 mod tcp;
 mod unix_stream;
 mod watch;
@@ -75,6 +76,7 @@ pub use session::Session;
 #[cfg(feature = "bars")]
 pub use shared_memory_crate::SharedMemoryCrate;
 pub use spawn::{Spawn, TRIVIAL_PROGRAM};
+pub use synced_writes::SyncedWrites;
 pub use tcp::{
     Crowd, EchoServer, Exchange, FRAME_BYTES, Load, Taken, TcpBlock, TcpBlocks, TcpCrowd, TcpEcho, allow_connections,
     connect,

@@ -17,8 +17,9 @@ use std::thread;
 use std::time::Duration;
 
 use praas_client::{Client, ConnectOptions, ProcessId, WaitMode};
+use praas_protocol::Durability;
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
-use praas_server::{Application, Level, Network, Server, ServerOptions};
+use praas_server::{Application, DiskLog, Level, Network, Server, ServerOptions};
 use praas_sys::data_directory::TOKEN_FILE;
 use praas_sys::{Pidfd, Signal, SignalQueue};
 
@@ -39,6 +40,11 @@ const SMALL_APPLICATION: &str = "small";
 const STATE_APPLICATION: &str = "state";
 /// Bytes that the state of such a process may grow to: old and new values of 64 MiB, and room for what waits for readers.
 const STATE_BYTES_MAX: u64 = 1 << 30;
+/// The application whose processes are logged, of a server that has storage; as many workers as hold the replies of 32 calls.
+const LOGGED_APPLICATION: &str = "logged";
+const LOGGED_WORKERS: u32 = 3;
+/// The directory of a server's data directory that has their logs.
+const LOGS_DIRECTORY: &str = "logs";
 /// The application whose only worker may use the host's network, and sleeps between calls: its functions keep what they
 /// have elsewhere.
 const NETWORKED_APPLICATION: &str = "networked";
@@ -233,6 +239,13 @@ impl RunningServer {
         format!("{STATE_APPLICATION}/p{number}").parse().expect("two names")
     }
 
+    /// The same of the application whose processes are logged, on a server with storage.
+    #[must_use]
+    pub fn new_logged_id(&self) -> ProcessId {
+        let number = self.processes.fetch_add(1, Ordering::Relaxed);
+        format!("{LOGGED_APPLICATION}/p{number}").parse().expect("two names")
+    }
+
     /// The same of the application whose processes are put to sleep.
     #[must_use]
     pub fn new_sleeper_id(&self) -> ProcessId {
@@ -322,6 +335,10 @@ pub(super) fn serve(mut arguments: impl Iterator<Item = OsString>) -> Result<(),
     options.keeper_linger = Duration::ZERO;
     options.log_level = Level::Error;
     options.storage = storage_place::told(directory.path())?;
+    if options.storage.is_some() {
+        options.disk_log = Some(DiskLog::open(&directory.path().join(LOGS_DIRECTORY))?);
+        options.applications.push(logged_application()?);
+    }
     if let Some(wait) = arguments.next() {
         options.network_wait = wait_named(&wait).ok_or("there is no such way of waiting")?;
         options.listen = vec![SocketAddr::from((Ipv4Addr::LOCALHOST, 0))];
@@ -407,6 +424,14 @@ fn state_application(program: PathBuf) -> Result<Application, Box<dyn Error>> {
     (application.workers_min, application.workers_max) = (2, 2);
     application.limits.state_bytes_max = STATE_BYTES_MAX;
     application.readable = vec![PathBuf::from(CLOCK_TRUST)];
+    Ok(application)
+}
+
+fn logged_application() -> Result<Application, Box<dyn Error>> {
+    let mut application = state_application(env::current_exe()?)?;
+    application.name = LOGGED_APPLICATION.parse()?;
+    application.durability = Durability::Logged;
+    (application.workers_min, application.workers_max) = (LOGGED_WORKERS, LOGGED_WORKERS);
     Ok(application)
 }
 

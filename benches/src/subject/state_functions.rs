@@ -25,6 +25,10 @@ pub(super) const GET_REPLACED: Function<'static> = Function::new("state-get-repl
 pub(super) const GET_RANDOM: Function<'static> = Function::new("state-get-random");
 /// Puts the objects in turn, again and again.
 pub(super) const PUT: Function<'static> = Function::new("state-put");
+/// The same, and waits after each until it is as safe as the process's durability says.
+pub(super) const PUT_SAFELY: Function<'static> = Function::new("state-put-safely");
+/// Puts its input under one key: the call's reply says that it is as safe as that.
+pub(super) const PUT_INPUT: Function<'static> = Function::new("state-put-input");
 /// Puts the objects in turn, and answers at how many places values were.
 pub(super) const PLACES: Function<'static> = Function::new("state-places");
 /// Replaces the first of the objects until told that it is over; answers how often, and nanoseconds.
@@ -35,6 +39,8 @@ pub(super) const END_REPLACING: Function<'static> = Function::new("state-end-rep
 /// Gets of one sample where a get takes little more than a reading of the clock.
 pub const GETS_PER_SAMPLE: u64 = 16;
 
+/// The object that inputs are put into.
+const INPUT: &str = "input";
 /// The object that says that it is over.
 const OVER: &str = "over";
 /// The longest that one function waits for another, or goes on without it.
@@ -127,6 +133,11 @@ pub(super) fn with_state_functions(application: Application) -> Application {
         .function(GET_REPLACED.name(), get_replaced)
         .function(GET_RANDOM.name(), get_random)
         .function(PUT.name(), put)
+        .function(PUT_SAFELY.name(), put_safely)
+        .function(PUT_INPUT.name(), |call: &mut Call| -> FunctionResult {
+            call.context().put_bytes(INPUT, call.input())?;
+            Ok(())
+        })
         .function(PLACES.name(), places)
         .function(REPLACE.name(), replace)
         .function(END_REPLACING.name(), |call: &mut Call| -> FunctionResult {
@@ -218,6 +229,17 @@ fn put(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
     samples.map(|samples| samples.to_bytes())
 }
 
+fn put_safely(call: &mut Call<'_>) -> FunctionResult<Vec<u8>> {
+    let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
+    let (value, keys) = (order.value()?, order.keys());
+    let mut keys = keys.iter().cycle();
+    let samples = timed(order.batch(), || -> FunctionResult {
+        context.put_bytes(keys.next().ok_or_else(missing)?, &value)?;
+        context.barrier(PATIENCE).map(drop).map_err(|error| failed(&error))
+    });
+    samples.map(|samples| samples.to_bytes())
+}
+
 fn places(call: &mut Call<'_>) -> FunctionResult<[u8; 8]> {
     let (context, (order, _pinned)) = (call.context(), Order::of(call)?);
     let value = order.value()?;
@@ -291,7 +313,7 @@ mod tests {
         let order = ORDER.to_bytes();
         assert!(harness.invoke(GET.name(), &order).is_err(), "nothing is there yet");
         harness.invoke(FILL.name(), &order).expect("it fills");
-        for function in [GET, GET_GROUPS, GET_RANDOM, PUT] {
+        for function in [GET, GET_GROUPS, GET_RANDOM, PUT, PUT_SAFELY] {
             let answer = harness.invoke(function.name(), &order).expect("it measures");
             assert_eq!(Samples::from_bytes(&answer).expect("samples").count(), ORDER.samples);
         }

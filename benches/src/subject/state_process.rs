@@ -10,10 +10,10 @@ use praas_client::{Client, Function, Process, ProcessId};
 use super::footprint;
 use super::state_functions::{
     END_REPLACING, FILL, GET, GET_GROUPS, GET_RANDOM, GET_REPLACED, KEY_BYTES as BYTES_OF_KEY, Order, PLACES, PUT,
-    REPLACE,
+    PUT_INPUT, PUT_SAFELY, REPLACE,
 };
 use super::{RunningServer, SubjectError, Trust};
-use crate::floors::{Batch, Placement, Samples};
+use crate::floors::{Batch, Placement, Samples, timed_groups};
 
 /// Bytes of each object's key.
 pub const KEY_BYTES: usize = BYTES_OF_KEY;
@@ -58,8 +58,19 @@ impl<'server> StateProcess<'server> {
     /// # Errors
     /// Any [`SubjectError`].
     pub fn open(server: &'server RunningServer, placement: Placement) -> Result<Self, SubjectError> {
+        Self::open_as(server, server.new_state_id(), placement)
+    }
+
+    /// Creates one whose changes are logged, with as many workers as hold the replies of 32 calls; its workers run anywhere.
+    ///
+    /// # Errors
+    /// Any [`SubjectError`].
+    pub fn open_logged(server: &'server RunningServer) -> Result<Self, SubjectError> {
+        Self::open_as(server, server.new_logged_id(), Placement::Free)
+    }
+
+    fn open_as(server: &'server RunningServer, id: ProcessId, placement: Placement) -> Result<Self, SubjectError> {
         let client = server.connect(Trust::Trusted)?;
-        let id = server.new_state_id();
         client.create(id)?;
         let process = client.process(id)?;
         Ok(Self { server, placement, process, client, id, rounds: 0 })
@@ -136,6 +147,38 @@ impl<'server> StateProcess<'server> {
     /// Any [`SubjectError`].
     pub fn put(&self, objects: Objects, batch: Batch) -> Result<Samples, SubjectError> {
         self.samples(PUT, Order { warm_up: batch.warm_up, samples: batch.samples, ..self.order(objects) })
+    }
+
+    /// The same, where each put is waited for until it is durable.
+    ///
+    /// # Errors
+    /// Any [`SubjectError`].
+    pub fn put_safely(&self, objects: Objects, batch: Batch) -> Result<Samples, SubjectError> {
+        self.samples(PUT_SAFELY, Order { warm_up: batch.warm_up, samples: batch.samples, ..self.order(objects) })
+    }
+
+    /// A round of puts of so many bytes, each by a call of its own whose reply says that it is durable; a sample spans as many of
+    /// them as are in flight.
+    ///
+    /// # Errors
+    /// Any [`SubjectError`].
+    pub fn put_in_flight(&self, value_bytes: usize, in_flight: usize, batch: Batch) -> Result<Samples, SubjectError> {
+        let value = vec![7; value_bytes];
+        let mut calls = self.process.pipeline(in_flight);
+        let mut put = || -> Result<(), SubjectError> {
+            if calls.is_full()
+                && let Some(reply) = calls.receive()
+            {
+                reply?;
+            }
+            Ok(calls.send(PUT_INPUT, &value)?)
+        };
+        let group = in_flight as u64;
+        let samples = timed_groups(batch, group, || (0..group).try_for_each(|_| put()))?;
+        while let Some(reply) = calls.receive() {
+            reply?;
+        }
+        Ok(samples)
     }
 
     /// At how many places values lie in turn when the objects are put in turn.
