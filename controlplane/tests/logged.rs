@@ -139,7 +139,8 @@ fn what_was_acknowledged_is_there_when_everything_was_killed_under_load() {
             assert!(possible.contains(&found), "{found} of {possible:?} is there");
             values[index] = found;
         }
-        (sent, _) = (*forwarded.end(), unsure.push(*forwarded.end()));
+        sent = *forwarded.end();
+        unsure.push(sent);
         println!("killed {}: {put:?} were put, {forwarded:?} sent", kill + 1);
         drop((alice, bob, client));
     }

@@ -189,6 +189,8 @@ impl World {
             epoch: alive.snapshot.as_ref().map(Snapshot::epoch),
             filling: None,
             goes_on,
+            has_leftovers: true,
+            has_time: true,
         };
         Ok(job.carry_out(&self.backend)?.snapshot)
     }
