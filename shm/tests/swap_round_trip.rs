@@ -336,7 +336,7 @@ fn what_a_log_has_made_becomes_a_segment() {
     import.contents(&contents, 7 << 36).unwrap();
     let second = Arc::new(import.finish().unwrap());
     second.check().unwrap();
-    let sent = QuietCut::begin(Arc::clone(&second)).unwrap().remainder().unwrap().last_sequence;
+    let sent = QuietCut::begin(Arc::clone(&second), Vec::new()).unwrap().remainder().unwrap().last_sequence;
     assert_eq!(sent, 7 << 36, "what it sends next is behind what it may have sent");
     // But that a call which ran belongs to nobody now: what is known of calls is looked at below.
     let [before, after] = [contents, Contents::of(&second).unwrap()].map(|mut contents| {

@@ -133,7 +133,7 @@ impl World {
         if log.is_none() && Snapshot::open(&self.backend, &folder).map_err(text)?.is_none() {
             return Ok(None);
         }
-        ReadJob { folder, log }.carry_out(&self.backend).map(Some)
+        ReadJob { folder, log, is_logged: true, first_serial: 1 }.carry_out(&self.backend).map(Some)
     }
 
     /// In memory, as it was brought back or new, with a log.
