@@ -13,6 +13,7 @@ use praas_shm::worker_end::InCall;
 use crate::dedicated::ConnectionCall;
 use crate::durability::DurabilityRoom;
 use crate::error::{FunctionError, FunctionResult};
+use crate::files::FilesRoom;
 use crate::invoke::InvokeRoom;
 use crate::mail::Mail;
 use crate::messages::MessageRoom;
@@ -35,6 +36,8 @@ pub(crate) struct WorkerIdentity {
     pub(crate) invoke: InvokeRoom,
     pub(crate) durability: DurabilityRoom,
     pub(crate) wake_ups: WakeRoom,
+    /// The files directory, if the application has one.
+    pub(crate) files: Option<FilesRoom>,
 }
 
 /// What does not change while a lane or a connection lives.

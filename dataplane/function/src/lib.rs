@@ -49,6 +49,7 @@ mod context;
 mod dedicated;
 mod durability;
 mod error;
+mod files;
 mod idempotency;
 pub mod invoke;
 pub mod limits;
@@ -72,6 +73,7 @@ pub use call::Call;
 pub use context::Context;
 pub use durability::NotDurable;
 pub use error::{FunctionError, FunctionResult, codes};
+pub use files::{Files, FilesError};
 pub use invoke::{CallError, Callee, InputLoan, InvokeOptions, Output, PendingCall};
 pub use messages::{
     Accepted, Message, MessageLoan, Party, PeekedMessage, PendingSend, RecvError, SELF, SendError, Sources,

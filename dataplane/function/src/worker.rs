@@ -169,6 +169,7 @@ impl Worker {
             state_bytes,
             incarnation,
             log_bytes,
+            files,
         } = command
         else {
             return Err(unexpected(&command));
@@ -213,6 +214,7 @@ impl Worker {
             invoke: InvokeRoom::new(process, wait_mode, call_lanes),
             durability: DurabilityRoom::new(watch),
             wake_ups: WakeRoom::default(),
+            files: files.map(Into::into),
         };
         let runner = CallRunner::new(table, worker, payload_bytes_max as usize, answers_kept_for);
         mail.send(&WorkerMessage::Ready)?;

@@ -16,10 +16,10 @@ pub use client::{ClientMessage, ClientRequest, DirectoryEntry, ServerMessage, Se
 pub use error::ControlError;
 pub use status::{FunctionStats, ProcessState, ProcessStats, ProcessStatus};
 pub use transition::{StoredFolder, StoredPlace, Transition};
-pub use worker::{CalendarSeen, StateNotFetched, StateWanted, WorkerCommand, WorkerMessage};
+pub use worker::{CalendarSeen, FilesPlace, StateNotFetched, StateWanted, WorkerCommand, WorkerMessage};
 
 /// The version of these messages; client, server and worker must agree on it exactly.
-pub const CONTROL_VERSION: u32 = 7;
+pub const CONTROL_VERSION: u32 = 8;
 
 /// Number of a lane, unique within its process and never given twice during the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -98,6 +98,19 @@ pub const CONTROL_MESSAGE_FDS_MAX: usize = 8;
 /// Processes in one page of a process list, so that a page fits [`CONTROL_MESSAGE_BYTES_MAX`].
 pub const LIST_PAGE_PROCESSES: usize = 128;
 
+/// Bytes that the files directory of a process may be allowed to have: 1 TiB, whose table in a snapshot takes 7 MiB.
+pub const FILES_BYTES_MAX_MOST: u64 = 1 << 40;
+
+/// Files, directories and symbolic links of a process that are stored while it sleeps: each costs a few system calls then, and a
+/// hundred bytes.
+pub const FILES_MAX: usize = 65_536;
+
+/// Names in the path of such a file: each is opened by itself whenever the file is.
+pub const FILES_DEPTH_MAX: usize = 64;
+
+/// Bytes of such a path within the directory, and of what a symbolic link says.
+pub const FILE_PATH_BYTES_MAX: usize = 1024;
+
 /// Bytes of the reason of a transition: a line. Longer ones are cut; the server's log has them whole.
 pub const TRANSITION_REASON_BYTES_MAX: usize = 256;
 

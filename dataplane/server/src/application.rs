@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use praas_protocol::control::WaitMode;
 use praas_protocol::limits::{
-    DRAIN_MS_DEFAULT, FUNCTIONS_MAX, OUTPUT_BYTES_KEPT, PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MAX_DEFAULT,
-    STATE_BYTES_MAX_DEFAULT, STATE_BYTES_MAX_LEAST, STATE_BYTES_MAX_MOST, STATE_BYTES_UNIT, WORKERS_MAX,
+    DRAIN_MS_DEFAULT, FILES_BYTES_MAX_MOST, FUNCTIONS_MAX, OUTPUT_BYTES_KEPT, PAYLOAD_BYTES_MAX,
+    PAYLOAD_BYTES_MAX_DEFAULT, STATE_BYTES_MAX_DEFAULT, STATE_BYTES_MAX_LEAST, STATE_BYTES_MAX_MOST, STATE_BYTES_UNIT,
+    WORKERS_MAX,
 };
 use praas_protocol::{Durability, Name};
 
@@ -85,6 +86,8 @@ pub struct ApplicationLimits {
     pub drain_ms: u64,
     /// Memory of one worker, in bytes; `None` leaves it to the host.
     pub memory_bytes: Option<u64>,
+    /// Bytes that the files directory of a process may have when it is put to sleep; 0 for none.
+    pub files_bytes_max: u64,
     /// File descriptors of one worker.
     pub open_files: u64,
     /// OS processes and threads of one worker; `None` leaves it to the host.
@@ -101,6 +104,7 @@ impl Default for ApplicationLimits {
             call_ms_max: Some(CALL_MS_MAX_DEFAULT),
             drain_ms: DRAIN_MS_DEFAULT,
             memory_bytes: None,
+            files_bytes_max: 0,
             open_files: OPEN_FILES_DEFAULT,
             processes: None,
             output_bytes: OUTPUT_BYTES_KEPT,
@@ -200,6 +204,7 @@ impl Application {
         range("limits.call_ms_max", limits.call_ms_max.unwrap_or(LIMIT_MS_MAX), CALL_MS_MAX_MIN, LIMIT_MS_MAX);
         range("limits.drain_ms", limits.drain_ms, 0, LIMIT_MS_MAX);
         range("limits.memory_bytes", limits.memory_bytes.unwrap_or(MEMORY_BYTES_MIN), MEMORY_BYTES_MIN, 1 << 50);
+        range("limits.files_bytes_max", limits.files_bytes_max, 0, FILES_BYTES_MAX_MOST);
         range("limits.open_files", limits.open_files, OPEN_FILES_MIN, 1 << 20);
         range("limits.processes", limits.processes.unwrap_or(1), 1, 1 << 22);
         range("limits.output_bytes", limits.output_bytes as u64, 1024, OUTPUT_BYTES_MAX);

@@ -8,6 +8,7 @@
 //! | `praas.sock`, `keeper.sock` | sockets, there while their processes live |
 //! | `keeper.log` | what the keeper had to say |
 //! | `run/APPLICATION/PROCESS/` | working directory of a process, removed with it |
+//! | `files/` | files directories of processes in memory ([`crate::files`]) |
 
 use std::fs;
 use std::io::{self, Write};

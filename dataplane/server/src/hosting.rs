@@ -22,6 +22,7 @@ use std::time::Duration;
 use mio::Waker;
 use praas_protocol::ProcessId;
 use praas_protocol::limits::PROCESSES_MAX;
+use praas_storage::snapshot::remove_directory;
 use praas_sys::{
     Cgroup, CgroupLimits, CgroupRoot, Output, ResourceLimits, SandboxPlan, SpawnRequest, Spawned, Spawner, WorkerUser,
     Workshop,
@@ -29,6 +30,7 @@ use praas_sys::{
 
 use crate::application::{Application, Network};
 use crate::data_directory::DataDirectory;
+use crate::files::open_for_worker;
 use crate::keeper::KeeperError;
 use crate::keeper::link::{KeeperLink, KeeperPlan};
 use crate::limits::WORKER_PROCESSES_MAX;
@@ -42,6 +44,12 @@ const WORKER_SOCKET_FD: i32 = 3;
 
 /// Number of the pipe to the keeper in a worker.
 const WORKER_PIPE_FD: i32 = 4;
+
+/// Number of the files directory in a worker that has one. Programs that it starts have it too.
+const WORKER_FILES_FD: i32 = 5;
+
+/// The same as a path: that of the directory itself leads through others that a worker may not enter.
+pub(crate) const WORKER_FILES_PATH: &str = "/proc/self/fd/5";
 
 /// Tells a program that it runs as a worker.
 const WORKER_VARIABLE: &str = "PRAAS_WORKER";
@@ -57,8 +65,8 @@ const DESCRIPTORS_MAX: Duration = Duration::from_secs(10);
 pub(crate) enum Job {
     /// Clear away what a worker left: dropping its cgroup waits for it to be empty.
     Clear(Arc<Cgroup>),
-    /// Remove the working directory of an ended process.
-    Remove { key: ProcessKey, process: ProcessId },
+    /// Remove the working directory of a process that has no workers any more, and its files directory if that is given.
+    Remove { key: ProcessKey, process: ProcessId, files: Option<PathBuf> },
     /// Make working directories ahead.
     FillDirectories,
     /// Start a keeper in the place of a dead one.
@@ -72,6 +80,8 @@ pub(crate) struct SpawnJob {
     pub(crate) application: Arc<Application>,
     /// Uid and gid of its own, when the server can give one.
     pub(crate) user: Option<u32>,
+    /// The files directory, if its application has one.
+    pub(crate) files: Option<PathBuf>,
     pub(crate) descriptors: Receiver<WorkerDescriptors>,
 }
 
@@ -167,12 +177,13 @@ impl Hosting {
         }
     }
 
-    /// Queues the removal of an ended process's working directory; false if there is no room for it.
-    pub(crate) fn remove(&self, key: ProcessKey, process: ProcessId) -> bool {
+    /// Queues the removal of the working directory of a process without workers, and of its files directory if that is given; false
+    /// if there is no room for it.
+    pub(crate) fn remove(&self, key: ProcessKey, process: ProcessId, files: Option<PathBuf>) -> bool {
         match self {
-            Self::Threads(threads) => threads.remove(key, process),
+            Self::Threads(threads) => threads.remove(key, process, files),
             #[cfg(any(test, feature = "simulation"))]
-            Self::ByHand(tasks) => tasks.submit(Job::Remove { key, process }).is_ok(),
+            Self::ByHand(tasks) => tasks.submit(Job::Remove { key, process, files }).is_ok(),
         }
     }
 
@@ -229,12 +240,12 @@ impl HostingThreads {
         }
     }
 
-    /// Queues the removal of an ended process's working directory; false if there is no room for it.
-    fn remove(&self, key: ProcessKey, process: ProcessId) -> bool {
+    /// Queues the removal of a process's directories; false if there is no room for it.
+    fn remove(&self, key: ProcessKey, process: ProcessId, files: Option<PathBuf>) -> bool {
         let Some(clear) = self.clear.clone() else { return false };
         let site = Arc::clone(&self.site);
         let task = move |_: &mut Workshop| {
-            if let Err(TrySendError::Full(job)) = clear.try_send(Job::Remove { key, process }) {
+            if let Err(TrySendError::Full(job)) = clear.try_send(Job::Remove { key, process, files }) {
                 // The queue holds as many as there can be processes. Late is better than never told.
                 site.carry_out(job);
             }
@@ -276,9 +287,12 @@ impl Site {
     fn carry_out(&self, job: Job) {
         match job {
             Job::Clear(cgroup) => drop(cgroup),
-            Job::Remove { key, process } => {
+            Job::Remove { key, process, files } => {
                 if let Err(error) = self.data.remove_run_path(&process) {
                     self.log.warning(format_args!("the working directory of {process} stays: {error}"));
+                }
+                if let Some(Err(error)) = files.map(|files| remove_directory(&files)) {
+                    self.log.warning(format_args!("files of {process} stay until the next server starts: {error}"));
                 }
                 self.tell(JobResult::Removed { key });
                 self.fill_directories();
@@ -311,7 +325,9 @@ impl Site {
             std::os::unix::fs::lchown(&directory, Some(user), Some(user))
                 .map_err(|error| format!("giving away the working directory: {error}"))?;
         }
-        let plan = worker_plan(&job.application, directory, job.user, self.strict);
+        let mut plan = worker_plan(&job.application, directory, job.user, self.strict);
+        let files = job.files.as_ref().map(|path| open_for_worker(path, job.user)).transpose()?;
+        plan.read_write.extend(job.files.clone());
         // Prepared for each worker anew: the program may have been rebuilt since the last.
         let sandbox = plan.prepare(Some(&self.cgroups)).map_err(|error| error.to_string())?;
         let cgroup = self.cgroup(&job.application);
@@ -320,7 +336,10 @@ impl Site {
         let request = SpawnRequest {
             arguments: job.application.arguments.iter().map(OsString::from).collect(),
             environment: environment(&job.application),
-            fds: vec![(socket, WORKER_SOCKET_FD), (pipe, WORKER_PIPE_FD)],
+            fds: [(socket, WORKER_SOCKET_FD), (pipe, WORKER_PIPE_FD)]
+                .into_iter()
+                .chain(files.map(|files| (files, WORKER_FILES_FD)))
+                .collect(),
             sandbox,
             cgroup: cgroup.clone(),
             output: Output::Capture,

@@ -40,6 +40,7 @@ mod directory_watch;
 mod drain;
 mod durability;
 mod elsewhere;
+mod files;
 mod gateways;
 mod growth;
 mod hosting;

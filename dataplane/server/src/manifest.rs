@@ -206,6 +206,7 @@ fn read_limits(mut section: Section<'_, '_>, application: &mut Application) {
     let state = bytes("state_bytes_max");
     let memory = bytes("memory_bytes");
     let output = bytes("output_bytes");
+    let files = bytes("files_bytes_max");
     let call = section.optional("call_ms_max", "a number of milliseconds or \"none\"", as_ms_or_none);
     let drain = section.optional("drain_ms", "a number of milliseconds", as_u64);
     let open_files = section.optional("open_files", "a number of file descriptors", as_u64);
@@ -216,6 +217,7 @@ fn read_limits(mut section: Section<'_, '_>, application: &mut Application) {
         limits.payload_bytes_max = u32::try_from(payload).unwrap_or(u32::MAX);
     }
     limits.state_bytes_max = state.unwrap_or(limits.state_bytes_max);
+    limits.files_bytes_max = files.unwrap_or(limits.files_bytes_max);
     limits.memory_bytes = memory.or(limits.memory_bytes);
     limits.output_bytes = output.map_or(limits.output_bytes, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     limits.call_ms_max = call.unwrap_or(limits.call_ms_max);

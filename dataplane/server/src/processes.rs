@@ -403,10 +403,11 @@ impl Shard {
             }
             return;
         }
+        let files = self.files_path(key);
         self.end_memory(key);
         let Some(process) = self.processes.get_mut(key) else { return };
         process.stage = Stage::Removing(askers);
-        if !self.hosting.remove(key, process.id) {
+        if !self.hosting.remove(key, process.id, files) {
             // The queue is far longer than there are processes; the directory is swept at the next start.
             self.process_removed(key);
         }

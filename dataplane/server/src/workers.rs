@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use mio::Interest;
 use praas_protocol::codec;
-use praas_protocol::control::{CONTROL_VERSION, LaneId, MessageLaneSlot, WorkerCommand, WorkerMessage};
+use praas_protocol::control::{CONTROL_VERSION, FilesPlace, LaneId, MessageLaneSlot, WorkerCommand, WorkerMessage};
 use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, FUNCTIONS_MAX, WORKER_HELLO_MS_MAX, WORKERS_MAX};
 use praas_protocol::{Address, FunctionId, Name};
 use praas_shm::WorkerTag;
@@ -20,8 +20,10 @@ use praas_shm::log_ring::LogWriter;
 use praas_shm::worker_page::ServerWorkerPage;
 use praas_sys::{Cgroup, MessageSocket, Pidfd};
 
+use crate::application::ApplicationLimits;
 use crate::clock;
-use crate::hosting::{SpawnJob, Started, WorkerDescriptors};
+use crate::files::FilesName;
+use crate::hosting::{SpawnJob, Started, WORKER_FILES_PATH, WorkerDescriptors};
 use crate::lanes::LaneOwner;
 use crate::limits::{PEER_PACKETS_TURN_MAX, PEER_STALL_MAX, WORKER_EXIT_MAX};
 use crate::message_lanes::OutboundPlaces;
@@ -218,10 +220,12 @@ impl Shard {
         let worker = WorkerKey(self.next_worker);
         self.next_worker += 1;
         let (id, application, user) = (process.id, Arc::clone(&process.application), process.user);
+        let files = FilesName::of(memory.ledger.record());
+        let files = (application.limits.files_bytes_max > 0).then(|| self.data.files_path(&files));
         // First, so that its directory and sandbox are made meanwhile. If anything fails below, `hand_over` is dropped, the
         // job fails for want of descriptors, and its result meets no worker of this key.
         let (hand_over, descriptors) = std::sync::mpsc::sync_channel(1);
-        self.hosting.spawn(SpawnJob { worker, process: id, application, user, descriptors })?;
+        self.hosting.spawn(SpawnJob { worker, process: id, application, user, files, descriptors })?;
         self.ensure_bell(key).map_err(|error| error.to_string())?;
         let (ours, theirs) = MessageSocket::pair().map_err(|error| format!("a socket for the worker: {error}"))?;
         let pipe = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC | rustix::pipe::PipeFlags::NONBLOCK);
@@ -547,6 +551,7 @@ impl Shard {
                 state_bytes: memory.state_bytes(),
                 incarnation: memory.incarnation(),
                 log_bytes: memory.objects.log().map(LogWriter::bytes),
+                files: files_place(&process.application.limits),
             };
             let mut fds = vec![process.control.fd(), worker.page.fd(), memory.objects.fd(), bell.fd(), directory.fd()];
             if let Some(log) = memory.objects.log() {
@@ -594,6 +599,12 @@ impl Shard {
         self.look_at_wake_ups_if_due(process);
         self.hosting.prepare_directories();
     }
+}
+
+/// What a worker is told of its files directory.
+fn files_place(limits: &ApplicationLimits) -> Option<FilesPlace> {
+    let bytes_max = limits.files_bytes_max;
+    (bytes_max > 0).then(|| FilesPlace { path: WORKER_FILES_PATH.into(), bytes_max })
 }
 
 /// Refuses a table of functions that calls could not be told apart by.

@@ -4,6 +4,7 @@
 mod common;
 
 use common::deadly::{self, await_end, end, start, start_again};
+use common::filing::{directories, filing};
 use common::mails::{ask, processes};
 use common::sleeping::told;
 use common::stage::{Stage, process, status};
@@ -21,8 +22,8 @@ const LARGE_BYTES: usize = 400_000;
 #[test]
 fn role() {
     match std::env::var(ROLE).as_deref() {
-        Ok("worker") if !is_keeper_socket(&std::io::stdin()) => common::sleeping::serve(),
-        Ok("killed server") if !is_keeper_socket(&std::io::stdin()) => deadly::play_server(),
+        Ok("worker") if !is_keeper_socket(&std::io::stdin()) => common::filing::serve(),
+        Ok("killed server") if !is_keeper_socket(&std::io::stdin()) => deadly::play_server(filing()),
         _ => stage::play(),
     }
 }
@@ -36,6 +37,8 @@ fn a_server_killed_at_any_instant_of_a_swap_out_leaves_the_process_awake_with_al
     ask(&alice, "keep", "large 300000 7").unwrap();
     for killed_at in 1..=INSTANTS_MAX {
         assert_eq!(ask(&alice, "add", "").unwrap(), killed_at.to_string());
+        ask(&alice, "file-put", &format!("file {} {killed_at}", 200_000 + killed_at)).unwrap();
+        let file = told(200_000 + usize::try_from(killed_at).unwrap(), killed_at);
         ask(&bob, "send", &format!("alice numbers {killed_at}")).unwrap();
         // The next server has it from the keeper, so that its first operation of storage is one of the swap.
         server.kill();
@@ -50,6 +53,7 @@ fn a_server_killed_at_any_instant_of_a_swap_out_leaves_the_process_awake_with_al
             let expected: Vec<_> = (1..=killed_at).map(|number| format!("bob:{number}")).collect();
             let received = ask(&alice, "all", "bob numbers").unwrap();
             assert_eq!(received.replace('!', ""), expected.join(" "));
+            assert_eq!(ask(&alice, "file-told", "file").unwrap(), file);
             drop((alice, bob, client));
             end(server);
             return stage.end();
@@ -61,6 +65,7 @@ fn a_server_killed_at_any_instant_of_a_swap_out_leaves_the_process_awake_with_al
         // What was published meanwhile is what the keeper has, too: memory counts.
         assert_eq!(state, ProcessState::Active);
         assert_eq!(ask(&alice, "sum", "").unwrap(), killed_at.to_string());
+        assert_eq!(ask(&alice, "file-told", "file").unwrap(), file);
         assert!(ask(&alice, "kept", "large").unwrap().starts_with("300000 of 7 true"));
     }
     panic!("a swap-out takes more than {INSTANTS_MAX} instants");
@@ -73,6 +78,7 @@ fn a_server_killed_at_any_instant_of_a_swap_in_leaves_the_process_asleep_and_the
     let client = stage.client();
     let [alice] = processes(&client, ["alice"]);
     ask(&alice, "keep", "large 300000 7").unwrap();
+    ask(&alice, "file-put", "deep/file 200000 5").unwrap();
     for killed_at in 1..=INSTANTS_MAX {
         client.swap(process("alice")).unwrap();
         end(server);
@@ -90,6 +96,8 @@ fn a_server_killed_at_any_instant_of_a_swap_in_leaves_the_process_asleep_and_the
             is_through
         });
         assert!(ask(&alice, "kept", "large").unwrap().starts_with("300000 of 7 true"));
+        assert_eq!(ask(&alice, "file-told", "deep/file").unwrap(), told(200_000, 5));
+        assert_eq!(directories(stage.path()).len(), 1, "what killed servers have left is gone");
         if is_through {
             println!("a swap-in has {} instants", killed_at - 1);
             assert!(killed_at > 2, "it was never killed");

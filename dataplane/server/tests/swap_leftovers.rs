@@ -27,7 +27,7 @@ const LARGE_BYTES: usize = 300_000;
 fn role() {
     match std::env::var(ROLE).as_deref() {
         Ok("worker") if !is_keeper_socket(&std::io::stdin()) => common::sleeping::serve(),
-        Ok("killed server") if !is_keeper_socket(&std::io::stdin()) => deadly::play_server(),
+        Ok("killed server") if !is_keeper_socket(&std::io::stdin()) => deadly::play_server(sleeping()),
         _ => stage::play(),
     }
 }

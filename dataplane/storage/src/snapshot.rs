@@ -14,6 +14,7 @@
 //! | `cut` | what a snapshot is made of: the state as it stands still |
 //! | `write` | writing one; `draft` (pages before they are written), `pack` (values and pages into blobs), `pieces` (values of several blobs), `compress`, `accounts` (what is needed of each blob) |
 //! | `stored` | one that is stored; `fetch` (single values), `restore` (all of them) |
+//! | `files` | the directory that a process keeps files in |
 //! | `manifest`, `page`, `location`, `format` | bytes: what they mean, and that they mean something |
 //!
 //! Opening one reads the manifest, some tens of bytes for each 500 objects. What else is read is what somebody asks for.
@@ -33,6 +34,7 @@ mod cut;
 mod draft;
 mod error;
 mod fetch;
+mod files;
 mod format;
 pub mod limits;
 mod location;
@@ -45,8 +47,9 @@ mod share;
 mod stored;
 mod write;
 
-pub use cut::{Cut, CutError, CutFacts, CutValue, ObjectEntry, SectionKind, ShowObject};
+pub use cut::{Cut, CutError, CutFacts, CutFiles, CutValue, ObjectEntry, SectionKind, ShowObject};
 pub use error::{Part, SnapshotError};
+pub use files::{FILES_VERSION, FileTable, FilesError, FilesUsage, Known, Tree, remove_directory};
 pub use format::FormatError;
 pub use location::{Form, LOCATION_BYTES, Location};
 pub use manifest::{BlobUse, MANIFEST_VERSION, Manifest, PagePlace, SectionPlace};

@@ -2,7 +2,7 @@
 //!
 //! Nothing here knows of that. A note is an object of the process; when nobody has called for a while, the server stores all of
 //! them and gives the process's memory and worker up, and the first call afterwards finds every note where it was. A reminder wakes the
-//! process at its time.
+//! process at its time. Exports are files of the process, which sleep with it too.
 #![forbid(unsafe_code)]
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -49,6 +49,9 @@ const REMINDERS: &str = "reminders";
 /// Keys of notes begin so: an application may keep other objects beside them.
 const PREFIX: &str = "note/";
 
+/// The file that `export` writes, in the files directory of the process.
+const EXPORT: &str = "notes.md";
+
 /// `read` fails with this code where there is no such note.
 pub const NO_SUCH_NOTE: u32 = 1;
 
@@ -56,6 +59,8 @@ pub const NO_SUCH_NOTE: u32 = 1;
 #[must_use]
 pub fn application() -> Application {
     Application::new()
+        .function("export", export)
+        .function("exported", exported)
         .function("find", find)
         .function("forget", forget)
         .function("read", read)
@@ -89,6 +94,27 @@ fn forget(call: &mut Call) -> FunctionResult {
     let title = std::str::from_utf8(call.input())?;
     call.context().delete(&key_of(title))?;
     Ok(())
+}
+
+/// Writes all notes into a file, whole or not at all; answers with its bytes. The file sleeps with the process.
+fn export(call: &mut Call) -> FunctionResult<String> {
+    let context = call.context();
+    let mut text = String::new();
+    for title in all(&context)? {
+        let note = context.state::<Note>(&key_of(&title))?;
+        text += &format!("# {title}\n\n{}\n\n", note.map_or_else(String::new, |note| note.text.to_string()));
+    }
+    let files = context.files()?;
+    files.ensure_room(text.len() as u64)?;
+    let partial = files.join("notes.md.new");
+    std::fs::write(&partial, &text)?;
+    std::fs::rename(partial, files.join(EXPORT))?;
+    Ok(text.len().to_string())
+}
+
+/// What was exported last.
+fn exported(call: &mut Call) -> FunctionResult<Vec<u8>> {
+    Ok(std::fs::read(call.context().files()?.join(EXPORT))?)
 }
 
 /// Has a reminder come at its time, whether the process sleeps then or not; answers with its number.

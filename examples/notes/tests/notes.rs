@@ -4,7 +4,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use notes::{NO_SUCH_NOTE, Page, Reminder};
 use praas_client::CallError;
-use praas_function::testing::Harness;
+use praas_function::testing::{Harness, HarnessOptions};
 
 fn page(title: &str, text: &str) -> Page {
     Page { title: title.to_owned(), text: text.to_owned() }
@@ -44,6 +44,22 @@ fn reminders_come_at_their_times_also_to_a_process_that_has_slept() {
     assert_eq!(harness.invoke("reminders", b"").unwrap(), b"");
     time_is(9_000);
     assert_eq!(harness.invoke("reminders", b"").unwrap(), b"last");
+}
+
+#[test]
+fn an_export_is_a_file_that_sleeps_with_the_process() {
+    let options = HarnessOptions { files_bytes_max: 1 << 20, ..HarnessOptions::default() };
+    let harness = Harness::with_options(options, notes::application).unwrap();
+    assert!(harness.invoke("exported", b"").is_err(), "there is none yet");
+    for title in ["garden", "shopping"] {
+        harness.invoke_typed::<u64>("write", &page(title, "beans")).unwrap();
+    }
+    assert_eq!(harness.invoke("export", b"").unwrap(), b"36");
+    let harness = harness.asleep_and_back(&[]).unwrap();
+    assert_eq!(harness.invoke("exported", b"").unwrap(), b"# garden\n\nbeans\n\n# shopping\n\nbeans\n\n");
+    harness.invoke_typed::<u64>("write", &page("long", &"x".repeat(1 << 20))).unwrap();
+    let full = harness.invoke("export", b"").unwrap_err().to_string();
+    assert!(full.contains("36 bytes") && full.contains("do not fit 1048576"), "{full}");
 }
 
 #[test]

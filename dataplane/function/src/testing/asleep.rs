@@ -14,6 +14,7 @@ use praas_shm::swap::{
     CutValue, Import, ImportError, ImportFacts, Missing, QuietCut, Restorer, STORED_AT_BYTES, StoredAt, StoredObject,
 };
 
+use super::files::FilesDirectory;
 use super::host::{HarnessError, STATE_BYTES};
 
 /// Pages that a state comes back in: several, so that functions meet what is not there yet.
@@ -45,11 +46,16 @@ struct Kept {
 pub(super) struct Woken {
     pub(super) objects: Objects,
     pub(super) asleep: Arc<Asleep>,
+    pub(super) files: Option<Arc<FilesDirectory>>,
 }
 
 impl Woken {
     /// Takes all out of the memory of a process whose workers end now.
-    pub(super) fn of(objects: Objects, damaged: &[&str]) -> Result<Self, HarnessError> {
+    pub(super) fn of(
+        objects: Objects,
+        damaged: &[&str],
+        files: Option<Arc<FilesDirectory>>,
+    ) -> Result<Self, HarnessError> {
         let (cut, mut kept) = (begin_cut(&Arc::new(objects))?, Vec::new());
         let taken = cut.objects(|object| -> Result<(), StateError> {
             let CutValue::Here { token } = object.value else {
@@ -70,7 +76,7 @@ impl Woken {
         let again = Objects::attach(objects.fd().try_clone_to_owned()?, layout())?;
         let restorer = Restorer::new(Arc::new(again)).map_err(asleep_error)?;
         let damaged = damaged.iter().map(|&text| text.to_owned()).collect();
-        Ok(Self { objects, asleep: Arc::new(Asleep { restorer, objects: kept, damaged }) })
+        Ok(Self { objects, asleep: Arc::new(Asleep { restorer, objects: kept, damaged }), files })
     }
 }
 

@@ -26,6 +26,7 @@ use praas_sys::message_socket::{MessageSocket, SocketError};
 
 use super::asleep::{Asleep, Woken};
 use super::call_lanes::Callable;
+use super::files::FilesDirectory;
 use super::listener::Line;
 use super::realm::{HostNumber, Mailboxes, Realm, SenderId, process_id};
 use super::{Caller, HarnessOptions};
@@ -120,6 +121,8 @@ pub(super) struct Host {
     callable: Arc<Callable>,
     /// What is still to come back, of a process that has slept.
     asleep: Option<Arc<Asleep>>,
+    /// Its files directory.
+    pub(super) files: Option<Arc<FilesDirectory>>,
 }
 
 struct HostedLane {
@@ -142,9 +145,12 @@ impl Host {
         let incarnation = realm.next_incarnation();
         let page = Arc::new(ControlPage::create(1, 1)?);
         let layout = ObjectsLayout::for_limit(STATE_BYTES).expect("the default lies within the limits");
-        let (objects, asleep) = match woken {
-            Some(Woken { objects, asleep }) => (objects, Some(asleep)),
-            None => (Objects::create(layout)?, None),
+        let (objects, asleep, files) = match woken {
+            Some(Woken { objects, asleep, files }) => (objects, Some(asleep), files),
+            None => {
+                let files = (options.files_bytes_max > 0).then(FilesDirectory::make).transpose()?;
+                (Objects::create(layout)?, None, files.map(Arc::new))
+            }
         };
         let mailboxes = realm.enter(name, options.payload_bytes_max, number)?;
         let (workers, lanes) = (Vec::new(), Vec::new());
@@ -164,6 +170,7 @@ impl Host {
             lanes,
             callable,
             asleep,
+            files,
         };
         for index in 0..options.workers {
             host.start_worker(index)?;
@@ -194,6 +201,7 @@ impl Host {
             state_bytes: STATE_BYTES,
             incarnation: self.incarnation,
             log_bytes: None,
+            files: self.files.as_ref().map(|files| files.place(self.options.files_bytes_max)),
         };
         let directory = self.realm.directory_fd()?;
         let (bell, objects) = (self.mailboxes.bell.fd(), self.objects.fd());

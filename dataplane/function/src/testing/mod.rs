@@ -31,6 +31,7 @@ mod call_lanes;
 mod caller;
 mod correspondent;
 mod far;
+mod files;
 mod gateway;
 mod host;
 mod link;
@@ -87,12 +88,14 @@ pub struct HarnessOptions {
     pub wait_mode: WaitMode,
     /// Largest payload in bytes.
     pub payload_bytes_max: u32,
+    /// Bytes that the files directory may have, which ends with the harness; 0 for none.
+    pub files_bytes_max: u64,
 }
 
 impl Default for HarnessOptions {
     /// One worker that sleeps while idle, and the payload limit that applications have by default.
     fn default() -> Self {
-        Self { workers: 1, wait_mode: WaitMode::Park, payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT }
+        Self { workers: 1, wait_mode: WaitMode::Park, payload_bytes_max: PAYLOAD_BYTES_MAX_DEFAULT, files_bytes_max: 0 }
     }
 }
 
@@ -169,10 +172,10 @@ impl Harness {
         let objects = self.host.state_again()?;
         let Host { realm, number, options, application, .. } = &self.host;
         let (realm, number, options) = (Arc::clone(realm), *number, *options);
-        let (application, name) = (Arc::clone(application), self.host.name());
+        let (application, name, files) = (Arc::clone(application), self.host.name(), self.host.files.clone());
         // Callers and workers end here.
         drop(self);
-        let woken = Woken::of(objects, damaged)?;
+        let woken = Woken::of(objects, damaged, files)?;
         Self::start(realm, number, name.as_str(), options, application, Some(woken))
     }
 

@@ -44,6 +44,15 @@ pub struct CalendarSeen {
     pub next_due_unix_ms: Option<u64>,
 }
 
+/// Where a worker finds the files directory of its process.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilesPlace {
+    /// A path by which the worker, and programs that it starts, reach it.
+    pub path: String,
+    /// Bytes that it may have when the process is put to sleep.
+    pub bytes_max: u64,
+}
+
 /// Worker → server.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub enum WorkerMessage {
@@ -164,6 +173,8 @@ pub enum WorkerCommand {
         incarnation: u64,
         /// Bytes of the process's log ring, a power of two, if what it changes is logged.
         log_bytes: Option<u64>,
+        /// The process's files directory, if its application has one.
+        files: Option<FilesPlace>,
     },
     /// Serve a lane. Descriptors: lane segment, reply ledger of the lane, doorbell read end, doorbell write end; if its client
     /// sleeps on a reply doorbell, also that one's write end.

@@ -210,6 +210,7 @@ pub(crate) fn assemble(options: &ServerOptions, ground: Ground) -> Result<Shard,
     shard.watch(shard.listener.as_fd(), Source::Listener, Interest::READABLE).map_err(host("watching the socket"))?;
     shard.watch_keeper().map_err(host("watching the keeper"))?;
     shard.recover_processes();
+    shard.sweep_files();
     let logs = shard.find_logs().map_err(host("listing the logs of processes"))?;
     shard.recover_sleepers(&logs).map_err(|error| StartError::host("listing the processes that sleep", &error))?;
     shard.recover_logged(&logs);

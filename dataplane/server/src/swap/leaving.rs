@@ -16,7 +16,7 @@ use praas_storage::snapshot::Removed;
 use super::life::Life;
 use super::table::Swapped;
 use super::transfer::{Job, Written};
-use super::writing::WriteJob;
+use super::writing::{FilesJob, WriteJob};
 use super::{StoredCopy, SwapReason};
 use crate::clock;
 use crate::drain::Purpose;
@@ -162,10 +162,20 @@ impl Shard {
             base: process.stored.snapshot.clone(),
             epoch: process.stored.epoch,
             filling: process.filler.as_ref().map(|filler| Arc::clone(filler.shared())).filter(|_| !goes_on),
+            files: self.files_job(key).filter(|_| !goes_on),
             goes_on,
             has_leftovers: process.stored.has_leftovers,
             has_time: !self.shutting_down,
         })
+    }
+
+    /// How the files of a process are taken.
+    fn files_job(&self, key: ProcessKey) -> Option<FilesJob> {
+        let path = self.files_path(key)?;
+        let process = self.processes.get(key)?;
+        let known = process.stored.files.clone();
+        let bytes_max = process.application.limits.files_bytes_max;
+        Some(FilesJob { path, owner: process.user, bytes_max, known })
     }
 
     /// A thread has written a process, or has not.
@@ -185,7 +195,7 @@ impl Shard {
         let Some(process) = self.processes.get_mut(key) else { return };
         let Stage::Swapping(swapping) = &mut process.stage else { return };
         swapping.written = Some(written);
-        if !self.hosting.remove(key, process.id) {
+        if !self.hosting.remove(key, process.id, None) {
             // The queue is far longer than there are processes.
             self.fall_asleep(key);
         }
@@ -248,9 +258,10 @@ impl Shard {
     fn give_memory_up(&mut self, key: ProcessKey) {
         let objects = self.processes.get(key).and_then(|process| process.memory.as_ref());
         let objects = objects.map(|memory| std::sync::Arc::clone(&memory.objects));
+        let files = self.files_path(key);
         self.drop_memory(key);
         if let (Some(objects), Some(transfers)) = (objects, &self.swaps.transfers) {
-            transfers.begin(Job::Release(objects));
+            transfers.begin(Job::Release { objects, files });
         }
         let Some(process) = self.processes.get_mut(key) else { return };
         self.metrics.output_bytes_dropped += process.output.dropped();

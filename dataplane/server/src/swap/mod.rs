@@ -65,7 +65,7 @@ use std::time::Instant;
 
 use praas_protocol::ProcessId;
 use praas_protocol::control::ControlError;
-use praas_storage::snapshot::Snapshot;
+use praas_storage::snapshot::{Known, Snapshot};
 use praas_storage::{Backend, Folder};
 
 #[cfg(any(test, feature = "simulation"))]
@@ -116,6 +116,8 @@ pub(crate) struct StoredCopy {
     pub(crate) snapshot: Option<Snapshot>,
     /// The epoch by which this server owns it, once it has claimed it.
     pub(crate) epoch: Option<u64>,
+    /// What was restored of its files when it woke: what has not changed since is not read again.
+    pub(crate) files: Option<Arc<Known>>,
     /// Bytes that storage holds of it, as far as this server knows.
     pub(crate) bytes: u64,
     /// When it was swapped out last.
@@ -277,7 +279,9 @@ impl Shard {
                 self.state_fetched(process, worker, request, error);
             }
             TransferResult::Filled { key, end } => self.filled(key, end),
-            TransferResult::Released => {}
+            TransferResult::Released { left } => {
+                left.into_iter().for_each(|left| self.log.warning(format_args!("{left}")));
+            }
             TransferResult::Removed { folder, key, removed } => self.stored_copy_removed(folder, key, removed),
         }
     }

@@ -5,7 +5,8 @@
 //!    not. Nothing that was read is used before that is done.
 //! 2. Values are read by several threads, straight into the places that the segment has for them, those that lie beside each
 //!    other in storage at once.
-//! 3. What is damaged or missing is named, and nothing comes of the process: it stays asleep.
+//! 3. Its files are restored as a whole, before it is said to be back: no function sees a part of them.
+//! 4. What is damaged or missing is named, and nothing comes of the process: it stays asleep.
 
 use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,7 +19,9 @@ use praas_storage::{Backend, Folder};
 use super::filling::stub_of;
 use super::life::{Life, Stays};
 use super::replaying;
+use crate::data_directory::DataDirectory;
 use crate::durability::DiskLog;
+use crate::files::{FilesName, RestoredFiles};
 
 /// Threads that read one process: enough to keep a disk busy, or the network to a bucket.
 pub(super) const READING_THREADS: usize = 8;
@@ -36,6 +39,10 @@ pub(super) struct ReadJob {
     pub(super) is_logged: bool,
     /// From which number on lanes may be made for what lay in some.
     pub(super) first_serial: u64,
+    /// Where its files are restored.
+    pub(super) data: Arc<DataDirectory>,
+    /// Whether processes have users of their own.
+    pub(super) gives_users: bool,
 }
 
 /// A process as it was read.
@@ -51,6 +58,8 @@ pub(crate) struct Returned {
     pub(super) stays: Stays,
     /// Whether it was made of a log that goes on.
     pub(super) is_replayed: bool,
+    /// Its files directory, if it has files.
+    pub(super) files: Option<RestoredFiles>,
     /// Whether its objects come back later.
     pub(super) is_restoring: bool,
     pub(super) read_bytes: u64,
@@ -60,10 +69,13 @@ pub(crate) struct Returned {
 impl ReadJob {
     /// Reads it; the error says why not. What is stored has not changed then, but that it may be claimed.
     pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Returned, String> {
-        let Self { folder, log, is_logged, first_serial } = self;
-        if let Some(log) = log
-            && let Some(returned) = replaying::replay(backend, &folder, &log)?
+        let folder = self.folder;
+        if let Some(log) = &self.log
+            && let Some(mut returned) = replaying::replay(backend, &folder, log)?
         {
+            if let Some(snapshot) = &returned.snapshot {
+                returned.files = self.files(snapshot, &returned.life, returned.stays, snapshot.epoch())?;
+            }
             return Ok(returned);
         }
         let words = |error: SnapshotError| error.to_string();
@@ -73,16 +85,42 @@ impl ReadJob {
         let epoch = found.epoch() + 1;
         let (claimed, contents) = std::thread::scope(|scope| {
             let claim = scope.spawn(|| found.claim(epoch));
-            let contents = Contents::read(&folder, &found, epoch, is_logged, first_serial);
+            let contents = Contents::read(&folder, &found, epoch, self.is_logged, self.first_serial)
+                .and_then(|contents| Ok((self.files(&found, &contents.life, contents.stays, epoch)?, contents)));
             (claim.join(), contents)
         });
         let snapshot = claimed.map_err(|_| "claiming it has panicked".to_owned())?.map_err(words)?;
-        let Contents { objects, life, lanes, stays, is_restoring, read_bytes } = contents?;
+        let (files, Contents { objects, life, lanes, stays, is_restoring, read_bytes }) = contents?;
         let usage = snapshot.usage();
         let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
-        let read_bytes = read_bytes + usage.manifest_bytes;
+        let files_bytes = files.as_ref().filter(|_| is_restoring).map_or(0, RestoredFiles::bytes);
+        let read_bytes = read_bytes + usage.manifest_bytes + files_bytes;
         let (snapshot, is_replayed) = (Some(snapshot), false);
-        Ok(Returned { objects, life, lanes, snapshot, stays, is_replayed, is_restoring, read_bytes, stored_bytes })
+        Ok(Returned {
+            objects,
+            life,
+            lanes,
+            snapshot,
+            stays,
+            is_replayed,
+            files,
+            is_restoring,
+            read_bytes,
+            stored_bytes,
+        })
+    }
+
+    /// Restores its files for the stay in memory that has this epoch.
+    fn files(
+        &self,
+        snapshot: &Snapshot,
+        life: &Life,
+        stays: Stays,
+        epoch: u64,
+    ) -> Result<Option<RestoredFiles>, String> {
+        let record = life.record(epoch, stays, false);
+        let owner = record.user.filter(|_| self.gives_users);
+        RestoredFiles::make(snapshot, self.data.files_path(&FilesName::of(&record)), owner, READING_THREADS)
     }
 }
 

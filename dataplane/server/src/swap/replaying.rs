@@ -61,6 +61,7 @@ pub(super) fn replay(backend: &Arc<dyn Backend>, folder: &Folder, log: &DiskLog)
         snapshot: stored,
         stays,
         is_replayed: true,
+        files: None,
         is_restoring: false,
         read_bytes,
         stored_bytes,

@@ -7,6 +7,7 @@
 //! 3. A large state comes back without its objects, which follow when workers ask for them and in the background.
 //! 4. Until a worker is ready it is shown as restoring, though requests are taken by then.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use praas_protocol::ProcessId;
@@ -24,6 +25,7 @@ use super::transfer::Job;
 use super::{StoredCopy, Woken};
 use crate::clock;
 use crate::durability::RingStart;
+use crate::files::RestoredFiles;
 use crate::process_memory::ProcessMemory;
 use crate::processes::{Asker, Process, ProcessKey, Stage};
 use crate::shard::Shard;
@@ -87,7 +89,8 @@ impl Shard {
         let is_logged = self.applications.get(&id.application).is_some_and(|found| self.logs(found.durability));
         let first_serial = self.serials_for_lanes();
         let Some(transfers) = &self.swaps.transfers else { return };
-        let job = Box::new(ReadJob { folder, log, is_logged, first_serial });
+        let (data, gives_users) = (Arc::clone(&self.data), self.gives_users);
+        let job = Box::new(ReadJob { folder, log, is_logged, first_serial, data, gives_users });
         transfers.begin(Job::Read { process: *id, job });
         self.set_rest(*id, Rest::Waking { since: clock::now() }, "needed");
     }
@@ -146,8 +149,18 @@ impl Shard {
 
     /// What was read becomes a process again.
     fn enter_again(&mut self, id: ProcessId, returned: Returned, since: Instant) -> Result<(), ControlError> {
-        let Returned { objects, life, lanes, snapshot, stays, is_replayed, is_restoring, read_bytes, stored_bytes } =
-            returned;
+        let Returned {
+            objects,
+            life,
+            lanes,
+            snapshot,
+            stays,
+            is_replayed,
+            files,
+            is_restoring,
+            read_bytes,
+            stored_bytes,
+        } = returned;
         let application = self.applications.get(&id.application).cloned().ok_or_else(|| {
             ControlError::UnknownApplication { application: id.application, known: self.application_names() }
         })?;
@@ -166,7 +179,7 @@ impl Shard {
         }
         let lanes = self.lanes_of_returned(id, memory.incarnation(), lanes)?;
         let filler = if let Some(snapshot) = snapshot.as_ref().filter(|_| is_restoring) {
-            let objects = std::sync::Arc::clone(&memory.objects);
+            let objects = Arc::clone(&memory.objects);
             let filling = Filling::new(*snapshot.folder(), snapshot.epoch(), objects, Some(snapshot.clone()));
             Some(Filler::new(filling.map_err(|error| ControlError::Host {
                 what: "bringing its objects back".into(),
@@ -201,6 +214,7 @@ impl Shard {
             exists: true,
             epoch: snapshot.as_ref().map(Snapshot::epoch),
             snapshot,
+            files: files.and_then(RestoredFiles::keep).map(Arc::new),
             bytes: stored_bytes,
             swapped_unix_ms: swapped.since_unix_ms,
             woken: Some(Woken { since, read_bytes }),

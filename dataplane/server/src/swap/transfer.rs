@@ -11,6 +11,7 @@
 use std::any::Any;
 use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -19,7 +20,7 @@ use mio::Waker;
 use praas_protocol::ProcessId;
 use praas_protocol::control::{StateNotFetched, StateWanted};
 use praas_shm::objects::Objects;
-use praas_storage::snapshot::{Removed, Snapshot};
+use praas_storage::snapshot::{Removed, Snapshot, remove_directory};
 use praas_storage::{Backend, Folder};
 
 use super::filling::{FillEnd, Filling};
@@ -72,8 +73,8 @@ pub(super) enum Job {
     Fetch { process: ProcessKey, worker: WorkerKey, request: u32, wanted: StateWanted, filling: Arc<Filling> },
     /// Bring back the rest of a process.
     Fill { key: ProcessKey, filling: Arc<Filling> },
-    /// Let go of memory: that of a large state takes the kernel longer than the loop may wait.
-    Release(Arc<Objects>),
+    /// Let go of memory, and then of the files: a large state takes the kernel longer than the loop may wait.
+    Release { objects: Arc<Objects>, files: Option<PathBuf> },
 }
 
 /// What came of a job.
@@ -93,8 +94,8 @@ pub(crate) enum TransferResult {
     Filled { key: ProcessKey, end: FillEnd },
     /// What is stored was looked up, or not.
     Usage(UsageFound),
-    /// Memory, or a log that nobody needs, was let go of.
-    Released,
+    /// Memory, or a log that nobody needs, was let go of, but for what is told.
+    Released { left: Option<String> },
 }
 
 /// A process that was written.
@@ -243,9 +244,13 @@ impl Job {
             Self::Read { process, job } => {
                 TransferResult::Read { process, read: Box::new(guarded(|| job.carry_out(backend), Err)) }
             }
-            Self::Release(objects) => {
+            Self::Release { objects, files } => {
                 drop(objects);
-                TransferResult::Released
+                let removed = files.map_or(Ok(()), |files| remove_directory(&files));
+                let left = removed
+                    .err()
+                    .map(|error| format!("files of a process that sleeps stay until the next server starts: {error}"));
+                TransferResult::Released { left }
             }
             Self::Usage(job) => TransferResult::Usage(job.carry_out(&**backend)),
             Self::Remove { folder, key, epoch, log } => {
@@ -255,7 +260,7 @@ impl Job {
             Self::RemoveLog { folder, log } => {
                 // What is left of it is found by the next server.
                 let _ = log.remove(&folder);
-                TransferResult::Released
+                TransferResult::Released { left: None }
             }
             Self::Fetch { process, worker, request, wanted, filling } => {
                 let failed = |reason| Err(StateNotFetched { is_damaged: false, reason });

@@ -1,5 +1,6 @@
 //! The state of a process as a snapshot: of one whose workers have ended, or of one that goes on.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,8 @@ use praas_shm::mailbox::InboundLane;
 use praas_shm::objects::{Objects, StateError};
 use praas_shm::swap::{self, CutObject, HeldCut, HeldCutError, QuietCut, StoredAt};
 use praas_storage::snapshot::{
-    self, Cut, CutError, CutFacts, CutValue, Location, ObjectEntry, SectionKind, ShowObject, Snapshot, WritePlan,
+    self, Cut, CutError, CutFacts, CutFiles, CutValue, Known, Location, ObjectEntry, SectionKind, ShowObject, Snapshot,
+    Tree, WritePlan,
 };
 use praas_storage::{Backend, Folder};
 
@@ -35,6 +37,8 @@ pub(super) struct WriteJob {
     pub(super) epoch: Option<u64>,
     /// What brings back what is still away, if something is.
     pub(super) filling: Option<Arc<Filling>>,
+    /// Its files; `None` leaves in storage what is there.
+    pub(super) files: Option<FilesJob>,
     /// Whether the process goes on: what it has at one position is written then, and its lanes are left alone.
     pub(super) goes_on: bool,
     /// Whether parts may be stored that nobody needs.
@@ -43,10 +47,38 @@ pub(super) struct WriteJob {
     pub(super) has_time: bool,
 }
 
+/// How the files of a process are taken.
+#[derive(Debug)]
+pub(super) struct FilesJob {
+    /// Where they lie.
+    pub(super) path: PathBuf,
+    /// Whom they must belong to.
+    pub(super) owner: Option<u32>,
+    /// How many bytes they may have; 0 if the application has no files now: then they are what they were.
+    pub(super) bytes_max: u64,
+    /// What is known of them since the process woke.
+    pub(super) known: Option<Arc<Known>>,
+}
+
+impl FilesJob {
+    /// What there is; `None` without a directory. The error says what is wrong with it.
+    fn open(&self) -> Result<Option<Tree>, String> {
+        let tree = Tree::open(&self.path, self.owner).map_err(|error| format!("its files: {error}"))?;
+        let usage = tree.as_ref().map(Tree::usage).unwrap_or_default();
+        if self.bytes_max > 0 && usage.bytes > self.bytes_max {
+            return Err(format!(
+                "its files are {usage}, files_bytes_max is {}: remove some, or raise the limit in praas.toml",
+                self.bytes_max
+            ));
+        }
+        Ok(tree)
+    }
+}
+
 impl WriteJob {
     /// Writes and publishes it; the error says why not. Nothing of the process has changed then.
     pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Written, String> {
-        let Self { folder, objects, mut life, lanes, base, epoch, filling, goes_on, has_leftovers, has_time } = self;
+        let Self { folder, objects, mut life, lanes, base, epoch, filling, files, goes_on, has_leftovers, has_time } = self;
         let is_whole = filling.is_none();
         if filling.is_some_and(|filling| !filling.stop(STILL_FILLING_MAX)) {
             return Err(format!("some of it was still coming back after {STILL_FILLING_MAX:?}; storage is slow"));
@@ -65,6 +97,8 @@ impl WriteJob {
         }
         let epoch = found.or(epoch).unwrap_or(FIRST_EPOCH);
         life.epoch = epoch;
+        let tree = files.as_ref().map(FilesJob::open).transpose()?.flatten();
+        let known = files.and_then(|files| files.known);
         let (cut, mailbox) = if goes_on {
             let cut = HeldCut::begin(objects, lanes).map_err(|error| error.to_string())?;
             life.next_wake_unix_ms = wake_ups::next_due_of_held(&cut, life.next_wake_unix_ms)?;
@@ -82,7 +116,7 @@ impl WriteJob {
         // One that goes on may ask for values where they were left.
         plan.compact = !matches!(&cut, AnyCut::Held(cut) if cut.has_stubs());
         let looks_for_leftovers = has_leftovers && has_time && is_whole && plan.compact;
-        let cut = StateCut { cut, sections };
+        let cut = StateCut { cut, sections, tree, known };
         let written = snapshot::write(backend, &folder, base.as_ref(), &cut, &plan);
         let (snapshot, written) = written.map_err(|error| error.to_string())?;
         let usage = snapshot.usage();
@@ -126,6 +160,9 @@ enum AnyCut {
 struct StateCut {
     cut: AnyCut,
     sections: Vec<(SectionKind, Vec<u8>)>,
+    /// The files, if they are taken now.
+    tree: Option<Tree>,
+    known: Option<Arc<Known>>,
 }
 
 /// An error of either side, while objects are shown.
@@ -200,6 +237,13 @@ impl Cut for StateCut {
     fn is_absent(&self, page: u32) -> bool {
         // One that goes on is written only when all its pages are back.
         matches!(&self.cut, AnyCut::Quiet(cut) if cut.is_absent(page))
+    }
+
+    fn files(&self) -> CutFiles<'_> {
+        match &self.tree {
+            Some(tree) => CutFiles::Taken { tree, known: self.known.as_deref() },
+            None => CutFiles::Kept,
+        }
     }
 
     fn read(&self, token: u64, offset: u64, into: &mut [u8]) -> Result<(), CutError> {

@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use praas_client::Client;
-use praas_server::Server;
+use praas_server::{Application, Server};
 use praas_storage::{Backend, DiskBackend, Layer, StorageError};
 
-use crate::common::sleeping::sleeping;
 use crate::common::stage::{DIRECTORY, Played, Stage, options};
 use crate::common::{PATIENCE, eventually};
 
@@ -25,11 +24,11 @@ pub(crate) fn open(directory: &Path) -> DiskBackend {
 }
 
 /// A server whose processes sleep on disk, and which is killed where the environment says.
-pub(crate) fn play_server() {
+pub(crate) fn play_server(application: Application) {
     let signals = praas_sys::SignalQueue::termination().unwrap();
     let directory = std::env::var_os(DIRECTORY).unwrap();
     let directory = Path::new(&directory);
-    let mut options = options(directory, sleeping());
+    let mut options = options(directory, application);
     options.keeper_linger = LINGER;
     let disk = open(directory);
     let deadly = Arc::new(Deadly { disk, left: AtomicU64::new(0) });

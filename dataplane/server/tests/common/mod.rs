@@ -11,6 +11,7 @@ pub(crate) mod correspondence;
 pub(crate) mod deadly;
 pub(crate) mod fake_server;
 pub(crate) mod far;
+pub(crate) mod filing;
 pub(crate) mod functions;
 pub(crate) mod hosts;
 pub(crate) mod journal;

@@ -83,7 +83,7 @@ pub(crate) fn told(bytes: usize, seed: u64) -> String {
     format!("{bytes} {:016x}", sum_of(&scattered(bytes, seed)))
 }
 
-fn sum_of(bytes: &[u8]) -> u64 {
+pub(crate) fn sum_of(bytes: &[u8]) -> u64 {
     let word = |chunk: &[u8]| chunk.iter().fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
     bytes.chunks(8).fold(7, |sum: u64, chunk| sum.rotate_left(5).wrapping_mul(0x2545_f491_4f6c_dd1d) ^ word(chunk))
 }

@@ -51,6 +51,20 @@ impl Changes {
         }
     }
 
+    /// The same of something that is no value of an object.
+    pub(crate) fn charge_beside(&mut self, location: &Location, bytes: u32) {
+        let counted = self.value_bytes;
+        self.charge(location, bytes);
+        self.value_bytes = counted;
+    }
+
+    /// The same of something that is no value of an object.
+    pub(crate) fn release_beside(&mut self, location: &Location, bytes: u32) {
+        let counted = self.value_bytes_before;
+        self.release(location, bytes);
+        self.value_bytes_before = counted;
+    }
+
     pub(crate) fn charge_page(&mut self, place: &PagePlace) {
         self.blobs.entry(place.blob).or_default().charged += u64::from(place.bytes);
     }

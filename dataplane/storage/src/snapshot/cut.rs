@@ -3,6 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
+use super::files::{Known, Tree};
 use super::location::Location;
 
 /// What is known of the state as a whole.
@@ -64,6 +65,20 @@ pub struct CutError(pub Box<dyn Error + Send + Sync>);
 /// Shows one object of a cut.
 pub type ShowObject<'s> = dyn FnMut(ObjectEntry<'_>, CutValue) -> Result<(), CutError> + 's;
 
+/// What a snapshot has of the process's files.
+#[derive(Debug, Clone, Copy)]
+pub enum CutFiles<'c> {
+    /// What the snapshot before has, if there is one.
+    Kept,
+    /// What a directory has. Of what was restored into it before, only what was changed since is read.
+    Taken {
+        /// The directory.
+        tree: &'c Tree,
+        /// What was restored into it.
+        known: Option<&'c Known>,
+    },
+}
+
 /// A state that does not change as long as this lives.
 pub trait Cut: Sync {
     /// What is known of it as a whole.
@@ -81,6 +96,11 @@ pub trait Cut: Sync {
     /// Whether objects of this page may be missing here because they were not restored yet: the page is then taken over as it
     /// is stored, and none of it is shown.
     fn is_absent(&self, page: u32) -> bool;
+
+    /// What becomes of the process's files.
+    fn files(&self) -> CutFiles<'_> {
+        CutFiles::Kept
+    }
 
     /// Copies the bytes of a value from `offset` on. Called by many threads at once.
     ///

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::cut::{CutError, SectionKind};
+use super::files::words;
 use crate::error::StorageError;
 use crate::name::Folder;
 
@@ -27,6 +28,11 @@ pub enum Part {
     },
     /// What is kept beside objects.
     Section(SectionKind),
+    /// What one file of the process holds.
+    File {
+        /// Its path within the directory.
+        path: Box<[u8]>,
+    },
 }
 
 /// Why a snapshot could not be written or read.
@@ -86,6 +92,16 @@ pub enum SnapshotError {
         /// Whose.
         folder: Box<Folder>,
         /// What does not agree.
+        reason: String,
+    },
+    /// A file could not be written where it is to be restored.
+    #[error("the file `{path}` of {folder} cannot be restored: {reason}")]
+    NotPlaced {
+        /// Whose.
+        folder: Box<Folder>,
+        /// Its path within the directory.
+        path: String,
+        /// What the system said.
         reason: String,
     },
     /// It is more than one snapshot can hold.
@@ -162,6 +178,7 @@ impl fmt::Display for Part {
                 write!(formatter, " (version {version})")
             }
             Self::Section(kind) => write!(formatter, "the {kind}"),
+            Self::File { path } => write!(formatter, "the file `{}`", words(path)),
         }
     }
 }

@@ -101,7 +101,7 @@ pub trait Restored: Sync {
 }
 
 /// What lies somewhere in a blob.
-trait Lying {
+pub(super) trait Lying {
     fn lies(&self) -> (u128, Range<u64>);
 }
 
@@ -245,14 +245,14 @@ impl Restoring<'_> {
 }
 
 /// Bytes of a blob that lie in a buffer.
-struct Together {
+pub(super) struct Together {
     /// Where in the blob the buffer begins.
     start: u64,
 }
 
 impl Together {
     /// Where in the buffer something lies.
-    fn of(&self, item: &impl Lying) -> Range<usize> {
+    pub(super) fn of(&self, item: &impl Lying) -> Range<usize> {
         let (_, range) = item.lies();
         let within = |at: u64| usize::try_from(at - self.start).unwrap_or(usize::MAX);
         within(range.start)..within(range.end)
@@ -288,7 +288,7 @@ impl Snapshot {
     }
 
     /// Reads all of a group at once; `None` where what is known of it says that this is not to be had.
-    fn read_together(
+    pub(super) fn read_together(
         &self,
         part: &Part,
         group: &[impl Lying],
@@ -340,7 +340,7 @@ impl PageObject {
 }
 
 /// Cuts items into groups that are read at once.
-fn neighbours<Item: Lying + Apart>(mut items: Vec<Item>) -> Vec<Vec<Item>> {
+pub(super) fn neighbours<Item: Lying + Apart>(mut items: Vec<Item>) -> Vec<Vec<Item>> {
     items.sort_by_key(|item| {
         let (blob, range) = item.lies();
         (item.apart(), blob, range.start)
@@ -365,7 +365,7 @@ fn neighbours<Item: Lying + Apart>(mut items: Vec<Item>) -> Vec<Vec<Item>> {
 }
 
 /// Whether something is read alone in any case.
-trait Apart {
+pub(super) trait Apart {
     fn apart(&self) -> bool;
 }
 

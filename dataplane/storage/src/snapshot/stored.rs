@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use super::cut::{CutFacts, SectionKind};
 use super::error::{Part, SnapshotError};
 use super::fetch::Source;
+use super::files::FileTable;
 use super::format::{FormatError, check};
 use super::location::{Form, Location};
 use super::manifest::{Manifest, PagePlace, SectionPlace};
@@ -210,6 +211,19 @@ impl Snapshot {
                 Some(section)
             }
         })
+    }
+
+    /// The table of the process's files, if it had any.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Damaged`] or [`SnapshotError::Unreached`], naming the section.
+    pub fn files(&self) -> Result<Option<FileTable>, SnapshotError> {
+        let Some(bytes) = self.section(SectionKind::FILES)? else { return Ok(None) };
+        let table = FileTable::parse(&bytes).map_err(|error| {
+            let part = Part::Section(SectionKind::FILES);
+            self.source().misformed(&part, &Location::EMPTY, error)
+        })?;
+        Ok(Some(table))
     }
 
     /// Makes it the snapshot of a later owner: whoever had it before can publish nothing any more. To be done before anything

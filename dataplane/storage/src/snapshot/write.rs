@@ -14,7 +14,9 @@
 //! | `pages` | steps 1 and 3, and the order of all |
 //! | `values` | step 2 |
 //! | `sections` | those of step 3 |
+//! | `files` | the process's files, as chunks and a section |
 
+mod files;
 mod pages;
 mod sections;
 mod values;
@@ -81,6 +83,10 @@ pub struct Written {
     pub pages_written: u64,
     /// Pages that were stored already.
     pub pages_reused: u64,
+    /// Pieces of files that were put.
+    pub file_pieces_written: u64,
+    /// Pieces of files that were stored already.
+    pub file_pieces_reused: u64,
     /// Bytes that were moved out of blobs that were mostly garbage.
     pub moved_bytes: u64,
     /// Blobs that were removed because nothing needs them any more.
@@ -214,7 +220,8 @@ impl<'w> Writing<'w> {
             let end = u32::try_from(u64::from(first) + pages_a_pass).unwrap_or(pages_all);
             self.pass(first..end, &mut pages)?;
         }
-        let sections = self.sections()?;
+        let files = self.files()?;
+        let sections = self.sections(files)?;
         self.packer.finish(self.plan.threads)?;
         let (changes, written) = std::mem::take(&mut *lock(&self.joined));
         let before = self.base.map(Snapshot::manifest);
@@ -258,6 +265,8 @@ impl<'w> Writing<'w> {
         sum.values_reused += own.values_reused;
         sum.pages_written += own.pages_written;
         sum.pages_reused += own.pages_reused;
+        sum.file_pieces_written += own.file_pieces_written;
+        sum.file_pieces_reused += own.file_pieces_reused;
         sum.moved_bytes += own.moved_bytes;
     }
 }

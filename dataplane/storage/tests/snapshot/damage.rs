@@ -103,6 +103,7 @@ fn a_flipped_bit_of_a_blob_spoils_one_part_and_that_part_says_so() {
                     Part::Page { .. } => "page",
                     Part::Object { .. } => "object",
                     Part::Section(_) => "section",
+                    Part::File { .. } => "file",
                     Part::Manifest => "manifest",
                 })
                 .or_default() += 1;

@@ -5,6 +5,7 @@
 
 mod damage;
 mod faults;
+mod files;
 mod generations;
 mod golden;
 mod model;

@@ -274,6 +274,9 @@ pub(crate) fn check_accounts(backend: &Arc<dyn Backend>, snapshot: &Snapshot) {
             need(location, *bytes);
         }
     }
+    if let Some(table) = snapshot.files().unwrap() {
+        table.places().for_each(|(location, bytes)| need(location, bytes));
+    }
     let mut value_bytes = 0;
     for number in 0..snapshot.pages() {
         for object in snapshot.page(number).unwrap() {

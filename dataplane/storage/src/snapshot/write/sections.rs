@@ -1,5 +1,6 @@
 //! Sections: stored always anew, because only their own rooms know whether they changed.
 
+use super::files::Files;
 use super::{Worker, Writing};
 use crate::snapshot::cut::{CutError, SectionKind};
 use crate::snapshot::error::SnapshotError;
@@ -9,8 +10,8 @@ use crate::snapshot::manifest::SectionPlace;
 use crate::snapshot::pieces::{self, LongValue};
 
 impl Writing<'_> {
-    /// Stores the sections.
-    pub(super) fn sections(&self) -> Result<Vec<(SectionKind, SectionPlace)>, SnapshotError> {
+    /// Stores the sections, with that of the files.
+    pub(super) fn sections(&self, files: Files) -> Result<Vec<(SectionKind, SectionPlace)>, SnapshotError> {
         let sections = self.cut.sections();
         let too_large = |what, actual: usize, limit: usize| {
             let (actual, limit) = (actual as u64, limit as u64);
@@ -21,7 +22,18 @@ impl Writing<'_> {
         }
         let mut worker = self.worker();
         let mut places: Vec<(SectionKind, SectionPlace)> = Vec::new();
-        for (kind, bytes) in sections {
+        let files = match files {
+            Files::Anew(table) => Some((SectionKind::FILES, table)),
+            Files::Where(place) => {
+                if let SectionPlace::Located { bytes, location } = &place {
+                    worker.changes.charge_beside(location, *bytes);
+                }
+                places.push((SectionKind::FILES, place));
+                None
+            }
+            Files::Nothing => None,
+        };
+        for (kind, bytes) in sections.iter().chain(&files) {
             if places.iter().any(|(other, _)| other == kind) {
                 let reason = CutError::new(format!("it has the {kind} twice"));
                 return Err(SnapshotError::cut(self.folder, reason));
@@ -34,17 +46,12 @@ impl Writing<'_> {
             let length =
                 length.ok_or_else(|| too_large("bytes of a section", bytes.len(), VALUE_BYTES_MAX as usize))?;
             let location = self.section(&mut worker, bytes, length)?;
-            // Not through `charge`, which counts bytes of values.
-            let counted = worker.changes.value_bytes;
-            worker.changes.charge(&location, length);
-            worker.changes.value_bytes = counted;
+            worker.changes.charge_beside(&location, length);
             places.push((*kind, SectionPlace::Located { bytes: length, location }));
         }
         for (_, place) in self.same.iter().flat_map(|same| &same.manifest().sections) {
             if let SectionPlace::Located { bytes, location } = place {
-                let counted = worker.changes.value_bytes_before;
-                worker.changes.release(location, *bytes);
-                worker.changes.value_bytes_before = counted;
+                worker.changes.release_beside(location, *bytes);
             }
         }
         self.end(worker);

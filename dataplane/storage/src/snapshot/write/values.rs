@@ -1,8 +1,8 @@
 //! Values: packed into chunks, copied out of blobs that are mostly garbage, or cut into pieces.
 
 use super::{Worker, Writing};
-use crate::snapshot::draft::{Draft, Fate, Record};
-use crate::snapshot::error::SnapshotError;
+use crate::snapshot::draft::{Draft, Fate};
+use crate::snapshot::error::{Part, SnapshotError};
 use crate::snapshot::format::{checksum, length_u32};
 use crate::snapshot::limits::PIECE_BYTES;
 use crate::snapshot::location::{Form, Location};
@@ -20,7 +20,7 @@ impl Writing<'_> {
                     worker.written.values_reused += 1;
                     continue;
                 }
-                (_, Some(location), None) => self.moved(worker, draft, &record, &location)?,
+                (_, Some(location), None) => self.moved(worker, &draft.part(&record), &location)?,
                 _ if record.value_bytes as usize > PIECE_BYTES => {
                     draft.records[at].location = None;
                     continue;
@@ -49,32 +49,55 @@ impl Writing<'_> {
         bytes: u32,
         read: impl FnOnce(&mut [u8]) -> Result<(), SnapshotError>,
     ) -> Result<Location, SnapshotError> {
-        let compression = &mut worker.compression;
-        let (place, (form, checksum, stored)) = self.packer.append(&mut worker.chunk, bytes as usize, |room| {
+        let stored = self.value_unless(worker, bytes, |room| {
             read(room)?;
-            let form = match compression.shrink(room) {
+            Ok(None::<Location>)
+        })?;
+        let (Ok(location) | Err(location)) = stored;
+        Ok(location)
+    }
+
+    /// The same of one of which it is known only when it was read whether it is to be stored: if `read` returns something, nothing
+    /// is, and that comes as an error.
+    pub(super) fn value_unless<Instead>(
+        &self,
+        worker: &mut Worker,
+        bytes: u32,
+        read: impl FnOnce(&mut [u8]) -> Result<Option<Instead>, SnapshotError>,
+    ) -> Result<Result<Location, Instead>, SnapshotError> {
+        let compression = &mut worker.compression;
+        let (place, packed) = self.packer.append(&mut worker.chunk, bytes as usize, |room| {
+            if let Some(instead) = read(room)? {
+                return Ok((0, Err(instead)));
+            }
+            let (form, stored) = match compression.shrink(room) {
                 Some(small) => {
                     room[..small.len()].copy_from_slice(small);
                     (Form::Zstd, small.len())
                 }
                 None => (Form::Plain, room.len()),
             };
-            Ok((form.1, (form.0, checksum(&room[..form.1]), form.1)))
+            Ok((stored, Ok((form, checksum(&room[..stored]), length_u32(stored)))))
         })?;
-        let stored_bytes = length_u32(stored);
-        Ok(Location { blob: place.blob, offset: place.offset, stored_bytes, checksum, form })
+        let located = |(form, checksum, stored_bytes)| Location {
+            blob: place.blob,
+            offset: place.offset,
+            stored_bytes,
+            checksum,
+            form,
+        };
+        Ok(packed.map(located))
     }
 
     /// Copies a stored value out of a blob that is to be emptied. One that is damaged stays where it is.
-    fn moved(
+    pub(super) fn moved(
         &self,
         worker: &mut Worker,
-        draft: &Draft,
-        record: &Record,
+        part: &Part,
         location: &Location,
     ) -> Result<Location, SnapshotError> {
         let Some(base) = self.base else { return Ok(*location) };
-        let stored = match base.source().stored(&draft.part(record), location) {
+        let stored = match base.source().stored(part, location) {
             Ok(stored) => stored,
             Err(error) if error.is_damage() => return Ok(*location),
             Err(error) => return Err(error),
