@@ -472,6 +472,7 @@ mod tests {
             state_bytes: 1 << 20,
             incarnation: 1,
             log_bytes: None,
+            files: None,
         }
     }
 

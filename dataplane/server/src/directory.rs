@@ -195,6 +195,7 @@ impl Shard {
         let some = self.processes.entries.range((from, Bound::Unbounded)).take(ACTIVITY_LOOKS_TURN);
         let keys: Vec<_> = some.map(|(key, _)| *key).collect();
         let changed: BTreeSet<_> = keys.iter().filter_map(|key| self.look_at_activity_of(*key)).collect();
+        keys.iter().for_each(|key| self.look_at_files(*key));
         keys.iter().for_each(|key| self.swap_if_idle(*key));
         keys.iter().for_each(|key| self.checkpoint_if_due(*key));
         for directory in changed.iter().filter_map(|application| self.directories.get(application)) {

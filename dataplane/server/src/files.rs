@@ -13,6 +13,8 @@
 //!
 //! Nothing here believes what is in such a directory: [`praas_storage::snapshot::Tree`] looks at it.
 
+pub(crate) mod measuring;
+
 use std::collections::BTreeSet;
 use std::fmt;
 use std::fs;

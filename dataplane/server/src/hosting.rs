@@ -30,6 +30,7 @@ use praas_sys::{
 
 use crate::application::{Application, Network};
 use crate::data_directory::DataDirectory;
+use crate::files::measuring::{FilesLook, FilesSeen};
 use crate::files::open_for_worker;
 use crate::keeper::KeeperError;
 use crate::keeper::link::{KeeperLink, KeeperPlan};
@@ -67,6 +68,8 @@ pub(crate) enum Job {
     Clear(Arc<Cgroup>),
     /// Remove the working directory of a process that has no workers any more, and its files directory if that is given.
     Remove { key: ProcessKey, process: ProcessId, files: Option<PathBuf> },
+    /// Look at the files of a process.
+    LookAtFiles(FilesLook),
     /// Make working directories ahead.
     FillDirectories,
     /// Start a keeper in the place of a dead one.
@@ -107,6 +110,7 @@ pub(crate) enum JobResult {
         key: ProcessKey,
     },
     Keeper(Result<KeeperLink, KeeperError>),
+    FilesSeen(FilesSeen),
     /// Of the threads that move processes to storage and back.
     Transfer(crate::swap::TransferResult),
     /// Not a job's: news of the log of a process.
@@ -257,7 +261,7 @@ impl HostingThreads {
     fn submit(&self, job: Job) -> Result<(), Job> {
         let queue = match job {
             Job::Keeper(_) => &self.keeper,
-            Job::Clear(_) | Job::Remove { .. } | Job::FillDirectories => &self.clear,
+            Job::Clear(_) | Job::Remove { .. } | Job::LookAtFiles(_) | Job::FillDirectories => &self.clear,
         };
         match queue.as_ref().map(|queue| queue.try_send(job)) {
             None | Some(Ok(())) => Ok(()),
@@ -297,6 +301,7 @@ impl Site {
                 self.tell(JobResult::Removed { key });
                 self.fill_directories();
             }
+            Job::LookAtFiles(look) => self.tell(JobResult::FilesSeen(look.carry_out())),
             Job::FillDirectories => self.fill_directories(),
             Job::Keeper(old) => {
                 if let Some(old) = old {

@@ -75,7 +75,11 @@ impl Shard {
         }
         let Some(process) = self.processes.get_mut(key) else { return };
         let is_quiet = matches!(&process.stage, Stage::Active(waiting) if waiting.is_empty());
-        let Some(limit) = process.idle_swap_after().filter(|_| is_quiet && !process.has_failed()) else { return };
+        let Some(limit) =
+            process.idle_swap_after().filter(|_| is_quiet && !process.has_failed() && process.files.excess().is_none())
+        else {
+            return;
+        };
         // From now on looks come often enough for this one.
         self.directories.note_idle_time(limit);
         let (now, active_at) = (clock::now(), process.activity.active_at());

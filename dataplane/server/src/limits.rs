@@ -10,6 +10,13 @@ pub(crate) const TURN_SOURCES_MAX: usize = 256;
 /// runs its own program. A directory that is locked for longer is in use.
 pub(crate) const LOCK_FREE_MAX: Duration = Duration::from_millis(500);
 
+/// Shortest time between two looks at the files of a process that does something: a person is to hear of it soon, and a few
+/// thousand files take milliseconds.
+pub(crate) const FILES_LOOK_PERIOD_MIN: Duration = Duration::from_secs(2);
+
+/// So many times as long as the last look took is the next one away: a fiftieth of one thread is what a directory costs at most.
+pub(crate) const FILES_LOOK_PARTS: u32 = 50;
+
 /// Pause between two attempts at the lock.
 pub(crate) const LOCK_LOOK_PAUSE: Duration = Duration::from_millis(5);
 

@@ -19,6 +19,7 @@ use crate::clock;
 use crate::directory::{Activity, Listed};
 use crate::drain::{Drain, Purpose};
 use crate::durability::{ProcessLog, RingStart};
+use crate::files::measuring::FilesWatch;
 use crate::growth::Growth;
 use crate::idle_swap::{IdleSwap, check_idle_swap_ms};
 use crate::lanes::{Lane, limit};
@@ -123,6 +124,8 @@ pub(crate) struct Process {
     pub(crate) wake_ups: WakeUps,
     /// What storage has of it.
     pub(crate) stored: StoredCopy,
+    /// What is known of its files.
+    pub(crate) files: FilesWatch,
     /// What brings back what is in storage only, while something is.
     pub(crate) filler: Option<Filler>,
     /// Its log, if its changes are logged or an earlier server logged them.
@@ -173,6 +176,7 @@ impl Process {
             dozes: false,
             wake_ups: WakeUps::default(),
             stored: StoredCopy::default(),
+            files: FilesWatch::default(),
             filler: None,
             log: None,
         }
@@ -488,7 +492,12 @@ impl Shard {
             worker_pids: ready.iter().filter_map(|(_, worker)| worker.pid()).collect(),
             lanes: u32::try_from(process.lanes.values().filter(|lane| lane.is_asked_for()).count()).unwrap_or(u32::MAX),
             worker_restarts: process.restarts,
-            last_exit: process.checkpoints.failure().map(str::to_owned).or_else(|| process.last_exit.clone()),
+            last_exit: process
+                .checkpoints
+                .failure()
+                .or(process.files.excess())
+                .map(str::to_owned)
+                .or_else(|| process.last_exit.clone()),
             calls_reported: process.calls_of_ended.saturating_add(calls),
             stored_bytes: process.stored.bytes,
             last_swap_unix_ms: process.stored.swapped_unix_ms,

@@ -223,6 +223,7 @@ impl Shard {
             if let Ok(result) = self.results.try_recv() {
                 match result {
                     JobResult::Spawned { worker, result } => self.worker_spawned(worker, result),
+                    JobResult::FilesSeen(seen) => self.files_seen(seen),
                     JobResult::Removed { key } => self.process_removed(key),
                     JobResult::Keeper(result) => self.keeper_started(result),
                     JobResult::Transfer(result) => self.transfer_ended(result),

@@ -136,7 +136,7 @@ impl Pending {
             Self::Task(Task::Spawn(job)) => Asked::Spawn { worker: job.worker.0, process: job.process },
             Self::Task(Task::Job(Job::Remove { process, .. })) => Asked::RemoveDirectory { process: *process },
             Self::Task(Task::Job(Job::Keeper(_))) => Asked::Keeper,
-            Self::Task(Task::Job(Job::Clear(_) | Job::FillDirectories)) => Asked::Other,
+            Self::Task(Task::Job(Job::Clear(_) | Job::LookAtFiles(_) | Job::FillDirectories)) => Asked::Other,
             Self::Transfer(job) => job.asked(),
         }
     }
@@ -292,7 +292,7 @@ impl SimulatedServer {
                 drop(old);
                 Some(JobResult::Keeper(Ok(keeper.greet()?)))
             }
-            Pending::Task(Task::Job(Job::Clear(_) | Job::FillDirectories)) => None,
+            Pending::Task(Task::Job(Job::Clear(_) | Job::LookAtFiles(_) | Job::FillDirectories)) => None,
             Pending::Transfer(job) => {
                 let backend = self.backend.as_ref().expect("transfers come with storage");
                 Some(JobResult::Transfer(job.carry_out(backend)))

@@ -175,7 +175,8 @@ impl Shard {
         let process = self.processes.get(key)?;
         let known = process.stored.files.clone();
         let bytes_max = process.application.limits.files_bytes_max;
-        Some(FilesJob { path, owner: process.user, bytes_max, known })
+        // Without a limit no worker had the directory.
+        Some(FilesJob { path, owner: process.user.filter(|_| bytes_max > 0), bytes_max, known })
     }
 
     /// A thread has written a process, or has not.

@@ -16,6 +16,7 @@ use praas_storage::{Backend, Folder};
 use super::filling::Filling;
 use super::life::Life;
 use super::transfer::Written;
+use crate::files::measuring::excess;
 use crate::limits::{FIRST_EPOCH, LEFTOVERS_LOOK_MAX};
 use crate::wake_ups;
 
@@ -65,20 +66,15 @@ impl FilesJob {
     fn open(&self) -> Result<Option<Tree>, String> {
         let tree = Tree::open(&self.path, self.owner).map_err(|error| format!("its files: {error}"))?;
         let usage = tree.as_ref().map(Tree::usage).unwrap_or_default();
-        if self.bytes_max > 0 && usage.bytes > self.bytes_max {
-            return Err(format!(
-                "its files are {usage}, files_bytes_max is {}: remove some, or raise the limit in praas.toml",
-                self.bytes_max
-            ));
-        }
-        Ok(tree)
+        excess(usage, self.bytes_max).map_or(Ok(tree), Err)
     }
 }
 
 impl WriteJob {
     /// Writes and publishes it; the error says why not. Nothing of the process has changed then.
     pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Written, String> {
-        let Self { folder, objects, mut life, lanes, base, epoch, filling, files, goes_on, has_leftovers, has_time } = self;
+        let Self { folder, objects, mut life, lanes, base, epoch, filling, files, goes_on, has_leftovers, has_time } =
+            self;
         let is_whole = filling.is_none();
         if filling.is_some_and(|filling| !filling.stop(STILL_FILLING_MAX)) {
             return Err(format!("some of it was still coming back after {STILL_FILLING_MAX:?}; storage is slow"));
