@@ -112,7 +112,7 @@ mod tests {
             fs::write(root.join(path).join("file"), "bytes").unwrap();
             symlink(foreign.path(), root.join(path).join("out")).unwrap();
         }
-        fs::set_permissions(root.join("a/b"), fs::Permissions::from_mode(0)).unwrap();
+        fs::set_permissions(root.join("a/b"), fs::Permissions::from_mode(0o000)).unwrap();
         fs::set_permissions(&root, fs::Permissions::from_mode(0o500)).unwrap();
         remove_directory(&root).unwrap();
         assert!(!root.exists() && foreign.path().join("kept").exists());
