@@ -18,11 +18,13 @@ use praas_storage::disk::model::{Fault, ModelFiles, root};
 use praas_storage::log::LogPlan;
 use praas_storage::snapshot::Snapshot;
 use praas_storage::{Backend, DiskBackend, Folder};
+use tempfile::TempDir;
 
 use super::life::Life;
 use super::reading::{ReadJob, Returned};
 use super::transfer::remove;
 use super::writing::WriteJob;
+use crate::data_directory::DataDirectory;
 use crate::durability::{DiskLog, Log, LogStore};
 use crate::process_ledger::LedgerRecord;
 
@@ -98,6 +100,9 @@ struct Alive {
 struct World {
     backend: Arc<dyn Backend>,
     logs: DiskLog,
+    /// Where files would be: it has none.
+    data: Arc<DataDirectory>,
+    _scratch: TempDir,
 }
 
 impl World {
@@ -110,7 +115,9 @@ impl World {
         files.sync_directory(&root()).map_err(text)?;
         let files: Arc<dyn FileLayer> = Arc::new(files.clone());
         let backend = DiskBackend::over(Arc::clone(&files), &stored).map_err(text)?;
-        Ok(Self { backend: Arc::new(backend), logs: DiskLog::over(files, &logs, PLAN) })
+        let scratch = tempfile::tempdir().map_err(text)?;
+        let data = Arc::new(DataDirectory::open(scratch.path()).map_err(text)?);
+        Ok(Self { backend: Arc::new(backend), logs: DiskLog::over(files, &logs, PLAN), data, _scratch: scratch })
     }
 
     /// What a server finds when it starts, brought back.
@@ -133,7 +140,9 @@ impl World {
         if log.is_none() && Snapshot::open(&self.backend, &folder).map_err(text)?.is_none() {
             return Ok(None);
         }
-        ReadJob { folder, log, is_logged: true, first_serial: 1 }.carry_out(&self.backend).map(Some)
+        let data = Arc::clone(&self.data);
+        let job = ReadJob { folder, log, is_logged: true, first_serial: 1, data, gives_users: false };
+        job.carry_out(&self.backend).map(Some)
     }
 
     /// In memory, as it was brought back or new, with a log.
@@ -188,6 +197,7 @@ impl World {
             base: alive.snapshot.clone(),
             epoch: alive.snapshot.as_ref().map(Snapshot::epoch),
             filling: None,
+            files: None,
             goes_on,
             has_leftovers: true,
             has_time: true,
