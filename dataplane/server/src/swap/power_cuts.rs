@@ -116,7 +116,7 @@ impl World {
         let files: Arc<dyn FileLayer> = Arc::new(files.clone());
         let backend = DiskBackend::over(Arc::clone(&files), &stored).map_err(text)?;
         let scratch = tempfile::tempdir().map_err(text)?;
-        let data = Arc::new(DataDirectory::open(scratch.path()).map_err(text)?);
+        let data = Arc::new(DataDirectory::open(&scratch.path().join("data")).map_err(text)?);
         Ok(Self { backend: Arc::new(backend), logs: DiskLog::over(files, &logs, PLAN), data, _scratch: scratch })
     }
 

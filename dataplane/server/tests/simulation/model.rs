@@ -55,8 +55,6 @@ pub(crate) enum Death {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     processes: BTreeMap<ProcessId, Kept>,
-    /// How often all memory was lost.
-    losses: u64,
     /// What is planned for the next call.
     pub(crate) death: Option<Death>,
     pub(crate) fails: bool,
@@ -165,9 +163,8 @@ impl Model {
         let MessageId { incarnation, sequence } = id;
         self.said
             .push(format!("    message {message}, number {sequence} of {source}, is received by {}", process.process));
-        let losses = self.losses;
         let known = self.known(process, "a message is received");
-        let last = known.last.insert((source.to_owned(), incarnation, losses), sequence).unwrap_or(0);
+        let last = known.last.insert((source.to_owned(), incarnation), sequence).unwrap_or(0);
         let was_cut = known.perhaps_taken.remove(&message);
         let is_again = known.taken.contains(&message);
         if is_again {
@@ -353,7 +350,6 @@ impl Model {
 
     /// All memory of all processes is lost.
     pub(crate) fn all_memory_lost(&mut self) {
-        self.losses += 1;
         for kept in self.processes.values_mut() {
             kept.now = kept.stored.as_ref().map(Known::begun_anew);
             kept.changes += 1;

@@ -27,9 +27,8 @@ pub(super) struct Known {
     pub(super) planned: BTreeMap<Operation, u64>,
     /// Those that have come.
     pub(super) woken: BTreeSet<Operation>,
-    /// The last message of each sender that was received, in each of its lives and between two losses of all memory: after one it may
-    /// begin again where it was stored.
-    pub(super) last: BTreeMap<(String, u64, u64), u64>,
+    /// The number of the last message of each sender that was received, in each of its lives.
+    pub(super) last: BTreeMap<(String, u64), u64>,
 }
 
 impl Known {
