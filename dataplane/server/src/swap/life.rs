@@ -108,9 +108,9 @@ impl Life {
     /// What the ledger of the process says when it is back: claimed by `epoch`, and whole or not yet.
     pub(super) fn record(&self, epoch: u64, stays: Stays, is_restoring: bool) -> LedgerRecord {
         let mut generations = [0; WORKERS_MAX];
-        // Generations go round, so the number of stays may.
-        #[allow(clippy::cast_possible_truncation, reason = "what goes round is left out")]
-        let skipped = GENERATIONS_SKIPPED.wrapping_mul(stays.lost as u16);
+        // Generations go round at 2^16, so the number of stays may.
+        let [low, high, ..] = stays.lost.to_le_bytes();
+        let skipped = GENERATIONS_SKIPPED.wrapping_mul(u16::from_le_bytes([low, high]));
         let behind = |generation: &u16| generation.wrapping_add(skipped);
         generations.iter_mut().zip(&self.generations).for_each(|(room, generation)| *room = behind(generation));
         LedgerRecord {

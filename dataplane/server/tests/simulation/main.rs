@@ -11,7 +11,7 @@ mod functions;
 mod lane_parts;
 mod model;
 #[path = "../common/random.rs"]
-#[allow(dead_code, reason = "shared with tests that use more of it")]
+#[allow(dead_code, reason = "a module of `tests/common`, of which the simulation uses a part")]
 mod random;
 mod run;
 mod storage;
