@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use praas_benches::bars::{self, Settings};
 use praas_benches::machine::Machine;
-use praas_benches::report::{Row, table_of, write_json_lines};
+use praas_benches::report::{Row, line_of, table_of, write_json_lines};
 use praas_benches::subject::{self, CountingAllocator};
 use praas_benches::{catalogue, floors};
 
@@ -81,13 +81,20 @@ fn measure_bars(ids: &[String], settings: Settings, json: Option<&Path>) -> Resu
     let selected = bars::select(bars::ALL, ids)?;
     bars::require_release_build()?;
     // Opened first: a path that cannot be written is better known before minutes of measuring.
-    let file = json.map(File::create).transpose()?;
+    let mut file = json.map(File::create).transpose()?;
     eprintln!("{}", Machine::look()?.describe());
     let mut rows: Vec<Row> = Vec::new();
     let mut failed = Vec::new();
     for bar in selected {
         match (bar.run)(settings) {
-            Ok(found) => rows.extend(found),
+            // Told and kept at once: all of them take long, and an end before that loses nothing.
+            Ok(found) => {
+                found.iter().for_each(|row| eprintln!("{}", line_of(row)));
+                if let Some(file) = &mut file {
+                    write_json_lines(&found, BufWriter::new(file))?;
+                }
+                rows.extend(found);
+            }
             Err(error) => {
                 eprintln!("{}: {error}", bar.id);
                 failed.push(bar.id);
@@ -95,9 +102,6 @@ fn measure_bars(ids: &[String], settings: Settings, json: Option<&Path>) -> Resu
         }
     }
     println!("{}", table_of(&rows));
-    if let Some(file) = file {
-        write_json_lines(&rows, BufWriter::new(file))?;
-    }
     if failed.is_empty() { Ok(()) } else { Err(format!("could not be measured: {}", failed.join(", ")).into()) }
 }
 

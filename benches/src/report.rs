@@ -165,6 +165,15 @@ pub fn write_json_lines(rows: &[Row], mut writer: impl Write) -> io::Result<()> 
     writer.flush()
 }
 
+/// A row in a line, for those who wait for others.
+#[must_use]
+pub fn line_of(row: &Row) -> String {
+    let Row { id, case, figure, unit, bar, .. } = row;
+    let ratio = row.ratio.map_or_else(String::new, |ratio| format!(", {ratio:.2} × floor"));
+    let met = if row.met { "met" } else { "NOT met" };
+    format!("{id}: {} {unit}{ratio}; {bar}: {met} ({case})", readable(*figure))
+}
+
 /// Rows as a table for a terminal.
 #[must_use]
 pub fn table_of(rows: &[Row]) -> String {
@@ -246,6 +255,14 @@ mod tests {
     use super::*;
 
     const CASE: Case<'static> = Case { id: "some-bar", case: "no-op, p50", placement: "cores 0+1", unit: "ns" };
+
+    #[test]
+    fn a_line_says_what_was_found_and_whether_it_is_enough() {
+        let row = CASE.judge(800.0, Some(400.0), Condition::AtMostTimesFloor(1.75));
+        assert_eq!(line_of(&row), "some-bar: 800 ns, 2.00 × floor; ≤ 1.75 × floor: NOT met (no-op, p50)");
+        let row = CASE.judge(800.0, None, Condition::AtMost(900.0));
+        assert_eq!(line_of(&row), "some-bar: 800 ns; ≤ 900: met (no-op, p50)");
+    }
 
     #[test]
     fn a_row_has_exactly_the_published_keys() {
