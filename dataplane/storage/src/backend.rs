@@ -57,6 +57,9 @@ pub struct BlobEntry {
     pub bytes: u64,
 }
 
+/// Blobs on their way at once where nothing else is known: they keep a disk busy, some put while others read.
+pub const TRANSFERS_AT_ONCE_DEFAULT: usize = 4;
+
 /// Refuses what is longer than `limit_bytes`, before anything of it is written.
 ///
 /// # Errors
@@ -133,6 +136,11 @@ pub(crate) fn remove_all_blobs(backend: &dyn Backend, folder: &Folder) -> Result
 pub trait Backend: fmt::Debug + Send + Sync {
     /// What to call it in errors and lists, without secrets: a path, a bucket's address.
     fn place(&self) -> String;
+
+    /// How many blobs are best on their way at once when one process is moved: as many as keep the place busy.
+    fn transfers_at_once(&self) -> usize {
+        TRANSFERS_AT_ONCE_DEFAULT
+    }
 
     /// Writes a blob of up to [`BLOB_BYTES_MAX`]. It may be lost with the host's power until [`Backend::flush`].
     ///

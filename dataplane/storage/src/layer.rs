@@ -57,6 +57,10 @@ impl<L: Layer> Backend for L {
         self.inner().place()
     }
 
+    fn transfers_at_once(&self) -> usize {
+        self.inner().transfers_at_once()
+    }
+
     fn put(&self, blob: &BlobName, bytes: &[u8]) -> Result<(), StorageError> {
         self.pass(|inner| inner.put(blob, bytes))
     }

@@ -51,6 +51,8 @@ use crate::name::{BlobName, Folder};
 
 /// Threads that connections are served by.
 const CONNECTION_THREADS: usize = 2;
+/// Blobs on their way at once: each waits for the other end most of its time.
+const TRANSFERS_AT_ONCE: usize = 8;
 /// Times that a request is made in all, as long as the limit of its operation allows.
 const ATTEMPTS_MAX: u32 = 6;
 /// The wait before the second; each further one is twice as long.
@@ -258,6 +260,10 @@ fn http_client() -> SharedHttpClient {
 impl Backend for S3Backend {
     fn place(&self) -> String {
         self.settings.place()
+    }
+
+    fn transfers_at_once(&self) -> usize {
+        TRANSFERS_AT_ONCE
     }
 
     fn put(&self, blob: &BlobName, bytes: &[u8]) -> Result<(), StorageError> {

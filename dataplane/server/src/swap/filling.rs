@@ -29,8 +29,8 @@ use praas_storage::{Backend, Folder};
 
 /// Threads that bring the pages back of a process that lists its objects.
 const LISTING_THREADS: usize = 4;
-/// Threads that bring back the rest of one process: they keep a disk busy, and leave a core to its workers.
-const FILLING_THREADS: usize = 4;
+/// Pieces of memory that are kept for values on their way.
+const SPARES_MAX: usize = 8;
 /// How long the background waits after a worker has asked for something: it asks for the next thing soon.
 const QUIET_AFTER_ASKED: Duration = Duration::from_millis(2);
 /// In which time whoever woke a process has asked for something, if it needs any of it: a call has to reach its worker.
@@ -322,7 +322,7 @@ impl Filling {
         }
         let done = work(&mut memory[..bytes as usize]);
         let mut spare = lock(&self.spare);
-        if spare.len() < FILLING_THREADS {
+        if spare.len() < SPARES_MAX {
             spare.push(memory);
         }
         done
@@ -345,7 +345,7 @@ impl Filling {
             Err(error) => return FillEnd::Failed(error.reason),
         };
         let rest = Rest { filling: self, wrong: Mutex::default() };
-        snapshot.restore(0..snapshot.pages(), FILLING_THREADS, &rest);
+        snapshot.restore(0..snapshot.pages(), backend.transfers_at_once(), &rest);
         let wrong = rest.wrong.into_inner().unwrap_or_else(PoisonError::into_inner);
         lock(&self.spare).clear();
         if lock(&self.turn).is_background_over() {

@@ -108,7 +108,7 @@ impl WriteJob {
             (AnyCut::Quiet(cut), mailbox)
         };
         let sections = vec![(SectionKind::MAILBOX, mailbox), (SectionKind::LEDGER, life.to_bytes()?)];
-        let mut plan = WritePlan::new(epoch);
+        let mut plan = WritePlan { threads: backend.transfers_at_once(), ..WritePlan::new(epoch) };
         // One that goes on may ask for values where they were left.
         plan.compact = !matches!(&cut, AnyCut::Held(cut) if cut.has_stubs());
         let looks_for_leftovers = has_leftovers && has_time && is_whole && plan.compact;

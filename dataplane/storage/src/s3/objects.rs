@@ -3,11 +3,19 @@
 //! What is cut into parts is so because one connection does not fill a network, and because what broke off is repeated from
 //! its part's beginning. An upload in parts becomes an object only when it is completed; one that fails is given up, and one
 //! whose writer died stays invisible until the folder is removed.
+//!
+//! Bytes come and go in pieces of a few KiB to some hundred. Who waits for each of them is a task on the threads that serve the
+//! connections, so that the calling thread is woken once for a part and not for each piece.
 
+use std::future::Future;
+
+use aws_sdk_s3::Client;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
 use aws_sdk_s3::primitives::{ByteStream, SdkBody};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use bytes::Bytes;
 use futures_util::stream::{self, StreamExt, TryStreamExt};
+use tokio::task::JoinSet;
 
 use super::S3Backend;
 use super::errors::Refused;
@@ -24,10 +32,19 @@ const UPLOAD_PAGES_MAX: usize = 16;
 /// Times that a range is read in all when its body breaks off.
 const BODIES_TRIED: u32 = 3;
 
-/// How a range was read.
-enum Range {
-    /// It is in place.
-    Read,
+/// Bytes of an object, as they are asked for.
+struct Range {
+    client: Client,
+    bucket: String,
+    key: String,
+    from: u64,
+    bytes: u64,
+}
+
+/// What there is of a range.
+enum Found {
+    /// All of it, in pieces.
+    All(Vec<Bytes>),
     /// The object ends before it does, after so many bytes.
     Ended(u64),
 }
@@ -39,8 +56,11 @@ impl S3Backend {
             return self.put_in_parts(key, bytes).await;
         }
         let request = self.client.put_object().bucket(&self.settings.bucket).key(key).body(body(bytes));
-        let sent = request.customize().disable_payload_signing().send().await;
-        sent.map(drop).map_err(|error| Refused::by(&error))
+        let sending = async {
+            let sent = request.customize().disable_payload_signing().send().await;
+            sent.map(drop).map_err(|error| Refused::by(&error))
+        };
+        beside_connections(sending).await
     }
 
     async fn put_in_parts(&self, key: &str, bytes: &[u8]) -> Result<(), Refused> {
@@ -60,8 +80,12 @@ impl S3Backend {
         let bucket = &self.settings.bucket;
         let parts = bytes.chunks(PART_BYTES).zip(1..).map(|(part, number)| async move {
             let request = self.client.upload_part().bucket(bucket).key(key).upload_id(upload).part_number(number);
-            let sent = request.body(body(part)).customize().disable_payload_signing().send().await;
-            let sent = sent.map_err(|error| Refused::by(&error))?;
+            let request = request.body(body(part));
+            let sending = async {
+                let sent = request.customize().disable_payload_signing().send().await;
+                sent.map_err(|error| Refused::by(&error))
+            };
+            let sent = beside_connections(sending).await?;
             Ok(CompletedPart::builder().part_number(number).set_e_tag(sent.e_tag).build())
         });
         let parts: Vec<_> = stream::iter(parts).buffered(PARTS_IN_FLIGHT).try_collect().await?;
@@ -104,39 +128,79 @@ impl S3Backend {
         }
         let ranges = into.chunks_mut(PART_BYTES).zip((0..).map(|number: u64| offset + number * PART_BYTES as u64));
         let ranges = ranges.map(|(part, from)| self.read_range(key, from, part));
-        let outcomes: Vec<Range> = stream::iter(ranges).buffer_unordered(PARTS_IN_FLIGHT).try_collect().await?;
-        Ok(outcomes.into_iter().find_map(|outcome| match outcome {
-            Range::Read => None,
-            Range::Ended(length) => Some(length),
-        }))
+        let ended: Vec<Option<u64>> = stream::iter(ranges).buffer_unordered(PARTS_IN_FLIGHT).try_collect().await?;
+        Ok(ended.into_iter().flatten().next())
     }
 
-    async fn read_range(&self, key: &str, from: u64, into: &mut [u8]) -> Result<Range, Refused> {
-        let last = from + into.len() as u64 - 1;
-        let mut tried = 0;
-        loop {
-            tried += 1;
-            let request = self.client.get_object().bucket(&self.settings.bucket).key(key);
-            match request.range(format!("bytes={from}-{last}")).send().await.map_err(|error| Refused::by(&error)) {
-                // A server that does not say how long its answer is is believed when that is over.
-                Ok(answer) if answer.content_length().is_none_or(|it| it.unsigned_abs() == into.len() as u64) => {
-                    match fill(answer, into).await {
-                        Err(_) if tried < BODIES_TRIED => {}
-                        outcome => return outcome.map(|()| Range::Read),
-                    }
+    /// Fills `into` from `from` on; or says how long the object is.
+    async fn read_range(&self, key: &str, from: u64, into: &mut [u8]) -> Result<Option<u64>, Refused> {
+        let (client, bucket) = (self.client.clone(), self.settings.bucket.clone());
+        let range = Range { client, bucket, key: key.to_owned(), from, bytes: into.len() as u64 };
+        match beside_connections(range.read()).await? {
+            Found::Ended(length) => Ok(Some(length)),
+            Found::All(pieces) => {
+                let mut rest = into;
+                for piece in pieces {
+                    // As many bytes as were asked for: whoever read them has counted.
+                    let (place, behind) = rest.split_at_mut(piece.len().min(rest.len()));
+                    place.copy_from_slice(&piece[..place.len()]);
+                    rest = behind;
                 }
-                Ok(_) => return self.length(key).await.map(Range::Ended),
-                Err(refused) if refused.is_past_the_end() => return self.length(key).await.map(Range::Ended),
-                Err(refused) => return Err(refused),
+                Ok(None)
             }
         }
     }
 
     async fn length(&self, key: &str) -> Result<u64, Refused> {
-        let head = self.client.head_object().bucket(&self.settings.bucket).key(key).send().await;
-        let length = head.map_err(|error| Refused::by(&error))?.content_length();
-        let untold = || Refused::body(&std::io::Error::other("the server does not say how long the object is"));
-        length.map(i64::unsigned_abs).ok_or_else(untold)
+        length(&self.client, &self.settings.bucket, key).await
+    }
+}
+
+impl Range {
+    async fn read(self) -> Result<Found, Refused> {
+        let last = self.from + self.bytes - 1;
+        let mut tried = 0;
+        loop {
+            tried += 1;
+            let request = self.client.get_object().bucket(&self.bucket).key(&self.key);
+            match request.range(format!("bytes={}-{last}", self.from)).send().await.map_err(|error| Refused::by(&error))
+            {
+                // A server that does not say how long its answer is is believed when that is over.
+                Ok(answer) if answer.content_length().is_none_or(|it| it.unsigned_abs() == self.bytes) => {
+                    match pieces(answer, self.bytes).await {
+                        Err(_) if tried < BODIES_TRIED => {}
+                        outcome => return outcome.map(Found::All),
+                    }
+                }
+                Ok(_) => return self.ended().await,
+                Err(refused) if refused.is_past_the_end() => return self.ended().await,
+                Err(refused) => return Err(refused),
+            }
+        }
+    }
+
+    async fn ended(&self) -> Result<Found, Refused> {
+        length(&self.client, &self.bucket, &self.key).await.map(Found::Ended)
+    }
+}
+
+async fn length(client: &Client, bucket: &str, key: &str) -> Result<u64, Refused> {
+    let head = client.head_object().bucket(bucket).key(key).send().await;
+    let length = head.map_err(|error| Refused::by(&error))?.content_length();
+    let untold = || Refused::body(&std::io::Error::other("the server does not say how long the object is"));
+    length.map(i64::unsigned_abs).ok_or_else(untold)
+}
+
+/// Has a task on the threads that serve the connections do it, which ends when nobody waits for it any more.
+async fn beside_connections<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Refused>> + Send + 'static,
+) -> Result<T, Refused> {
+    let mut task = JoinSet::new();
+    task.spawn(work);
+    match task.join_next().await {
+        Some(Ok(done)) => done,
+        Some(Err(error)) => Err(Refused::body(&error)),
+        None => Err(Refused::body(&std::io::Error::other("its task was taken away"))),
     }
 }
 
@@ -162,18 +226,20 @@ pub(super) async fn whole_body(answer: GetObjectOutput, limit_bytes: usize) -> R
     Ok(Some(bytes))
 }
 
-async fn fill(answer: GetObjectOutput, into: &mut [u8]) -> Result<(), Refused> {
-    let (mut body, mut filled) = (answer.body, 0);
-    while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| Refused::body(&error))?;
-        let longer = || Refused::body(&std::io::Error::other("the body is longer than the server said"));
-        let part = into.get_mut(filled..filled + chunk.len()).ok_or_else(longer)?;
-        part.copy_from_slice(&chunk);
-        filled += chunk.len();
+/// The body of an answer, which is to have so many bytes.
+async fn pieces(answer: GetObjectOutput, bytes: u64) -> Result<Vec<Bytes>, Refused> {
+    let (mut body, mut pieces, mut found) = (answer.body, Vec::new(), 0);
+    while let Some(piece) = body.next().await {
+        let piece = piece.map_err(|error| Refused::body(&error))?;
+        found += piece.len() as u64;
+        if found > bytes {
+            return Err(Refused::body(&std::io::Error::other("the body is longer than the server said")));
+        }
+        pieces.push(piece);
     }
-    if filled < into.len() {
-        let words = format!("the body ended after {filled} of {} bytes", into.len());
+    if found < bytes {
+        let words = format!("the body ended after {found} of {bytes} bytes");
         return Err(Refused::body(&std::io::Error::other(words)));
     }
-    Ok(())
+    Ok(pieces)
 }

@@ -36,13 +36,11 @@ use super::manifest::{Manifest, PagePlace};
 use super::pack::{Chunk, Packer};
 use super::share::lock;
 use super::stored::{Snapshot, publish};
-use crate::backend::{Backend, LISTED_MAX};
+use crate::backend::{Backend, LISTED_MAX, TRANSFERS_AT_ONCE_DEFAULT};
 use crate::buffer::AlignedBuffer;
 use crate::error::StorageError;
 use crate::name::{BlobName, Folder};
 
-/// Threads that write unless something else is said: enough that some put while others read.
-const THREADS: usize = 4;
 /// Bytes of state for which there is a page at least, so that threads share large objects too.
 const PAGE_STATE_BYTES: u64 = 2 * CHUNK_BYTES as u64;
 
@@ -64,7 +62,7 @@ impl WritePlan {
     /// What suits a process that is swapped out.
     #[must_use]
     pub fn new(epoch: u64) -> Self {
-        Self { threads: THREADS, compress: true, compact: true, epoch }
+        Self { threads: TRANSFERS_AT_ONCE_DEFAULT, compress: true, compact: true, epoch }
     }
 }
 
