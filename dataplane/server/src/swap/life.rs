@@ -11,8 +11,9 @@
 //! may have given out. Of a process that was never stored, and has a log alone, recoveries are counted in the directory of the
 //! log instead (`praas_storage::log::count_recovery`), before anybody has the memory.
 //!
-//! 1. One that was written asleep gave out no positions and no workers afterwards in that stay, so a process that only sleeps and wakes
-//!    skips none: its versions go on one by one.
+//! 1. One that was written asleep, and whose server has heard of that and given its memory up, gave out no positions and no workers
+//!    afterwards in that stay. Only that server knows: where it wakes the process none are skipped, and versions go on one by one.
+//!    Another server cannot tell that from a sleep that was published and never heard of, after which the process went on.
 //! 2. The numbers of messages are skipped at each waking: a sleep that failed may have been published all the same, and the process
 //!    went on. A receiver would drop what it sends as repeated, for good.
 //! 3. A position that is made of a log is never skipped: the log goes on from there, and nobody was told of what it lacks.
@@ -86,10 +87,12 @@ impl Life {
         Self { goes_on: true, ..self }
     }
 
-    /// Those since this was written, for who has claimed its manifest with a higher epoch.
-    pub(super) fn stays_until(&self, claimed: u64) -> Stays {
+    /// Those since this was written, for who has claimed its manifest with a higher epoch. `has_slept`: it is known that its memory was
+    /// given up when this was written.
+    pub(super) fn stays_until(&self, claimed: u64, has_slept: bool) -> Stays {
         let stays = claimed.saturating_sub(self.epoch);
-        Stays { sending: stays, lost: if self.goes_on { stays } else { stays.saturating_sub(1) } }
+        let ended = u64::from(has_slept && !self.goes_on);
+        Stays { sending: stays, lost: stays.saturating_sub(ended) }
     }
 
     /// Whose it is, if it is of this life; the error says of which it is.
@@ -205,9 +208,9 @@ mod tests {
         let life = life();
         let back = Life::from_bytes(&life.to_bytes().unwrap()).unwrap();
         assert_eq!(back, life);
-        let record = back.record(4, back.stays_until(2), false);
+        let record = back.record(4, back.stays_until(2, true), false);
         assert_eq!((record.generations[3], record.epoch, record.is_restoring), (7, 4, false));
-        assert_eq!(record, life.record(4, life.stays_until(2), false));
+        assert_eq!(record, life.record(4, life.stays_until(2, true), false));
     }
 
     #[test]
@@ -221,8 +224,8 @@ mod tests {
     fn a_process_that_went_on_gives_out_nothing_twice() {
         let written = |life: Life| Life { epoch: 5, ..life };
         let (slept, went_on) = (written(life()), written(life().that_goes_on()));
-        let numbers = |life: &Life, claimed: u64| {
-            let stays = Life::from_bytes(&life.to_bytes().unwrap()).unwrap().stays_until(claimed);
+        let numbers = |life: &Life, claimed: u64, has_slept: bool| {
+            let stays = Life::from_bytes(&life.to_bytes().unwrap()).unwrap().stays_until(claimed, has_slept);
             let generation = life.record(claimed, stays, false).generations[3];
             (stays.sequence(9).unwrap() - 9, stays.position(9).unwrap() - 9, generation - 7)
         };
@@ -230,10 +233,15 @@ mod tests {
             let generations = u16::try_from(others).unwrap() * GENERATIONS_SKIPPED;
             (messages * NUMBERS_SKIPPED, others * NUMBERS_SKIPPED, generations)
         };
-        assert_eq!(numbers(&slept, 6), skipped(1, 0), "the first waking of one that slept");
-        assert_eq!(numbers(&slept, 7), skipped(2, 1), "the second, after a crash");
-        assert_eq!(numbers(&went_on, 6), skipped(1, 1));
-        assert_eq!(numbers(&went_on, 8), skipped(3, 3), "after crashes without a checkpoint in between");
+        assert_eq!(numbers(&slept, 6, true), skipped(1, 0), "the first waking of one that slept");
+        assert_eq!(numbers(&slept, 7, true), skipped(2, 1), "the second, after one that failed");
+        assert_eq!(
+            numbers(&slept, 6, false),
+            skipped(1, 1),
+            "it may have gone on, its server not having heard of its sleep"
+        );
+        assert_eq!(numbers(&went_on, 6, true), skipped(1, 1));
+        assert_eq!(numbers(&went_on, 8, false), skipped(3, 3), "after crashes without a checkpoint in between");
     }
 
     #[test]

@@ -141,7 +141,7 @@ impl World {
             return Ok(None);
         }
         let data = Arc::clone(&self.data);
-        let job = ReadJob { folder, log, is_logged: true, first_serial: 1, data, gives_users: false };
+        let job = ReadJob { folder, log, is_logged: true, has_slept: false, first_serial: 1, data, gives_users: false };
         job.carry_out(&self.backend).map(Some)
     }
 

@@ -37,6 +37,8 @@ pub(super) struct ReadJob {
     pub(super) log: Option<DiskLog>,
     /// Whether it is to be logged: then it has no lanes.
     pub(super) is_logged: bool,
+    /// Whether this very server has put it to sleep: then it gave out nothing after what is stored.
+    pub(super) has_slept: bool,
     /// From which number on lanes may be made for what lay in some.
     pub(super) first_serial: u64,
     /// Where its files are restored.
@@ -85,7 +87,8 @@ impl ReadJob {
         let epoch = found.epoch() + 1;
         let (claimed, contents) = std::thread::scope(|scope| {
             let claim = scope.spawn(|| found.claim(epoch));
-            let contents = Contents::read(&folder, &found, epoch, self.is_logged, self.first_serial)
+            let contents = self
+                .contents(&found, epoch)
                 .and_then(|contents| Ok((self.files(&found, &contents.life, contents.stays, epoch)?, contents)));
             (claim.join(), contents)
         });
@@ -108,6 +111,13 @@ impl ReadJob {
             read_bytes,
             stored_bytes,
         })
+    }
+
+    /// What is stored beside the manifest, for who claims it with this epoch.
+    fn contents(&self, snapshot: &Snapshot, epoch: u64) -> Result<Contents, String> {
+        let life = life_of(&self.folder, snapshot)?;
+        let stays = life.stays_until(epoch, self.has_slept);
+        Contents::read(snapshot, life, stays, self.is_logged, self.first_serial)
     }
 
     /// Restores its files for the stay in memory that has this epoch.
@@ -148,16 +158,7 @@ struct Contents {
 }
 
 impl Contents {
-    /// For who claims it with this epoch.
-    fn read(
-        folder: &Folder,
-        snapshot: &Snapshot,
-        epoch: u64,
-        is_logged: bool,
-        first_serial: u64,
-    ) -> Result<Self, String> {
-        let life = life_of(folder, snapshot)?;
-        let stays = life.stays_until(epoch);
+    fn read(snapshot: &Snapshot, life: Life, stays: Stays, is_logged: bool, first_serial: u64) -> Result<Self, String> {
         let mailbox = section_of(snapshot, SectionKind::MAILBOX)?;
         let mut remainder = Remainder::from_bytes(&mailbox).map_err(|error| error.to_string())?;
         remainder.last_sequence = stays.sequence(remainder.last_sequence)?;

@@ -42,7 +42,8 @@ pub(super) fn replay(backend: &Arc<dyn Backend>, folder: &Folder, log: &DiskLog)
     let (life, stays, base, sent) = match &stored {
         Some(stored) => {
             let life = life_of(folder, stored)?;
-            let stays = life.stays_until(stored.epoch());
+            // Its log has more than what was stored: it went on.
+            let stays = life.stays_until(stored.epoch(), false);
             let (base, sent) = contents_of(stored)?;
             (life, stays, base, sent)
         }

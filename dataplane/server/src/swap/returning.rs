@@ -84,13 +84,13 @@ impl Shard {
             return;
         }
         let folder = Folder { process: *id, incarnation: swapped.incarnation };
-        let has_log = swapped.has_log;
+        let (has_log, has_slept) = (swapped.has_log, swapped.since_unix_ms.is_some());
         let log = self.disk_log().filter(|_| has_log);
         let is_logged = self.applications.get(&id.application).is_some_and(|found| self.logs(found.durability));
         let first_serial = self.serials_for_lanes();
         let Some(transfers) = &self.swaps.transfers else { return };
         let (data, gives_users) = (Arc::clone(&self.data), self.gives_users);
-        let job = Box::new(ReadJob { folder, log, is_logged, first_serial, data, gives_users });
+        let job = Box::new(ReadJob { folder, log, is_logged, has_slept, first_serial, data, gives_users });
         transfers.begin(Job::Read { process: *id, job });
         self.set_rest(*id, Rest::Waking { since: clock::now() }, "needed");
     }
