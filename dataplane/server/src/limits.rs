@@ -359,6 +359,13 @@ pub(crate) const DOZE_AGAIN: Duration = Duration::from_secs(30);
 /// Longest time after which a checkpoint that failed is tried again, unless the time between two is shorter.
 pub(crate) const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
 
+/// How far the incarnation of a new process is at most from the last one where the clock is behind that, in bits of nanoseconds: 2^32
+/// are 4 s, so that two servers whose clock was set back hardly ever choose the same, and the clock soon counts again.
+pub(crate) const INCARNATION_STEP_BITS: u32 = 32;
+
+/// Spreads the nanoseconds of the clock over that: 2^64 over the golden ratio.
+pub(crate) const INCARNATION_STEP_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// The epoch of the server that creates a process; each that wakes it has a higher one.
 pub(crate) const FIRST_EPOCH: u64 = 1;
 

@@ -23,7 +23,9 @@ use crate::files::measuring::FilesWatch;
 use crate::growth::Growth;
 use crate::idle_swap::{IdleSwap, check_idle_swap_ms};
 use crate::lanes::{Lane, limit};
-use crate::limits::{OUTPUT_QUOTED_BYTES, WORKER_UID_FIRST, WORKER_UIDS};
+use crate::limits::{
+    INCARNATION_STEP_BITS, INCARNATION_STEP_FACTOR, OUTPUT_QUOTED_BYTES, WORKER_UID_FIRST, WORKER_UIDS,
+};
 use crate::message_lanes::{MessageLane, Sending};
 use crate::output::OutputRing;
 use crate::process_memory::ProcessMemory;
@@ -267,10 +269,14 @@ impl Processes {
         if is_ours && self.users.insert(user) { Some(user) } else { self.take_user() }
     }
 
-    /// The incarnation of a new process: higher than that of all before it, as far as anybody can know of them.
+    /// The incarnation of a new process: higher than that of all before it, as far as anybody can know of them, and another one than
+    /// those that nobody knows any more. A clock that was set back has two servers begin at the same last one that is known: how far
+    /// they go on from there follows from the nanosecond.
     fn next_incarnation(&mut self) -> u64 {
-        self.note_incarnation(clock::unix_time_ns());
-        self.note_incarnation(self.last_incarnation.saturating_add(1));
+        let now_ns = clock::unix_time_ns();
+        let step = (now_ns.wrapping_mul(INCARNATION_STEP_FACTOR) >> (u64::BITS - INCARNATION_STEP_BITS)) + 1;
+        let behind = self.last_incarnation.saturating_add(step);
+        self.last_incarnation = if now_ns > self.last_incarnation { now_ns } else { behind };
         self.last_incarnation
     }
 
