@@ -64,6 +64,12 @@ impl Preemption {
         }
     }
 
+    /// From now on an end may take so long.
+    #[cfg(feature = "simulation")]
+    pub(crate) fn set_grace(&mut self, grace: Duration) {
+        self.grace = grace;
+    }
+
     /// Until when calls may finish that could until `wanted`.
     pub(crate) fn calls_until(&self, wanted: Instant) -> Instant {
         self.began.map_or(wanted, |began| wanted.min(began + self.grace / CALLS_GRACE_PARTS))

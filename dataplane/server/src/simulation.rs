@@ -32,6 +32,7 @@ use crate::hosting::{Hosting, Job, JobResult, SpawnJob, Started, WorkerDescripto
 use crate::keeper::{Keeper, KeeperLink};
 use crate::limits::POLL_EVENTS_MAX;
 use crate::log::Log;
+use crate::preemption::Farewell;
 use crate::server::starting::{Ground, assemble, check_applications};
 use crate::server::{Order, ServerOptions, StartError};
 use crate::shard::Shard;
@@ -177,7 +178,6 @@ struct Body {
 pub struct SimulatedServer {
     shard: Shard,
     events: Events,
-    backend: Option<Arc<dyn Backend>>,
     tasks: Receiver<Task>,
     transfers: Option<HeldJobs>,
     pending: VecDeque<Pending>,
@@ -235,7 +235,6 @@ impl SimulatedServer {
         Ok(Self {
             shard: assemble(options, ground)?,
             events: Events::with_capacity(POLL_EVENTS_MAX),
-            backend: options.storage.clone(),
             tasks,
             transfers: jobs,
             pending: VecDeque::new(),
@@ -294,8 +293,8 @@ impl SimulatedServer {
             }
             Pending::Task(Task::Job(Job::Clear(_) | Job::LookAtFiles(_) | Job::FillDirectories)) => None,
             Pending::Transfer(job) => {
-                let backend = self.backend.as_ref().expect("transfers come with storage");
-                Some(JobResult::Transfer(job.carry_out(backend)))
+                let jobs = self.transfers.as_ref().expect("transfers come with storage");
+                Some(JobResult::Transfer(job.carry_out(jobs.backend())))
             }
         };
         result.into_iter().for_each(|result| self.tell(result));
@@ -338,6 +337,14 @@ impl SimulatedServer {
         Ok((JobResult::Spawned { worker, result }, Some(socket)))
     }
 
+    /// Of which life of its process a worker that was asked for is, and its tag: index and generation.
+    #[must_use]
+    pub fn life_of(&self, worker: usize) -> Option<(u64, (u8, u16))> {
+        let worker = self.shard.workers.get(&WorkerKey(worker))?;
+        let memory = self.shard.processes.get(worker.process)?.memory.as_ref()?;
+        Some((memory.incarnation(), (worker.index, worker.generation)))
+    }
+
     /// Workers that the server has killed, and that have not ended yet.
     #[must_use]
     pub fn killed(&self) -> Vec<usize> {
@@ -366,17 +373,20 @@ impl SimulatedServer {
     /// The `kill -9` of a server whose host is cut off rather than gone: what it was about to write is still under way.
     #[must_use]
     pub fn cut_off(self) -> Vec<LateWrite> {
-        let Some(backend) = self.backend else { return Vec::new() };
-        let writes = self.pending.into_iter().filter_map(|pending| match pending {
-            Pending::Transfer(job) => Some(LateWrite {
-                process: job.writes()?,
-                is_checkpoint: job.asked() == Asked::Checkpoint,
-                job,
-                backend: Arc::clone(&backend),
-            }),
-            Pending::Task(_) => None,
-        });
-        writes.collect()
+        late_writes(self.pending, self.transfers)
+    }
+
+    /// Begins a clean end within so much time.
+    pub fn shut_down_within(&mut self, grace: Duration) {
+        self.shard.preemption.set_grace(grace);
+        self.shut_down();
+    }
+
+    /// How a clean end went, and what its threads had still in hand then: they have no storage any more.
+    #[must_use]
+    pub fn farewell(self) -> (Farewell, Vec<LateWrite>) {
+        let Self { shard, pending, transfers, .. } = self;
+        (shard.preemption.into_farewell(), late_writes(pending, transfers))
     }
 
     /// Begins a clean end.
@@ -403,4 +413,19 @@ impl SimulatedServer {
     pub fn metrics(&self) -> crate::Metrics {
         self.shard.metrics
     }
+}
+
+/// The writes among what is under way.
+fn late_writes(pending: VecDeque<Pending>, jobs: Option<HeldJobs>) -> Vec<LateWrite> {
+    let Some(jobs) = jobs else { return Vec::new() };
+    let writes = pending.into_iter().filter_map(|pending| match pending {
+        Pending::Transfer(job) => Some(LateWrite {
+            process: job.writes()?,
+            is_checkpoint: job.asked() == Asked::Checkpoint,
+            job,
+            backend: Arc::clone(jobs.backend()),
+        }),
+        Pending::Task(_) => None,
+    });
+    writes.collect()
 }

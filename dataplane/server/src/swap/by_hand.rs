@@ -9,9 +9,12 @@ use praas_storage::Backend;
 use super::transfer::{Job, TransferResult};
 use crate::simulation::Asked;
 
-/// Where the loop's jobs arrive.
+/// Where the loop's jobs arrive, and the storage that they are for, until it is taken away.
 #[derive(Debug)]
-pub(crate) struct HeldJobs(pub(super) Receiver<Job>);
+pub(crate) struct HeldJobs {
+    pub(super) queue: Receiver<Job>,
+    pub(super) backend: Arc<dyn Backend>,
+}
 
 /// One of them.
 #[derive(Debug)]
@@ -20,7 +23,11 @@ pub(crate) struct HeldJob(Job);
 impl HeldJobs {
     /// Those that were begun since the last look, in their order.
     pub(crate) fn begun(&self) -> impl Iterator<Item = HeldJob> {
-        self.0.try_iter().map(HeldJob)
+        self.queue.try_iter().map(HeldJob)
+    }
+
+    pub(crate) fn backend(&self) -> &Arc<dyn Backend> {
+        &self.backend
     }
 }
 

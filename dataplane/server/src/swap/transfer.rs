@@ -168,7 +168,8 @@ impl Transfers {
         let (jobs, queue) = channel();
         let queues = Some(Queues { moving: jobs.clone(), fetching: jobs.clone(), filling: jobs });
         let theirs = Arc::new(Revocable::new(Arc::clone(&backend)));
-        (Self { backend, theirs, queues, threads: Vec::new(), under_way: Cell::new(0) }, super::HeldJobs(queue))
+        let jobs = super::HeldJobs { queue, backend: Arc::clone(&theirs) as _ };
+        (Self { backend, theirs, queues, threads: Vec::new(), under_way: Cell::new(0) }, jobs)
     }
 
     /// Where processes sleep.

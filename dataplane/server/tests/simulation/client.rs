@@ -2,21 +2,25 @@
 //!
 //! It works with lanes and control messages as the client library does, but never waits: a step does what can be done now. What was
 //! refused before it ran is tried again, a call with a key and a message also when nobody knows whether it happened, a plain call not.
+//! Calls with keys are also repeated long after their success.
+//!
+//! One client is an event loop, as the shards of the network are: it publishes a request in one step and announces it in a later one.
+//! Whatever comes in between, a request that was published before its process was closed is answered when the process is gone.
 
-use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+mod answers;
+mod hearing;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
 use praas_protocol::codec;
-use praas_protocol::control::{CONTROL_VERSION, ClientMessage, ClientRequest, ControlError, LaneId, ServerMessage};
+use praas_protocol::control::{CONTROL_VERSION, ClientMessage, ClientRequest, LaneId, ServerMessage};
 use praas_protocol::limits::{CONTROL_MESSAGE_BYTES_MAX, CONTROL_MESSAGE_FDS_MAX};
-use praas_protocol::{Outcome, ProcessId};
+use praas_protocol::{Phase, ProcessId};
 use praas_shm::client_lane::{ClientLane, SubmitError, Ticket};
 use praas_sys::MessageSocket;
 
-use crate::functions::{NOTHING, PLANNED};
-use crate::lane_parts::lane_parts;
 use crate::model::{Operation, model};
 use crate::wish::Wish;
 
@@ -27,6 +31,15 @@ const SEQUENCE_STRIDE: u64 = 7919;
 /// How often something is tried before its client gives it up.
 const TRIES_MAX: u32 = 200;
 
+/// How often a client is told that the worker of its repeated call has died, before it gives the call up.
+const LOSSES_MAX: u32 = 12;
+
+/// Calls with keys that a client remembers to repeat them.
+const REPEATED_MAX: usize = 8;
+
+/// Steps of an event loop between a request and its announcement, at most.
+const QUIET_STEPS_MAX: u32 = 24;
+
 /// What a client is at.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Work {
@@ -34,7 +47,19 @@ pub(crate) struct Work {
     pub(crate) process: ProcessId,
     pub(crate) operation: Operation,
     pub(crate) tries: u32,
+    /// How often its worker has died.
+    losses: u32,
     /// What was known of the process when it was asked for.
+    changes: u64,
+    /// If it was done before: what was known of the process then.
+    done_at: Option<u64>,
+}
+
+/// A call with a key that has succeeded.
+#[derive(Debug, Clone, Copy)]
+struct DoneOnce {
+    process: ProcessId,
+    operation: Operation,
     changes: u64,
 }
 
@@ -54,6 +79,14 @@ enum Doing {
     Nothing,
     Asking(u64),
     Calling(ProcessId, Ticket),
+    /// As `Calling`, but that nobody was summoned: that is done after so many steps.
+    Published {
+        process: ProcessId,
+        ticket: Ticket,
+        /// Whether the process was not closed yet.
+        was_open: bool,
+        steps_left: u32,
+    },
 }
 
 /// One client.
@@ -65,13 +98,16 @@ pub(crate) struct Client {
     last_sequence: u64,
     /// The last message that it has sent itself.
     sent: Option<(Wish, ProcessId, Operation)>,
+    done_once: VecDeque<DoneOnce>,
+    /// Whether it announces its requests in steps of their own.
+    is_loop: bool,
     /// Whether the last `take` found a message.
     pub(crate) found_message: bool,
     pub(crate) said: Vec<String>,
 }
 
 impl Client {
-    pub(crate) fn new(name: String) -> Self {
+    pub(crate) fn new(name: String, is_loop: bool) -> Self {
         let doing = Doing::Nothing;
         Self {
             name,
@@ -80,6 +116,8 @@ impl Client {
             work: None,
             last_sequence: 0,
             sent: None,
+            done_once: VecDeque::new(),
+            is_loop,
             found_message: false,
             said: Vec::new(),
         }
@@ -87,18 +125,26 @@ impl Client {
 
     /// Gives it something to do.
     pub(crate) fn begin(&mut self, wish: Wish, process: ProcessId, operation: Operation) {
-        let (wish, process, operation) = match (wish, self.sent) {
-            (Wish::SendAgain, Some(sent)) => sent,
-            (Wish::SendAgain, None) => (Wish::Append, process, operation),
-            (Wish::Send { .. }, _) => {
+        let mut done_at = None;
+        let (wish, process, operation) = match wish {
+            Wish::SendAgain => self.sent.unwrap_or((Wish::Append, process, operation)),
+            Wish::AppendOnceAgain { back } => match self.done_once.get(usize::from(back)).copied() {
+                Some(done) => {
+                    done_at = Some(done.changes);
+                    (Wish::AppendOnce, done.process, done.operation)
+                }
+                None => (Wish::AppendOnce, process, operation),
+            },
+            Wish::Send { .. } => {
                 // So that the window over what is remembered of a source moves.
                 self.last_sequence += 1 + u64::from(operation) * SEQUENCE_STRIDE % SEQUENCE_STEP_MAX;
                 *self.sent.insert((Wish::Send { sequence: self.last_sequence }, process, operation))
             }
             _ => (wish, process, operation),
         };
-        self.say(format!("begins {wish:?} {operation} of {}", process.process));
-        self.work = Some(Work { wish, process, operation, tries: 0, changes: 0 });
+        let again = if done_at.is_some() { " once more" } else { "" };
+        self.say(format!("begins {wish:?} {operation} of {}{again}", process.process));
+        self.work = Some(Work { wish, process, operation, tries: 0, losses: 0, changes: 0, done_at });
     }
 
     fn say(&mut self, what: String) {
@@ -109,7 +155,7 @@ impl Client {
     pub(crate) fn server_died(&mut self) {
         let Some(connection) = self.connection.take() else { return };
         match std::mem::replace(&mut self.doing, Doing::Nothing) {
-            Doing::Calling(process, ticket) => {
+            Doing::Calling(process, ticket) | Doing::Published { process, ticket, .. } => {
                 let lane = &connection.lanes[&process].lane;
                 if lane.is_answered(&ticket) {
                     self.answered(&Arc::clone(lane), ticket);
@@ -151,20 +197,45 @@ impl Client {
         }
         match &self.doing {
             Doing::Asking(_) => false,
-            Doing::Calling(process, ticket) => {
-                let lane = &self.connection.as_ref().expect("it is there").lanes[process].lane;
-                if !lane.is_answered(ticket) {
-                    return false;
-                }
-                let lane = Arc::clone(lane);
-                let Doing::Calling(_, ticket) = std::mem::replace(&mut self.doing, Doing::Nothing) else {
-                    unreachable!("it calls")
-                };
-                self.answered(&lane, ticket);
-                true
-            }
+            Doing::Calling(..) | Doing::Published { .. } => self.look_for_answer(),
             Doing::Nothing => self.try_work(),
         }
+    }
+
+    /// Takes the answer to its call, if there is one; else an event loop comes nearer to announcing it.
+    fn look_for_answer(&mut self) -> bool {
+        let (Doing::Calling(process, ticket) | Doing::Published { process, ticket, .. }) = &self.doing else {
+            return false;
+        };
+        let connection = self.connection.as_ref().expect("it is there");
+        let (process, lane) = (*process, Arc::clone(&connection.lanes[process].lane));
+        let is_answered = lane.is_answered(ticket);
+        match std::mem::replace(&mut self.doing, Doing::Nothing) {
+            Doing::Calling(_, ticket) | Doing::Published { ticket, .. } if is_answered => {
+                self.answered(&lane, ticket);
+            }
+            Doing::Published { process, ticket, was_open, steps_left } if steps_left > 0 => {
+                self.doing = Doing::Published { process, ticket, was_open, steps_left: steps_left - 1 };
+            }
+            Doing::Published { ticket, .. } => {
+                self.doing = Doing::Calling(process, ticket);
+                lane.announce();
+                self.say(format!("announces its request to {}", process.process));
+            }
+            waiting => {
+                self.doing = waiting;
+                return false;
+            }
+        }
+        true
+    }
+
+    /// The process, and what was asked of it, of a request that nobody was summoned for, published before its process was closed, and
+    /// not answered.
+    pub(crate) fn quiet_request(&self) -> Option<(ProcessId, Operation)> {
+        let Doing::Published { process, ticket, was_open: true, .. } = &self.doing else { return None };
+        let lane = &self.connection.as_ref()?.lanes.get(process)?.lane;
+        if lane.is_answered(ticket) { None } else { Some((*process, self.work?.operation)) }
     }
 
     fn connect(&mut self, data_directory: &Path) -> bool {
@@ -234,8 +305,13 @@ impl Client {
             return true;
         };
         let lane = &lane.lane;
-        let submitted = wish.submit(lane, &self.name, operation);
+        let submitted = wish.submit(lane, &self.name, operation, self.is_loop);
+        let was_open = lane.phase() != Phase::Closed;
         match submitted {
+            Ok(ticket) if self.is_loop => {
+                let steps_left = operation % QUIET_STEPS_MAX;
+                self.doing = Doing::Published { process, ticket, was_open, steps_left };
+            }
             Ok(ticket) => self.doing = Doing::Calling(process, ticket),
             Err(SubmitError::Unavailable { .. }) => self.let_lane_go(process),
             Err(error) => panic!("{} cannot submit: {error}", self.name),
@@ -253,147 +329,5 @@ impl Client {
             return;
         };
         self.tell(&ClientMessage::LaneClose { lane: lane.id, process });
-    }
-
-    fn answered(&mut self, lane: &Arc<ClientLane>, ticket: Ticket) {
-        let answer = lane.take(ticket);
-        let Some(Work { wish, process, operation, tries, .. }) = self.work else { return };
-        let (outcome, detail) = (Outcome::from_code(answer.outcome_code), answer.detail);
-        let payload = answer.payload.expect("workers answer within the lane");
-        let mut bytes = vec![0; payload.len()];
-        payload.copy_to(&mut bytes);
-        match (outcome, wish) {
-            (Some(Outcome::Ok), Wish::Take | Wish::TakeWake) => {
-                self.found_message = bytes != NOTHING;
-                self.end(if self.found_message { "took a message" } else { "found no message" });
-            }
-            (Some(Outcome::Ok), Wish::Send { .. }) => {
-                if !self.is_outdated(&process) {
-                    model(|model| model.accepted(&process, operation));
-                }
-                self.end("is accepted");
-            }
-            (Some(Outcome::Ok), _) => {
-                if !self.is_outdated(&process) {
-                    model(|model| model.acknowledged(&process, operation));
-                }
-                self.end("is done");
-            }
-            (Some(Outcome::Unavailable), _) => {
-                if !matches!(wish, Wish::Send { .. }) && tries == 1 {
-                    model(|model| model.refused(&process, operation));
-                }
-                self.say(format!("{wish:?} {operation} was refused"));
-                self.let_lane_go(process);
-            }
-            (Some(Outcome::FunctionFailed), _) if detail == PLANNED || model(|model| model.is_rough) => {
-                self.found_message = true;
-                self.end(&format!("failed: {}", String::from_utf8_lossy(&bytes)));
-            }
-            // What is known of an earlier call with its key could not be brought back.
-            (Some(Outcome::Overloaded), Wish::AppendOnce) => self.say(format!("{operation} is refused for now")),
-            (Some(Outcome::WorkerLost), _) => self.is_unknown("its worker died"),
-            other => {
-                let words = String::from_utf8_lossy(&bytes).into_owned();
-                model(|model| {
-                    model.wrong.push(format!("{process}: the call of {operation} ended as {other:?}: {words}"));
-                });
-                self.end("ended oddly");
-            }
-        }
-    }
-
-    /// Nobody knows whether what it wanted happened.
-    fn is_unknown(&mut self, why: &str) {
-        let Some(work) = self.work else { return };
-        match work.wish {
-            Wish::AppendOnce | Wish::Send { .. } if work.tries < TRIES_MAX / 4 => {
-                self.say(format!("repeats it: {why}"));
-            }
-            _ => self.end(why),
-        }
-    }
-
-    fn end(&mut self, how: &str) {
-        self.found_message |= how == "its worker died";
-        if let Some(work) = self.work.take() {
-            self.say(format!("{:?} {} of {}: {how}", work.wish, work.operation, work.process.process));
-        }
-    }
-
-    fn hear(&mut self, message: &ServerMessage, fds: Vec<OwnedFd>) {
-        let asked = match self.doing {
-            Doing::Asking(request) => request,
-            _ => 0,
-        };
-        match message {
-            ServerMessage::Welcome { .. } => {
-                if let Some(connection) = &mut self.connection {
-                    connection.is_welcome = true;
-                }
-            }
-            ServerMessage::Done { request } if *request == asked => {
-                self.doing = Doing::Nothing;
-                self.order_done();
-            }
-            ServerMessage::Failed { request, error } if *request == asked => {
-                self.doing = Doing::Nothing;
-                self.order_failed(error);
-            }
-            ServerMessage::LaneOpened { request, process, lane, .. } if *request == asked => {
-                self.doing = Doing::Nothing;
-                if !self.is_outdated(process) {
-                    model(|model| model.exists(process));
-                }
-                let connection = self.connection.as_mut().expect("it is there");
-                let parts = lane_parts(message, fds, &connection.socket).expect("it is a lane");
-                let attached = Arc::new(ClientLane::attach(parts).expect("the server gives a lane that fits"));
-                connection.lanes.insert(*process, Lane { lane: attached, id: *lane });
-            }
-            other => model(|model| model.wrong.push(format!("{} was told {other:?}", self.name))),
-        }
-    }
-
-    fn order_done(&mut self) {
-        let Some(Work { wish, process, .. }) = self.work else { return };
-        match wish {
-            Wish::Create | Wish::Restore => model(|model| model.is_settled_there(&process)),
-            Wish::Stop => model(|model| model.is_settled_gone(&process)),
-            _ => model(|model| model.exists(&process)),
-        }
-        self.end("is done");
-    }
-
-    fn order_failed(&mut self, error: &ControlError) {
-        let Some(Work { wish, process, changes, .. }) = self.work else { return };
-        match error {
-            ControlError::UnknownProcess { .. } => {
-                if wish.is_call() {
-                    model(|model| model.missing(&process, changes));
-                } else {
-                    model(|model| model.is_settled_gone(&process));
-                }
-                self.end("there is no such process");
-            }
-            // It may be one that could not be created and is on its way out.
-            ControlError::ProcessExists { .. } => self.end("it exists already"),
-            ControlError::WrongState { .. }
-            | ControlError::SwapFailed { .. }
-            | ControlError::WorkersFailed { .. }
-            | ControlError::ShuttingDown
-            | ControlError::LimitReached { .. } => {
-                let words = error.to_string();
-                if wish.is_call() {
-                    self.say(format!("is told: {words}"));
-                } else {
-                    self.end(&words);
-                }
-            }
-            other => {
-                let words = format!("{process}: {wish:?} was refused: {other}");
-                model(|model| model.wrong.push(words));
-                self.end("was refused oddly");
-            }
-        }
     }
 }

@@ -30,6 +30,8 @@ pub(crate) const NOTHING: &[u8] = b"nothing";
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Role {
     pub(crate) process: ProcessId,
+    /// Of the life of the process.
+    pub(crate) incarnation: u64,
     pub(crate) worker: usize,
 }
 
@@ -77,7 +79,7 @@ fn take_effect(context: &Context<'_>, role: Role, operation: Operation) -> Funct
     log.push(operation);
     let bytes: Vec<u8> = log.iter().flat_map(|operation| operation.to_le_bytes()).collect();
     let version = context.put_bytes(LOG, &bytes)?;
-    model(|model| model.put(&role.process, operation, version));
+    model(|model| model.put(&role, operation, version));
     Ok(())
 }
 

@@ -3,8 +3,11 @@
 //! 1. A function finds the log of its process exactly as the model has it: nothing that was done is lost, old or there twice.
 //! 2. No operation begins twice, but one that was refused before it began.
 //! 3. Messages of one sender are taken in their order, each once; one whose call was cut off perhaps once more.
-//! 4. What a process goes back to when its memory is lost is what it was when its manifest was last published.
+//! 4. Nothing that a life of a process has given out comes again in it, whatever was lost in between: tags of workers, versions.
+//! 5. What was done by a call with a key stays done: its repetition is told so.
+//! 6. What a process goes back to when its memory is lost is what it was when its manifest was last published.
 
+mod given;
 mod known;
 
 use std::cell::RefCell;
@@ -14,7 +17,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use praas_protocol::{MessageId, ProcessId};
 use praas_storage::Folder;
 
+use self::given::Given;
 use self::known::Known;
+use crate::functions::Role;
 use crate::storage::Noted;
 
 /// A number that no other operation of a run has.
@@ -55,6 +60,8 @@ pub(crate) enum Death {
 #[derive(Debug, Default)]
 pub(crate) struct Model {
     processes: BTreeMap<ProcessId, Kept>,
+    /// By the incarnations of the lives.
+    given: BTreeMap<(ProcessId, u64), Given>,
     /// What is planned for the next call.
     pub(crate) death: Option<Death>,
     pub(crate) fails: bool,
@@ -124,8 +131,25 @@ impl Model {
         }
     }
 
+    /// A worker with this tag is started for a life of a process.
+    pub(crate) fn starts_worker(&mut self, process: &ProcessId, incarnation: u64, tag: (u8, u16)) {
+        let given = self.given.entry((*process, incarnation)).or_default();
+        if !given.tag(tag) {
+            self.blame(format!("{process}: a worker with index and generation {tag:?} is started a second time"));
+        }
+    }
+
+    fn gives_version(&mut self, of: &Role, operation: Operation, version: u64) {
+        let Role { process, incarnation, .. } = *of;
+        if let Err(earlier) = self.given.entry((process, incarnation)).or_default().version(version, operation) {
+            self.blame(format!("{process}: {operation} puts version {version}, which {earlier} has put before"));
+        }
+    }
+
     /// A call has put an operation into the log.
-    pub(crate) fn put(&mut self, process: &ProcessId, operation: Operation, version: u64) {
+    pub(crate) fn put(&mut self, role: &Role, operation: Operation, version: u64) {
+        self.gives_version(role, operation, version);
+        let process = &role.process;
         self.said.push(format!("    {operation} has its effect in {}, version {version}", process.process));
         let known = self.known(process, "something is put");
         known.log.push(operation);
@@ -136,7 +160,9 @@ impl Model {
     }
 
     /// A call has put a large object.
-    pub(crate) fn put_object(&mut self, process: &ProcessId, number: u8, operation: Operation, version: u64) {
+    pub(crate) fn put_object(&mut self, role: &Role, number: u8, operation: Operation, version: u64) {
+        self.gives_version(role, operation, version);
+        let process = &role.process;
         self.said.push(format!("    {operation} puts object {number} of {}, version {version}", process.process));
         let before = self.known(process, "an object is put").objects.insert(number, (operation, version));
         if before.is_some_and(|(_, before)| version <= before) {
@@ -192,6 +218,20 @@ impl Model {
         if !self.known(process, "an operation is acknowledged").log.contains(&operation) {
             self.blame(format!("{process}: operation {operation} was acknowledged and has no effect"));
         }
+    }
+
+    /// The repetition of an operation that was done, when so much was known of its process, is not told so.
+    pub(crate) fn not_repeated(&mut self, process: &ProcessId, operation: Operation, done_at: u64) {
+        if self.changes(process) == done_at {
+            self.blame(format!("{process}: operation {operation} was done, and whoever repeats it is told otherwise"));
+        }
+    }
+
+    /// A process is gone from memory, and a request lies in its lane.
+    pub(crate) fn left_behind(&mut self, process: &ProcessId, operation: Operation) {
+        self.blame(format!(
+            "{process}: it is gone, and {operation}, published before it was closed, was neither run nor refused"
+        ));
     }
 
     /// Somebody was told that an operation was refused before it began.
@@ -354,6 +394,21 @@ impl Model {
             kept.now = kept.stored.as_ref().map(Known::begun_anew);
             kept.changes += 1;
         }
+    }
+
+    /// A server has ended, and names those that it has not stored: all others have to be stored as they were.
+    pub(crate) fn said_farewell(&mut self, unsaved: &[ProcessId]) {
+        let differs = |kept: &Kept| match (&kept.now, &kept.stored) {
+            (Some(now), Some(stored)) => !now.knows_the_same(stored),
+            (now, _) => now.is_some(),
+        };
+        let to_be_stored =
+            |(id, kept): &(&ProcessId, &Kept)| !kept.is_unsettled && !unsaved.contains(id) && differs(kept);
+        let wrong: Vec<_> = self.processes.iter().filter(to_be_stored).collect();
+        let words = |(id, kept): (&ProcessId, &Kept)| {
+            format!("{id}: {:?} was stored of {:?}, and the server says nothing of it", kept.stored, kept.now)
+        };
+        self.wrong.extend(wrong.into_iter().map(words).collect::<Vec<_>>());
     }
 
     /// A server has ended cleanly, with storage that works: every process has to be stored as it was.

@@ -59,6 +59,8 @@ pub(crate) struct Counts {
     pub(crate) checkpoints: u64,
     pub(crate) fetches: u64,
     pub(crate) late_writes: u64,
+    pub(crate) notices: u64,
+    pub(crate) left_behind: u64,
 }
 
 /// One run; see the module's text.
@@ -75,7 +77,9 @@ pub(crate) struct Run {
     pub(crate) processes: Vec<ProcessId>,
     pub(crate) last_operation: Operation,
     /// What servers that were cut off have still under way.
-    late_writes: Vec<(AboutToStore, LateWrite)>,
+    pub(crate) late_writes: Vec<(AboutToStore, LateWrite)>,
+    /// Whether its host has given notice.
+    pub(crate) is_ending: bool,
     /// Whether anything may go wrong.
     pub(crate) is_rough: bool,
     /// Whether its processes have so much that they wake without it.
@@ -123,10 +127,11 @@ impl Run {
             keeper: SimulatedKeeper::new().expect("a keeper"),
             storage,
             workers: BTreeMap::new(),
-            clients: (0..CLIENTS).map(|number| Client::new(format!("c{number}"))).collect(),
+            clients: (0..CLIENTS).map(|number| Client::new(format!("c{number}"), number == CLIENTS - 1)).collect(),
             processes: (0..PROCESSES).map(process).collect(),
             last_operation: 0,
             late_writes: Vec::new(),
+            is_ending: false,
             is_rough: true,
             is_large,
             counts: Counts::default(),
@@ -193,6 +198,7 @@ impl Run {
             950..993 => self.let_time_pass(),
             993..996 => self.kill_some_worker(),
             996 if self.chance(2) => self.kill_server(),
+            997 if self.chance(4) => self.give_notice(),
             998 => {
                 let hours = i64::try_from(self.random.below(48)).expect("small") - 24;
                 self.clock.jump_ms(hours * 3_600_000);
@@ -221,6 +227,14 @@ impl Run {
         for worker in self.with_server(|server| server.killed()) {
             self.note(format!("worker {worker} was killed by the server"));
             self.end_worker(worker);
+        }
+        for (process, operation) in self.clients.iter().filter_map(Client::quiet_request).collect::<Vec<_>>() {
+            if !self.with_server(|server| server.has_in_memory(&process)) {
+                model(|model| model.left_behind(&process, operation));
+            }
+        }
+        if self.is_ending && self.with_server(|server| server.is_over()) {
+            self.leave_host();
         }
     }
 
@@ -288,7 +302,10 @@ impl Run {
         self.note(format!("carried out: {asked:?}"));
         self.heed_storage(asked == Asked::Checkpoint);
         if let (Asked::Spawn { worker, process }, Some(socket)) = (asked, socket) {
-            self.workers.insert(worker, Worker { process, body: Body::Loading(socket) });
+            let life = self.with_server(|server| server.life_of(worker));
+            let (incarnation, tag) = life.expect("it was just started");
+            model(|model| model.starts_worker(&process, incarnation, tag));
+            self.workers.insert(worker, Worker { process, incarnation, body: Body::Loading(socket) });
         }
     }
 
@@ -328,15 +345,20 @@ impl Run {
         self.counts.server_deaths += 1;
         self.count();
         let writes = self.server.take().map(SimulatedServer::cut_off).unwrap_or_default();
-        let about =
-            |write: LateWrite| Some((model(|model| model.about_to_store(&write.process, write.is_checkpoint))?, write));
-        self.late_writes.extend(writes.into_iter().filter_map(about));
+        self.leave_under_way(writes);
         self.drop_server();
         self.lose_memory();
         self.start_server();
     }
 
-    fn lose_memory(&mut self) {
+    /// What a server had under way that is gone may still happen.
+    pub(crate) fn leave_under_way(&mut self, writes: Vec<LateWrite>) {
+        let about =
+            |write: LateWrite| Some((model(|model| model.about_to_store(&write.process, write.is_checkpoint))?, write));
+        self.late_writes.extend(writes.into_iter().filter_map(about));
+    }
+
+    pub(crate) fn lose_memory(&mut self) {
         self.counts.memory_losses += 1;
         self.keeper = SimulatedKeeper::new().expect("a keeper");
         model(|model| model.all_memory_lost());
@@ -352,6 +374,7 @@ impl Run {
     }
 
     pub(crate) fn drop_server(&mut self) {
+        self.is_ending = false;
         self.workers.clear();
         drop(self.server.take());
         for index in 0..self.clients.len() {
@@ -365,7 +388,7 @@ impl Run {
         for _ in 0..ROUNDS_MAX {
             let did = self.round();
             self.judge()?;
-            if self.clients.iter().all(|client| client.work.is_none()) {
+            if !self.is_ending && self.clients.iter().all(|client| client.work.is_none()) {
                 return Ok(());
             }
             if !did {

@@ -15,6 +15,10 @@ pub(crate) const CALLS_DEEP_MAX: usize = 3;
 pub(crate) enum Wish {
     Append,
     AppendOnce,
+    /// A call with a key that has succeeded, so many before the last: what it has done stays as it is.
+    AppendOnceAgain {
+        back: u8,
+    },
     Take,
     Send {
         sequence: u64,
@@ -56,36 +60,48 @@ impl Wish {
         !matches!(self, Self::Create | Self::Stop | Self::Restart | Self::Swap | Self::Restore)
     }
 
-    /// Puts the call that it is into a lane.
-    pub(crate) fn submit(self, lane: &ClientLane, sender: &str, operation: Operation) -> Result<Ticket, SubmitError> {
+    /// Puts the call that it is into a lane; quietly: nobody is summoned for it.
+    pub(crate) fn submit(
+        self,
+        lane: &ClientLane,
+        sender: &str,
+        operation: Operation,
+        is_quiet: bool,
+    ) -> Result<Ticket, SubmitError> {
         let payload = operation.to_le_bytes();
+        let submit = |function, payload: &[u8]| {
+            let (function, payload) = (FunctionId::of(function), Payload::Bytes(payload));
+            let submit = if is_quiet { ClientLane::submit_quietly } else { ClientLane::submit };
+            submit(lane, function, payload, 0, 0)
+        };
         let submit_with = |function, more: u8| {
             let [a, b, c, d] = payload;
-            lane.submit(FunctionId::of(function), Payload::Bytes(&[a, b, c, d, more]), 0, 0)
+            submit(function, &[a, b, c, d, more])
         };
         match self {
             Wish::AppendOnce => {
                 let key: IdempotencyKey = format!("operation {operation}").parse().expect("it is short");
                 let (idempotency, payload) = (Idempotency::from(key), KeyedPayload::Bytes(&payload));
-                lane.submit_keyed(FunctionId::of("append"), idempotency, payload, 0, 0)
+                let submit = if is_quiet { ClientLane::submit_keyed_quietly } else { ClientLane::submit_keyed };
+                submit(lane, FunctionId::of("append"), idempotency, payload, 0, 0)
             }
             Wish::Send { sequence } => {
                 let source = Address::Process(sender.parse().expect("it is a name"));
                 let key = Key::new(MESSAGE_KEY).expect("it is short");
                 let head = PutHead { source, id: MessageId { incarnation: 1, sequence }, key };
-                lane.submit(FunctionId::of(PUT_FUNCTION), Payload::Bytes(&head.encode(&payload)), 0, 0)
+                submit(PUT_FUNCTION, &head.encode(&payload))
             }
             Wish::Relay { way } => {
                 let input: Vec<u8> = payload.into_iter().chain(way.into_iter().flatten()).collect();
-                lane.submit(FunctionId::of("relay"), Payload::Bytes(&input), 0, 0)
+                submit("relay", &input)
             }
             Wish::Post { to } => submit_with("post", to),
             Wish::Remind { seconds } => submit_with("remind", seconds),
             Wish::Grow { number } => submit_with("grow", number),
             Wish::Look { number } => submit_with("look", number),
-            Wish::TakeWake => lane.submit(FunctionId::of("take_wake"), Payload::Bytes(&payload), 0, 0),
-            Wish::Take => lane.submit(FunctionId::of("take"), Payload::Bytes(&payload), 0, 0),
-            _ => lane.submit(FunctionId::of("append"), Payload::Bytes(&payload), 0, 0),
+            Wish::TakeWake => submit("take_wake", &payload),
+            Wish::Take => submit("take", &payload),
+            _ => submit("append", &payload),
         }
     }
 }

@@ -37,9 +37,10 @@ impl Run {
             let number = u8::try_from(self.random.below(OBJECTS.into())).expect("small");
             return if self.chance(3) { Wish::Grow { number } } else { Wish::Look { number } };
         }
-        match self.random.below(18) {
+        match self.random.below(19) {
             0..2 => Wish::Append,
             2..4 => Wish::AppendOnce,
+            18 => Wish::AppendOnceAgain { back: u8::try_from(self.random.below(4)).expect("small") },
             4 => Wish::Send { sequence: 0 },
             5 => {
                 if self.chance(3) {

@@ -19,6 +19,8 @@ pub(crate) enum Body {
 
 pub(crate) struct Worker {
     pub(crate) process: ProcessId,
+    /// Of the life of the process.
+    pub(crate) incarnation: u64,
     pub(crate) body: Body,
 }
 
@@ -34,14 +36,14 @@ impl Run {
 
     /// One step of a worker; whether it did anything.
     pub(crate) fn step_worker(&mut self, number: usize) -> bool {
-        let Some(Worker { process, body }) = self.workers.remove(&number) else { return false };
+        let Some(Worker { process, incarnation, body }) = self.workers.remove(&number) else { return false };
         let serving = match body {
             Body::Loading(socket) if !has_mail(&socket) => {
-                self.workers.insert(number, Worker { process, body: Body::Loading(socket) });
+                self.workers.insert(number, Worker { process, incarnation, body: Body::Loading(socket) });
                 return false;
             }
             Body::Loading(socket) => {
-                let (model, role) = (self.model.clone(), Role { process, worker: number });
+                let (model, role) = (self.model.clone(), Role { process, incarnation, worker: number });
                 let application = move || {
                     model.adopt();
                     application(role)
@@ -63,7 +65,7 @@ impl Run {
         };
         match serving {
             Ok((worker, stepped)) if stepped != Stepped::Ended => {
-                self.workers.insert(number, Worker { process, body: Body::Serving(worker) });
+                self.workers.insert(number, Worker { process, incarnation, body: Body::Serving(worker) });
                 stepped == Stepped::Busy
             }
             ended => {

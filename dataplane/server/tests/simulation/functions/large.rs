@@ -21,7 +21,7 @@ pub(super) fn grow(call: &mut Call<'_>, role: Role) -> FunctionResult<&'static [
     for number in 0..OBJECTS {
         if is_small || number == wanted[0] {
             let version = context.put_bytes(&name_of(number), &value)?;
-            model(|model| model.put_object(&role.process, number, operation, version));
+            model(|model| model.put_object(&role, number, operation, version));
         }
     }
     take_effect(&context, role, operation)?;

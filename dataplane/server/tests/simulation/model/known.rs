@@ -44,6 +44,13 @@ impl Known {
         again
     }
 
+    /// Whether the process itself knows the same: answers may have been read of one of them and not yet of the other, and calls that
+    /// left nothing may have been under way.
+    pub(super) fn knows_the_same(&self, other: &Self) -> bool {
+        let Self { begun, accepted, in_lanes, .. } = self.clone();
+        *self == Self { begun, accepted, in_lanes, ..other.clone() }
+    }
+
     /// What a checkpoint has of it: what lies in lanes is not in it.
     pub(super) fn without_lanes(&self) -> Self {
         let mut kept = self.clone();
