@@ -3,14 +3,13 @@
 
 mod support;
 
-use std::fs;
 use std::io::Write;
 use std::time::{Duration, Instant};
 
 use praas_function::{Application, Call, FunctionError, FunctionResult, is_worker};
 use praas_sys::Signal;
 use serde_json::Value;
-use support::{PATIENCE, Running, TestServer, eventually, praas, scratch};
+use support::{PATIENCE, Running, TestServer, eventually, manifest_of, praas, scratch};
 
 /// Not a test but a worker, when a server starts it.
 #[test]
@@ -44,14 +43,7 @@ fn worker() {
 }
 
 fn serve(directory: &std::path::Path) -> TestServer {
-    let manifest = directory.join("praas.toml");
-    let binary = Value::from(std::env::current_exe().unwrap().to_str().unwrap());
-    let text = format!(
-        "[application]\nname = \"test\"\nbinary = {binary}\n\
-         arguments = [\"worker\", \"--exact\", \"--nocapture\", \"--test-threads=1\"]\n"
-    );
-    fs::write(&manifest, text).unwrap();
-    TestServer::start_with(directory, &manifest)
+    TestServer::start_with(directory, &manifest_of(directory, "test", ""))
 }
 
 #[test]

@@ -12,8 +12,7 @@ use std::time::{Duration, Instant};
 use praas_client::{Client, ConnectOptions, Process};
 use praas_function::{Application, Call, FunctionResult, Sources, is_worker};
 use praas_sys::{Pidfd, Signal};
-use serde_json::Value;
-use support::{PATIENCE, TestServer, eventually, praas, processes_mentioning, run, scratch};
+use support::{PATIENCE, TestServer, eventually, manifest_of, praas, processes_mentioning, run, scratch};
 
 /// Times that everything is killed.
 const KILLS: usize = 4;
@@ -54,15 +53,8 @@ fn worker() {
 }
 
 fn manifest(directory: &Path, durability: &str) -> PathBuf {
-    let manifest = directory.join("praas.toml");
-    let binary = Value::from(std::env::current_exe().unwrap().to_str().unwrap());
-    let text = format!(
-        "[application]\nname = \"kept\"\nbinary = {binary}\n\
-         arguments = [\"worker\", \"--exact\", \"--nocapture\", \"--test-threads=1\"]\n[workers]\nmin = 2\nmax = 2\n\
-         [state]\ndurability = \"{durability}\"\ncheckpoint_interval_ms = 200\n"
-    );
-    fs::write(&manifest, text).unwrap();
-    manifest
+    let state = format!("[state]\ndurability = \"{durability}\"\ncheckpoint_interval_ms = 200");
+    manifest_of(directory, "kept", &format!("[workers]\nmin = 2\nmax = 2\n{state}"))
 }
 
 fn serve(directory: &Path) -> TestServer {

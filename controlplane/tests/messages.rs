@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use praas_function::{Application, Call, FunctionResult, Sources, is_worker};
 use serde_json::Value;
-use support::{Ended, TestServer, praas, run_praas, run_with_input, scratch};
+use support::{Ended, TestServer, manifest_of, praas, run_praas, run_with_input, scratch};
 
 const SOON: Duration = Duration::from_secs(30);
 
@@ -43,14 +43,7 @@ fn worker() {
 
 /// A server with the process `mail/alice`.
 fn serve(directory: &Path) -> TestServer {
-    let manifest = directory.join("praas.toml");
-    let binary = Value::from(std::env::current_exe().unwrap().to_str().unwrap());
-    let text = format!(
-        "[application]\nname = \"mail\"\nbinary = {binary}\n\
-         arguments = [\"worker\", \"--exact\", \"--nocapture\", \"--test-threads=1\"]\n\
-         [limits]\nstate_bytes_max = \"1MiB\"\n"
-    );
-    fs::write(&manifest, text).unwrap();
+    let manifest = manifest_of(directory, "mail", "[limits]\nstate_bytes_max = \"1MiB\"");
     let server = TestServer::start_with_arguments(directory, &manifest, &["--listen", "127.0.0.1:0"]);
     server.praas(&["process", "create", "mail/alice"]).succeeded();
     server

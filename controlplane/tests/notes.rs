@@ -11,7 +11,7 @@ use notes::Page;
 use praas_client::{Client, ConnectOptions, Process};
 use praas_function::is_worker;
 use serde_json::Value;
-use support::{Running, TestServer, eventually, praas, run_praas, scratch};
+use support::{Running, TestServer, eventually, manifest_of, praas, run_praas, scratch};
 
 /// Not a test but a worker, when a server starts it.
 #[test]
@@ -25,13 +25,7 @@ fn worker() {
 
 /// A server of the application `notes`, with further settings of its processes' state.
 fn serve(directory: &Path, settings: &str, arguments: &[&str]) -> TestServer {
-    let manifest = directory.join("praas.toml");
-    let binary = Value::from(std::env::current_exe().unwrap().to_str().unwrap());
-    let text = format!(
-        "[application]\nname = \"notes\"\nbinary = {binary}\n\
-         arguments = [\"worker\", \"--exact\", \"--nocapture\", \"--test-threads=1\"]\n[state]\n{settings}\n"
-    );
-    fs::write(&manifest, text).unwrap();
+    let manifest = manifest_of(directory, "notes", &format!("[state]\n{settings}"));
     TestServer::start_with_arguments(directory, &manifest, arguments)
 }
 

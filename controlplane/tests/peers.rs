@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use praas_function::{Application, Call, FunctionResult, is_worker};
 use serde_json::Value;
-use support::{TestServer, eventually, run_praas, scratch};
+use support::{TestServer, eventually, manifest_of, run_praas, scratch};
 
 /// Not a test but a worker, when a server starts it.
 #[test]
@@ -37,14 +37,7 @@ fn worker() {
 }
 
 fn manifest(directory: &Path) -> PathBuf {
-    let manifest = directory.join("praas.toml");
-    let binary = Value::from(std::env::current_exe().unwrap().to_str().unwrap());
-    let text = format!(
-        "[application]\nname = \"hello\"\nbinary = {binary}\n\
-         arguments = [\"worker\", \"--exact\", \"--nocapture\", \"--test-threads=1\"]\n"
-    );
-    fs::write(&manifest, text).unwrap();
-    manifest
+    manifest_of(directory, "hello", "")
 }
 
 /// A server that listens, with one process.

@@ -13,7 +13,7 @@ use praas_client::{CallError, Client, ConnectOptions, Process};
 use praas_function::is_worker;
 use praas_sys::{Pidfd, Signal};
 use serde_json::Value;
-use support::{Ended, PATIENCE, TestServer, eventually, praas, run_praas, run_with_input, scratch};
+use support::{Ended, PATIENCE, TestServer, eventually, manifest_of, praas, run_praas, run_with_input, scratch};
 
 /// Not a test but a worker, when a server starts it.
 #[test]
@@ -27,14 +27,8 @@ fn worker() {
 
 /// A server with the process `counter/alice`, whose two workers share its objects.
 fn serve(directory: &Path) -> TestServer {
-    let manifest = directory.join("praas.toml");
-    let binary = Value::from(std::env::current_exe().unwrap().to_str().unwrap());
-    let text = format!(
-        "[application]\nname = \"counter\"\nbinary = {binary}\n\
-         arguments = [\"worker\", \"--exact\", \"--nocapture\", \"--test-threads=1\"]\n\
-         [workers]\nmin = 2\nmax = 2\n[limits]\npayload_bytes_max = \"4MiB\"\n"
-    );
-    fs::write(&manifest, text).unwrap();
+    let more = "[workers]\nmin = 2\nmax = 2\n[limits]\npayload_bytes_max = \"4MiB\"";
+    let manifest = manifest_of(directory, "counter", more);
     let server = TestServer::start_with_arguments(directory, &manifest, &["--listen", "127.0.0.1:0"]);
     server.praas(&["process", "create", "counter/alice"]).succeeded();
     server

@@ -245,6 +245,19 @@ pub fn demo_manifest() -> String {
     )
 }
 
+/// Writes the manifest of an application whose function binary is this very test binary, with a test called `worker`, and what else
+/// the manifest has to say.
+pub fn manifest_of(directory: &Path, application: &str, more: &str) -> PathBuf {
+    let manifest = directory.join("praas.toml");
+    let binary = Value::from(std::env::current_exe().unwrap().to_str().unwrap());
+    let text = format!(
+        "[application]\nname = \"{application}\"\nbinary = {binary}\n\
+         arguments = [\"worker\", \"--exact\", \"--nocapture\", \"--test-threads=1\"]\n{more}\n"
+    );
+    fs::write(&manifest, text).unwrap();
+    manifest
+}
+
 /// Running processes whose command line or environment mentions `needle`, other than this one.
 ///
 /// Without the right to look at a process it is not seen: tests look for their own user's.

@@ -3,16 +3,13 @@
 
 mod common;
 
-use std::path::Path;
-use std::sync::Arc;
-
+use common::lingering::{play_lasting_server, start_lasting_server};
 use common::mails::{ask, processes};
 use common::sleeping::{put_to_sleep, sleeping, sleeps};
-use common::stage::{DIRECTORY, Played, Stage, options, status};
+use common::stage::{Stage, status};
 use common::{ROLE, eventually, is_keeper_socket, stage};
 use praas_client::{CallError, Client, Process, ProcessState};
-use praas_server::{Application, Server};
-use praas_storage::{Backend, DiskBackend};
+use praas_server::Application;
 
 /// The state of a process here: a few hundred objects fill it.
 const STATE_BYTES: u64 = 1 << 20;
@@ -25,7 +22,7 @@ const LARGE_BYTES: usize = 900_000;
 fn role() {
     match std::env::var(ROLE).as_deref() {
         Ok("worker") if !is_keeper_socket(&std::io::stdin()) => common::sleeping::serve(),
-        Ok("lasting server") if !is_keeper_socket(&std::io::stdin()) => play_server(),
+        Ok("lasting server") if !is_keeper_socket(&std::io::stdin()) => play_lasting_server(small()),
         _ => stage::play(),
     }
 }
@@ -34,25 +31,6 @@ fn small() -> Application {
     let mut application = sleeping();
     application.limits.state_bytes_max = STATE_BYTES;
     application
-}
-
-/// A server whose processes sleep on disk, and whose keeper outlives it.
-fn play_server() {
-    let signals = praas_sys::SignalQueue::termination().unwrap();
-    let directory = std::env::var_os(DIRECTORY).unwrap();
-    let directory = Path::new(&directory);
-    let mut options = options(directory, small());
-    options.keeper_linger = std::time::Duration::from_secs(60);
-    options.storage = Some(Arc::new(DiskBackend::open(&directory.join("stored")).unwrap()) as Arc<dyn Backend>);
-    let server = Server::start(options).unwrap();
-    println!("\nplaying");
-    let farewell = server.run(signals).unwrap();
-    assert!(farewell.unsaved.is_empty(), "{farewell:?}");
-    std::process::exit(42);
-}
-
-fn start(stage: &Stage) -> Option<Played> {
-    Played::start("lasting server", stage.path(), &[])
 }
 
 /// Fills a state to the last byte; how many objects that took.
@@ -86,7 +64,7 @@ fn await_client(client: &Client) {
 #[test]
 fn a_full_process_with_messages_in_its_lanes_sleeps_and_wakes_in_every_way_and_loses_nothing() {
     let stage = Stage::empty();
-    let Some(mut server) = start(&stage) else { return stage.end() };
+    let Some(mut server) = start_lasting_server(&stage) else { return stage.end() };
     let client = stage.client();
     let [alice, bob] = processes(&client, ["alice", "bob"]);
     // Some are taken out of their lane, and lie in it all the same.
@@ -110,14 +88,14 @@ fn a_full_process_with_messages_in_its_lanes_sleeps_and_wakes_in_every_way_and_l
     }
     // With what came back lying in memory, the server is killed: keeper and next server have it.
     server.kill();
-    server = start(&stage).unwrap();
+    server = start_lasting_server(&stage).unwrap();
     await_client(&client);
     assert_eq!(status(&client, "alice").state, ProcessState::Active);
     assert_eq!(known(&alice), before);
     // The server ends: storage has it, the state as well as the messages.
     server.terminate();
     assert_eq!(server.end(), Some(42));
-    server = start(&stage).unwrap();
+    server = start_lasting_server(&stage).unwrap();
     await_client(&client);
     assert!(sleeps(&client, "alice"));
     // Whoever sends later comes later.

@@ -3,16 +3,16 @@
 
 mod common;
 
-use std::path::Path;
 use std::sync::Arc;
 
+use common::lingering::{play_lasting_server, start_lasting_server};
 use common::mails::{ask, processes};
 use common::sleeping::{put_to_sleep, sleeping, sleeps};
-use common::stage::{DIRECTORY, Played, Stage, options, process, status};
+use common::stage::{Stage, process, status};
 use common::{ROLE, eventually, is_keeper_socket, stage};
 use praas_client::{CallError, Client, ProcessState};
-use praas_server::{Application, Server};
-use praas_storage::{Backend, DiskBackend, MemoryBackend};
+use praas_server::Application;
+use praas_storage::{Backend, MemoryBackend};
 
 /// Bytes of a message of which a lane takes a few.
 const LARGE_BYTES: usize = 900_000;
@@ -22,7 +22,7 @@ const LARGE_BYTES: usize = 900_000;
 fn role() {
     match std::env::var(ROLE).as_deref() {
         Ok("worker") if !is_keeper_socket(&std::io::stdin()) => common::sleeping::serve(),
-        Ok("lasting server") if !is_keeper_socket(&std::io::stdin()) => play_server(),
+        Ok("lasting server") if !is_keeper_socket(&std::io::stdin()) => play_lasting_server(undisturbed()),
         _ => stage::play(),
     }
 }
@@ -31,24 +31,6 @@ fn undisturbed() -> Application {
     let mut application = sleeping();
     application.wake_on_message = false;
     application
-}
-
-/// A server whose processes sleep on disk, and whose keeper outlives it.
-fn play_server() {
-    let signals = praas_sys::SignalQueue::termination().unwrap();
-    let directory = std::env::var_os(DIRECTORY).unwrap();
-    let directory = Path::new(&directory);
-    let mut options = options(directory, undisturbed());
-    options.keeper_linger = std::time::Duration::from_secs(60);
-    options.storage = Some(Arc::new(DiskBackend::open(&directory.join("stored")).unwrap()) as Arc<dyn Backend>);
-    let server = Server::start(options).unwrap();
-    println!("\nplaying");
-    server.run(signals).unwrap();
-    std::process::exit(42);
-}
-
-fn start(stage: &Stage) -> Option<Played> {
-    Played::start("lasting server", stage.path(), &[])
 }
 
 fn await_client(client: &Client) {
@@ -105,7 +87,7 @@ fn messages_wait_for_a_call_however_often_they_come_and_start_no_worker() {
 #[test]
 fn what_was_accepted_outlives_servers_that_are_killed_or_end_and_who_finds_no_room_is_told() {
     let stage = Stage::empty();
-    let Some(mut server) = start(&stage) else { return stage.end() };
+    let Some(mut server) = start_lasting_server(&stage) else { return stage.end() };
     let client = stage.client();
     let [alice, bob] = processes(&client, ["alice", "bob"]);
     let mut expected = Vec::new();
@@ -121,7 +103,7 @@ fn what_was_accepted_outlives_servers_that_are_killed_or_end_and_who_finds_no_ro
             server.terminate();
             assert_eq!(server.end(), Some(42));
         }
-        server = start(&stage).unwrap();
+        server = start_lasting_server(&stage).unwrap();
         await_client(&client);
     }
     assert!(put_to_sleep(&client, "alice"));
@@ -137,7 +119,7 @@ fn what_was_accepted_outlives_servers_that_are_killed_or_end_and_who_finds_no_ro
     assert!(message.contains("alice"), "{message}");
     assert!(sent >= 2, "{sent}");
     server.kill();
-    server = start(&stage).unwrap();
+    server = start_lasting_server(&stage).unwrap();
     await_client(&client);
     for number in 0..sent {
         assert_eq!(ask(&alice, "recv-large", "bob much").unwrap(), format!("{LARGE_BYTES} of {number} true"));

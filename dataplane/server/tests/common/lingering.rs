@@ -2,12 +2,14 @@
 
 use std::os::fd::AsFd;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use praas_protocol::Durability;
 use praas_server::keeper::{HeldDescriptor, KeeperLink, KeeperPlan};
 
-use praas_server::{Application, MemoryLog, Server};
+use praas_server::{Application, Farewell, MemoryLog, Server, ServerOptions};
+use praas_storage::{Backend, DiskBackend};
 use praas_sys::FileLock;
 
 use crate::common::stage::{DIRECTORY, Played, Stage, options};
@@ -21,21 +23,41 @@ const LOG_BYTES: usize = 64 << 20;
 
 /// A server whose keeper outlives it.
 pub(crate) fn play_server(application: Application) {
+    play(application, |options, _| {
+        if options.applications.iter().any(|application| application.durability == Durability::Logged) {
+            options.memory_log = Some(MemoryLog::new(LOG_BYTES));
+        }
+    });
+    std::process::exit(42);
+}
+
+/// The same, whose processes sleep on disk.
+pub(crate) fn play_lasting_server(application: Application) {
+    let farewell = play(application, |options, directory| {
+        options.storage = Some(Arc::new(DiskBackend::open(&directory.join("stored")).unwrap()) as Arc<dyn Backend>);
+    });
+    assert!(farewell.unsaved.is_empty(), "{farewell:?}");
+    std::process::exit(42);
+}
+
+fn play(application: Application, change: impl FnOnce(&mut ServerOptions, &Path)) -> Farewell {
     let signals = praas_sys::SignalQueue::termination().unwrap();
     let directory = std::env::var_os(DIRECTORY).unwrap();
-    let mut options = options(Path::new(&directory), application);
+    let directory = Path::new(&directory);
+    let mut options = options(directory, application);
     options.keeper_linger = LINGER;
-    if options.applications.iter().any(|application| application.durability == Durability::Logged) {
-        options.memory_log = Some(MemoryLog::new(LOG_BYTES));
-    }
+    change(&mut options, directory);
     let server = Server::start(options).unwrap();
     println!("\nplaying");
-    server.run(signals).unwrap();
-    std::process::exit(42);
+    server.run(signals).unwrap()
 }
 
 pub(crate) fn start_server(stage: &Stage) -> Option<Played> {
     Played::start("lingering server", stage.path(), &[])
+}
+
+pub(crate) fn start_lasting_server(stage: &Stage) -> Option<Played> {
+    Played::start("lasting server", stage.path(), &[])
 }
 
 /// Ends a server cleanly: its keeper goes, with all that it held.
