@@ -10,6 +10,8 @@
 //!    client says so.
 //! 4. All sessions of one application are with one thread, so that one sends to another without leaving it.
 
+mod record;
+
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -18,18 +20,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
+use praas_protocol::Name;
 use praas_protocol::control::{ControlError, LaneId, ProcessState, ServerMessage, SessionTicket};
-use praas_protocol::limits::{LANES_PER_CLIENT_MAX, STATE_BYTES_UNIT};
+use praas_protocol::limits::LANES_PER_CLIENT_MAX;
 use praas_protocol::message::{Address, SessionId};
 use praas_protocol::token::{Claims, Rights, Scope};
-use praas_protocol::{Name, codec};
 use praas_shm::layout::geometry_for;
 use praas_shm::mailbox::SOURCE_KEPT;
-use praas_shm::objects::{Condition, Key, Meta, Namespace, Objects, ObjectsLayout};
-use praas_shm::{Scratch, WorkerTag};
+use praas_shm::objects::{Objects, ObjectsLayout};
 use praas_sys::process_self::random_bytes;
-use serde::{Deserialize, Serialize};
 
+use self::record::{SessionName, SessionRecord, mailbox_bytes, read_record, write_record};
 use crate::application::Application;
 use crate::budget::Charge;
 use crate::clients::ClientKey;
@@ -37,28 +38,14 @@ use crate::clock;
 use crate::gateways::{GatewayTarget, GatewayWish, OpenedGateway, SessionClient, Speaker};
 use crate::lanes::{LaneOwner, LaneSizes, limit};
 use crate::limits::{
-    SESSION_ADMITTED_PARTS, SESSION_CALLS, SESSION_LANES_SUPERSEDED_MAX, SESSION_MAILBOX_BYTES_MIN,
-    SESSION_MAILBOX_PAYLOADS, SESSION_PAYLOAD_BYTES_DEFAULT, SESSION_PAYLOAD_BYTES_MIN, SESSIONS_BEGUN_MAX,
-    SESSIONS_OF_APPLICATION_MAX, SESSIONS_OF_PRINCIPAL_MAX, SESSIONS_OF_SERVER_MAX,
+    SESSION_ADMITTED_PARTS, SESSION_CALLS, SESSION_LANES_SUPERSEDED_MAX, SESSION_PAYLOAD_BYTES_DEFAULT,
+    SESSION_PAYLOAD_BYTES_MIN, SESSIONS_BEGUN_MAX, SESSIONS_OF_APPLICATION_MAX, SESSIONS_OF_PRINCIPAL_MAX,
+    SESSIONS_OF_SERVER_MAX,
 };
 use crate::network::Letter;
 use crate::processes::Asker;
 use crate::shard::Shard;
 use crate::timers::Timer;
-
-/// The object that says what a session is; its key no client can name.
-const RECORD_KEY: &str = "session";
-
-/// What the next server must know of a session.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct SessionRecord {
-    session: SessionId,
-    secret: u128,
-    application: Name,
-    principal: Name,
-    incarnation: u64,
-    payload_bytes_max: u32,
-}
 
 /// What the thread that serves a session is given.
 #[derive(Debug)]
@@ -149,56 +136,6 @@ impl Sessions {
     pub(crate) fn kept_part(&self, session: SessionId) -> Option<(String, std::os::fd::BorrowedFd<'_>)> {
         self.entries.get(&session).map(|found| (found.kept_name.clone(), found.objects.fd()))
     }
-}
-
-/// What the keeper calls the memory of a session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct SessionName {
-    application: Name,
-    session: SessionId,
-    bytes: u64,
-}
-
-impl fmt::Display for SessionName {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "session/{}/{}/{:x}", self.application, self.session, self.bytes)
-    }
-}
-
-impl SessionName {
-    /// What this name says; `None` for the name of something else.
-    fn parse(name: &str) -> Option<Self> {
-        let mut pieces = name.splitn(4, '/');
-        let kind = pieces.next()?;
-        let application = pieces.next()?.parse().ok()?;
-        let session = SessionId(u128::from_str_radix(pieces.next()?, 16).ok()?);
-        let bytes = u64::from_str_radix(pieces.next()?, 16).ok()?;
-        let parsed = Self { application, session, bytes };
-        // Nothing else writes such names, and there is one way to write each.
-        (kind == "session" && parsed.to_string() == name).then_some(parsed)
-    }
-}
-
-/// Bytes of the segment of a session whose calls have payloads up to this size.
-fn mailbox_bytes(payload_bytes_max: u32) -> u64 {
-    (u64::from(payload_bytes_max) * SESSION_MAILBOX_PAYLOADS)
-        .max(SESSION_MAILBOX_BYTES_MIN)
-        .next_multiple_of(STATE_BYTES_UNIT)
-}
-
-fn write_record(objects: &Arc<Objects>, record: &SessionRecord) -> Result<(), String> {
-    let bytes = codec::encode(record).map_err(|error| error.to_string())?;
-    let key = Key::new(Namespace::SYSTEM, RECORD_KEY).map_err(|error| error.to_string())?;
-    let store = objects.worker_store(WorkerTag::new(0, 1)).map_err(|error| error.to_string())?;
-    store.put(&key, &bytes, Meta::RAW, Condition::Any).map(drop).map_err(|error| error.to_string())
-}
-
-fn read_record(objects: &Arc<Objects>) -> Result<SessionRecord, String> {
-    let key = Key::new(Namespace::SYSTEM, RECORD_KEY).map_err(|error| error.to_string())?;
-    let store = objects.worker_store(WorkerTag::new(0, 1)).map_err(|error| error.to_string())?;
-    let guard = store.get(&key).map_err(|error| error.to_string())?.ok_or("it does not say what it is")?;
-    let mut scratch = Scratch::new();
-    codec::decode(guard.value(&mut scratch)).map_err(|error| error.to_string())
 }
 
 fn random_u128() -> Result<u128, ControlError> {
@@ -594,55 +531,4 @@ impl Shard {
 
 fn host(what: &str, error: &dyn fmt::Display) -> ControlError {
     ControlError::Host { what: what.into(), reason: error.to_string() }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::limits::KEEPER_NAME_BYTES_MAX;
-
-    fn name() -> SessionName {
-        SessionName { application: "hello".parse().unwrap(), session: SessionId(7 << 100), bytes: 4 << 20 }
-    }
-
-    #[test]
-    fn names_of_sessions_read_back_as_written_and_others_are_not_mistaken() {
-        let text = name().to_string();
-        assert_eq!(SessionName::parse(&text), Some(name()));
-        for other in [text.to_uppercase(), format!("{text}/"), text.replace("session", "lane"), text[1..].into()] {
-            assert_eq!(SessionName::parse(&other), None, "{other}");
-        }
-        for cut in 0..text.len() {
-            assert_ne!(SessionName::parse(&text[..cut]), Some(name()), "{cut}");
-        }
-        let longest = SessionName { application: "a".repeat(63).parse().unwrap(), bytes: u64::MAX, ..name() };
-        assert!(longest.to_string().len() <= KEEPER_NAME_BYTES_MAX);
-        assert!(crate::process_memory::parse_memory_name(&text).is_none());
-    }
-
-    #[test]
-    fn a_session_is_found_again_in_its_memory() {
-        let objects = Arc::new(Objects::create(ObjectsLayout::for_limit(4 << 20).unwrap()).unwrap());
-        assert!(read_record(&objects).is_err());
-        let record = SessionRecord {
-            session: SessionId(3),
-            secret: 9,
-            application: "hello".parse().unwrap(),
-            principal: "local".parse().unwrap(),
-            incarnation: 4,
-            payload_bytes_max: 77,
-        };
-        write_record(&objects, &record).unwrap();
-        let back = read_record(&objects).unwrap();
-        assert_eq!(format!("{back:?}"), format!("{record:?}"));
-    }
-
-    #[test]
-    fn a_mailbox_holds_several_of_the_largest_messages() {
-        for payload_bytes_max in [1, 1 << 20, 64 << 20] {
-            let bytes = mailbox_bytes(payload_bytes_max);
-            assert!(bytes >= SESSION_MAILBOX_PAYLOADS * u64::from(payload_bytes_max));
-            assert!(ObjectsLayout::for_limit(bytes).is_ok());
-        }
-    }
 }
