@@ -11,7 +11,7 @@
 //! |---|---|
 //! | a drain that does not sweep the lanes once more after it has closed its process (`drain.rs`) | a client that announces its requests late |
 //! | generations of workers that are forgotten where a process sleeps (`swap/life.rs`) | tags, which never come again |
-//! | a checkpoint that does not say that its process goes on (`swap/life.rs`) | tags, and versions of objects |
+//! | each sleep taken for one that its server has heard of (`swap/returning.rs`) | tags, and versions of objects |
 //! | a call with a key whose end is not recorded (`idempotency.rs` of the SDK) | clients that repeat a key after its success |
 //! | a farewell that does not name what was not stored (`preemption.rs`) | what storage has, compared with what was done |
 
