@@ -33,7 +33,7 @@ mod remainder;
 mod restorer;
 mod returning_lane;
 
-pub use cut::{CutObject, CutValue, QuietCut};
+pub use cut::{CutGlimpse, CutObject, CutValue, QuietCut};
 pub use encoding::BadRemainder;
 pub use held_cut::{HELD_MAIL_BYTES_MAX, HeldCut, HeldCutError};
 pub use import::{Import, ImportError, ImportFacts, ImportedObject, ValueRoom};

@@ -17,8 +17,8 @@ use praas_shm::objects::{
     Store,
 };
 use praas_shm::swap::{
-    BadRemainder, CutValue, Import, ImportError, ImportFacts, ImportedObject, KeptLane, KeptMail, QuietCut, Remainder,
-    WaitingMail,
+    BadRemainder, CutGlimpse, CutValue, Import, ImportError, ImportFacts, ImportedObject, KeptLane, KeptMail, QuietCut,
+    Remainder, WaitingMail,
 };
 use proptest::prelude::*;
 
@@ -171,6 +171,25 @@ fn seen(cut: &QuietCut) -> Vec<Seen> {
     all
 }
 
+/// All objects by a survey in so many parts: what was glimpsed, and which of that were shown because of it.
+fn surveyed(cut: &QuietCut, parts: u32) -> (Vec<CutGlimpse>, Vec<(u64, u64)>) {
+    let (mut glimpsed, mut shown) = (Vec::new(), Vec::new());
+    for part in 0..parts {
+        let glance = |object: &CutGlimpse| {
+            glimpsed.push(*object);
+            object.version.is_multiple_of(2)
+        };
+        cut.survey((part, parts), glance, |object| -> Result<(), StateError> {
+            shown.push((object.hash, object.header.version));
+            Ok(())
+        })
+        .unwrap();
+    }
+    glimpsed.sort_unstable_by_key(|object| object.version);
+    shown.sort_unstable();
+    (glimpsed, shown)
+}
+
 fn imported(cut: &QuietCut, objects: &[Seen]) -> Arc<Objects> {
     let remainder = Remainder::from_bytes(&cut.remainder().unwrap().to_bytes()).unwrap();
     let facts = ImportFacts { hash_seed: Some(cut.hash_seed()), position: cut.position() };
@@ -203,6 +222,20 @@ proptest! {
         live(&first, FIRST, &before);
         let cut = QuietCut::begin(Arc::clone(&first), Vec::new()).unwrap();
         let objects = seen(&cut);
+        let glimpse = |(hash, namespace, _, header, _): &Seen| CutGlimpse {
+            hash: *hash,
+            namespace: Namespace(*namespace),
+            version: header.version,
+            value_bytes: header.value_bytes,
+        };
+        let mut glimpses: Vec<CutGlimpse> = objects.iter().map(glimpse).collect();
+        glimpses.sort_unstable_by_key(|object| object.version);
+        let even = glimpses.iter().filter(|object| object.version.is_multiple_of(2));
+        let mut even: Vec<_> = even.map(|object| (object.hash, object.version)).collect();
+        even.sort_unstable();
+        for parts in [1, 3, 1000] {
+            prop_assert!(surveyed(&cut, parts) == (glimpses.clone(), even.clone()), "{} parts", parts);
+        }
         let second = imported(&cut, &objects);
         second.check().unwrap();
         let cut_again = QuietCut::begin(Arc::clone(&second), Vec::new()).unwrap();

@@ -15,6 +15,7 @@ use common::{PATIENCE, ROLE, eventually, is_keeper_socket, is_running, stage};
 use praas_client::{CallError, Client, ConnectOptions, ProcessState, RequestError, Route, Transport};
 use praas_protocol::control::ControlError;
 use praas_server::{Application, DriverChoice, Server, ServerHandle, TestClock};
+use praas_storage::snapshot::Snapshot;
 use praas_storage::{Backend, BlobName, Folder, MemoryBackend};
 
 /// Swaps under load, unless the environment says otherwise.
@@ -85,6 +86,38 @@ fn a_process_that_slept_has_all_it_knew_and_goes_on() {
     let metrics = stage.server().metrics().unwrap();
     assert_eq!((metrics.swaps_out, metrics.swaps_failed, metrics.restores_failed), (8, 0, 0));
     drop((alice, bob, client));
+    stage.end();
+}
+
+#[test]
+fn of_many_objects_of_which_few_were_replaced_the_rest_stays_as_it_is_stored() {
+    let (stage, backend) = with_storage(sleeping());
+    let client = stage.client();
+    let [alice] = processes(&client, ["alice"]);
+    let key = |number: usize| format!("object-{number:04}");
+    let mut fills = vec![1; 300];
+    for (number, fill) in fills.iter().enumerate() {
+        ask(&alice, "keep", &format!("{} 40 {fill}", key(number))).unwrap();
+    }
+    client.swap(process("alice")).unwrap();
+    let storage: Arc<dyn Backend> = Arc::clone(&backend) as _;
+    let folder = backend.folders(None).unwrap()[0];
+    for round in 2..5 {
+        for number in [round, 100 + round, 7] {
+            fills[number] = round;
+            ask(&alice, "keep", &format!("{} 40 {round}", key(number))).unwrap();
+        }
+        client.swap(process("alice")).unwrap();
+        let snapshot = Snapshot::open(&storage, &folder).unwrap().unwrap();
+        let replaced: usize =
+            (0..snapshot.pages()).map(|page| snapshot.stored_page(page).unwrap().replaced.len()).sum();
+        assert_eq!(replaced, 2 * (round - 1) + 1, "round {round}");
+        for (number, fill) in fills.iter().enumerate() {
+            let kept = ask(&alice, "kept", &key(number)).unwrap();
+            assert!(kept.starts_with(&format!("40 of {fill} true")), "{kept}");
+        }
+    }
+    drop((alice, client));
     stage.end();
 }
 

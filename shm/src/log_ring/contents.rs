@@ -93,7 +93,7 @@ impl Contents {
             copy
         };
         let mut contents = Self { position: space.words.load(POSITION), ..Self::default() };
-        everything::objects(space, |object| {
+        everything::objects(space, (0, 1), |object| {
             let text = object.key_text(space);
             let text = text.ok_or_else(|| StateError::corrupt("key of an object", object.place.at()))?;
             if object.is_stub() {

@@ -308,6 +308,14 @@ impl Placed {
         ValuePlace { offset, bytes: value_bytes_of(self.sizes) as usize }
     }
 
+    /// Bytes of its value, wherever that is.
+    #[cfg(not(loom))]
+    #[inline]
+    #[allow(clippy::cast_possible_truncation, reason = "a field of the word")]
+    pub(crate) fn value_bytes(&self) -> u32 {
+        value_bytes_of(self.sizes) as u32
+    }
+
     #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "a field of the word")]
     pub(crate) fn namespace(&self) -> Namespace {

@@ -23,7 +23,7 @@ use crate::objects::object::Placed;
 use crate::objects::restoring::Restoring;
 use crate::objects::words::Space;
 use crate::objects::{
-    Key, LockOwner, ObjectHeader, Objects, RecoverError, StateError, everything, hash, row_owner, stub,
+    Key, LockOwner, Namespace, ObjectHeader, Objects, RecoverError, StateError, everything, hash, row_owner, stub,
 };
 
 use super::{Remainder, StoredAt};
@@ -39,6 +39,19 @@ pub struct CutObject<'c> {
     pub header: ObjectHeader,
     /// Its value.
     pub value: CutValue,
+}
+
+/// What is seen of an object at first glance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CutGlimpse {
+    /// Its hash in this segment.
+    pub hash: u64,
+    /// Which kind of key it has.
+    pub namespace: Namespace,
+    /// Its version.
+    pub version: u64,
+    /// Bytes of its value.
+    pub value_bytes: u32,
 }
 
 /// Where a value of the cut is.
@@ -126,10 +139,27 @@ impl QuietCut {
     ///
     /// # Errors
     /// Those of `each`; [`StateError::Corrupt`].
-    pub fn objects<E: From<StateError>>(&self, mut each: impl FnMut(&CutObject<'_>) -> Result<(), E>) -> Result<(), E> {
+    pub fn objects<E: From<StateError>>(&self, each: impl FnMut(&CutObject<'_>) -> Result<(), E>) -> Result<(), E> {
+        self.survey((0, 1), |_| true, each)
+    }
+
+    /// Gives a glimpse of each object of one of so many parts, and shows those of which `glance` says so; together all parts have
+    /// each object once that came back or is new.
+    ///
+    /// # Errors
+    /// Those of `each`; [`StateError::Corrupt`].
+    pub fn survey<E: From<StateError>>(
+        &self,
+        part_of: (u32, u32),
+        mut glance: impl FnMut(&CutGlimpse) -> bool,
+        mut each: impl FnMut(&CutObject<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
         let space = self.objects.space();
         let mut refused = None;
-        let walked = everything::objects(space, |object| {
+        let walked = everything::objects(space, part_of, |object| {
+            if !glance(&glimpse_of(space, object)) {
+                return Ok(());
+            }
             let wrong = || StateError::corrupt("key of an object", object.place.at());
             let text = object.key_text(space).ok_or_else(wrong)?;
             let key = Key::new(object.namespace(), &text).map_err(|_| wrong())?;
@@ -194,6 +224,15 @@ pub(super) fn copy_value(objects: &Objects, token: u64, offset: u64, into: &mut 
     // SAFETY: `bytes` of the objects checks that the range is inside the segment.
     unsafe { copy::from_shared(objects.bytes(value.offset + from, into.len()), into) };
     Ok(())
+}
+
+fn glimpse_of(space: Space<'_>, object: &Placed) -> CutGlimpse {
+    CutGlimpse {
+        hash: object.hash(space),
+        namespace: object.namespace(),
+        version: object.version,
+        value_bytes: object.value_bytes(),
+    }
 }
 
 fn value_of(space: Space<'_>, object: &Placed) -> CutValue {

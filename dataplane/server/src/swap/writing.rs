@@ -8,8 +8,8 @@ use praas_shm::mailbox::InboundLane;
 use praas_shm::objects::{Objects, StateError};
 use praas_shm::swap::{self, CutObject, HeldCut, HeldCutError, QuietCut, StoredAt};
 use praas_storage::snapshot::{
-    self, Cut, CutError, CutFacts, CutFiles, CutValue, Known, Location, ObjectEntry, SectionKind, ShowObject, Snapshot,
-    Tree, WritePlan,
+    self, Cut, CutError, CutFacts, CutFiles, CutValue, Glance, Glimpse, Known, Location, ObjectEntry, SectionKind,
+    ShowObject, Snapshot, Tree, WritePlan,
 };
 use praas_storage::{Backend, Folder};
 
@@ -227,6 +227,28 @@ impl Cut for StateCut {
             AnyCut::Quiet(cut) => cut.objects(|object| show_object(object, show)),
             AnyCut::Held(cut) => cut.objects(|object| show_object(object, show)),
         };
+        shown.map_err(|Refused(error)| error)
+    }
+
+    fn survey(
+        &self,
+        part: u32,
+        parts: u32,
+        glance: &mut Glance<'_>,
+        show: &mut ShowObject<'_>,
+    ) -> Result<(), CutError> {
+        let AnyCut::Quiet(cut) = &self.cut else {
+            // What is held is known in one list.
+            let glance_and_show = &mut |entry: ObjectEntry<'_>, value| {
+                if glance(&(&entry).into()) { show(entry, value) } else { Ok(()) }
+            };
+            return if part == 0 { self.objects(glance_and_show) } else { Ok(()) };
+        };
+        let glance = |object: &swap::CutGlimpse| {
+            let &swap::CutGlimpse { hash, namespace, version, value_bytes } = object;
+            glance(&Glimpse { hash, namespace: namespace.0, version, value_bytes })
+        };
+        let shown = cut.survey((part, parts), glance, |object| show_object(object, show));
         shown.map_err(|Refused(error)| error)
     }
 

@@ -1,14 +1,15 @@
 //! How much of each blob a snapshot needs, worked out from the one before and what changed.
 //!
 //! Pages that stay are not read for it: so counts are carried on. What they say is never less than what is needed: where a page
-//! of the snapshot before cannot be read, its bytes go on counting, and the blob stays until the table is made anew.
+//! of the snapshot before cannot be read, its bytes go on counting, and the blob stays until the table is made anew. The values
+//! that an amendment of a page replaces go on counting too, until that page is written whole: their places stand there alone.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use super::error::SnapshotError;
 use super::limits::{COMPACTED_BYTES_MAX, GARBAGE_BYTES_KEPT, STORED_PER_LIVE_MAX};
 use super::location::Location;
-use super::manifest::{BlobUse, Manifest, PagePlace};
+use super::manifest::{BlobUse, Manifest, Stretch};
 use super::pack::Packer;
 use super::pieces::parts;
 
@@ -25,15 +26,11 @@ struct Change {
 #[derive(Debug, Default)]
 pub(crate) struct Changes {
     blobs: HashMap<u128, Change>,
-    /// Bytes of values that the written pages have, and that the replaced ones had.
-    pub(crate) value_bytes: u64,
-    pub(crate) value_bytes_before: u64,
 }
 
 impl Changes {
     /// Something is needed that lies there.
     pub(crate) fn charge(&mut self, location: &Location, value_bytes: u32) {
-        self.value_bytes += u64::from(value_bytes);
         for (blob, bytes) in parts(location, value_bytes) {
             let change = self.blobs.entry(blob).or_default();
             change.charged += bytes.unwrap_or(0);
@@ -43,7 +40,6 @@ impl Changes {
 
     /// Something is no longer needed that lies there, or is charged anew.
     pub(crate) fn release(&mut self, location: &Location, value_bytes: u32) {
-        self.value_bytes_before += u64::from(value_bytes);
         for (blob, bytes) in parts(location, value_bytes) {
             let change = self.blobs.entry(blob).or_default();
             change.released += bytes.unwrap_or(0);
@@ -51,31 +47,17 @@ impl Changes {
         }
     }
 
-    /// The same of something that is no value of an object.
-    pub(crate) fn charge_beside(&mut self, location: &Location, bytes: u32) {
-        let counted = self.value_bytes;
-        self.charge(location, bytes);
-        self.value_bytes = counted;
+    /// The same of the bytes of a page, or of its amendment.
+    pub(crate) fn charge_stretch(&mut self, stretch: &Stretch) {
+        self.blobs.entry(stretch.blob).or_default().charged += u64::from(stretch.bytes);
     }
 
-    /// The same of something that is no value of an object.
-    pub(crate) fn release_beside(&mut self, location: &Location, bytes: u32) {
-        let counted = self.value_bytes_before;
-        self.release(location, bytes);
-        self.value_bytes_before = counted;
-    }
-
-    pub(crate) fn charge_page(&mut self, place: &PagePlace) {
-        self.blobs.entry(place.blob).or_default().charged += u64::from(place.bytes);
-    }
-
-    pub(crate) fn release_page(&mut self, place: &PagePlace) {
-        self.blobs.entry(place.blob).or_default().released += u64::from(place.bytes);
+    /// The same of the bytes of a page, or of its amendment.
+    pub(crate) fn release_stretch(&mut self, stretch: &Stretch) {
+        self.blobs.entry(stretch.blob).or_default().released += u64::from(stretch.bytes);
     }
 
     pub(crate) fn join(&mut self, other: Self) {
-        self.value_bytes += other.value_bytes;
-        self.value_bytes_before += other.value_bytes_before;
         for (blob, change) in other.blobs {
             let own = self.blobs.entry(blob).or_default();
             own.charged += change.charged;

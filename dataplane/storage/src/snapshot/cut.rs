@@ -5,6 +5,7 @@ use std::fmt;
 
 use super::files::{Known, Tree};
 use super::location::Location;
+use super::sum::Glimpse;
 
 /// What is known of the state as a whole.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -65,6 +66,9 @@ pub struct CutError(pub Box<dyn Error + Send + Sync>);
 /// Shows one object of a cut.
 pub type ShowObject<'s> = dyn FnMut(ObjectEntry<'_>, CutValue) -> Result<(), CutError> + 's;
 
+/// Says of one object whether it is to be shown.
+pub type Glance<'g> = dyn FnMut(&Glimpse) -> bool + 'g;
+
 /// What a snapshot has of the process's files.
 #[derive(Debug, Clone, Copy)]
 pub enum CutFiles<'c> {
@@ -93,6 +97,24 @@ pub trait Cut: Sync {
     /// What `show` returned, or whatever is wrong with the state.
     fn objects(&self, show: &mut ShowObject<'_>) -> Result<(), CutError>;
 
+    /// Gives a glimpse of each object of one of `parts` parts, which together have each object once, and shows those of which
+    /// `glance` says so. Called by many threads at once, each with a part of its own. Who cannot divide them has all in part 0.
+    ///
+    /// # Errors
+    /// As [`Cut::objects`].
+    fn survey(
+        &self,
+        part: u32,
+        _parts: u32,
+        glance: &mut Glance<'_>,
+        show: &mut ShowObject<'_>,
+    ) -> Result<(), CutError> {
+        if part > 0 {
+            return Ok(());
+        }
+        self.objects(&mut |entry, value| if glance(&(&entry).into()) { show(entry, value) } else { Ok(()) })
+    }
+
     /// Whether objects of this page may be missing here because they were not restored yet: the page is then taken over as it
     /// is stored, and none of it is shown.
     fn is_absent(&self, page: u32) -> bool;
@@ -107,6 +129,13 @@ pub trait Cut: Sync {
     /// # Errors
     /// Whatever is wrong with the state.
     fn read(&self, token: u64, offset: u64, into: &mut [u8]) -> Result<(), CutError>;
+}
+
+impl From<&ObjectEntry<'_>> for Glimpse {
+    fn from(entry: &ObjectEntry<'_>) -> Self {
+        let &ObjectEntry { hash, namespace, version, value_bytes, .. } = entry;
+        Self { hash, namespace, version, value_bytes }
+    }
 }
 
 impl SectionKind {

@@ -1,6 +1,6 @@
 //! Pages of a cut before they are written.
 
-use std::ops::Range;
+use std::collections::BTreeMap;
 
 use super::cut::{Cut, CutError, CutValue, ObjectEntry};
 use super::error::SnapshotError;
@@ -8,6 +8,7 @@ use super::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use super::location::Location;
 use super::manifest::PagePlace;
 use super::page::{self, PageObject};
+use super::sum::{Glimpse, PageSum};
 use crate::name::Folder;
 
 /// One object.
@@ -49,28 +50,38 @@ pub(crate) struct Draft {
     pub(crate) place: Option<PagePlace>,
 }
 
-/// All objects that the cut shows of these pages.
-pub(crate) fn gather(
-    folder: &Folder,
-    cut: &dyn Cut,
-    bits: u32,
-    pages: Range<u32>,
-) -> Result<Vec<Draft>, SnapshotError> {
-    let mut drafts: Vec<Draft> = pages.clone().map(Draft::new).collect();
+/// All objects that the cut shows of these pages, which come in order.
+pub(crate) fn gather(folder: &Folder, cut: &dyn Cut, bits: u32, pages: &[u32]) -> Result<Vec<Draft>, SnapshotError> {
+    let mut drafts: Vec<Draft> = pages.iter().map(|&number| Draft::new(number)).collect();
+    let mut at = vec![usize::MAX; 1 << bits];
+    pages.iter().enumerate().for_each(|(index, &number)| at[number as usize] = index);
     let shown = cut.objects(&mut |entry, value| {
-        let number = page::page_of(entry.hash, bits);
-        if pages.contains(&number) { drafts[(number - pages.start) as usize].add(&entry, value) } else { Ok(()) }
+        let draft = drafts.get_mut(at[page::page_of(entry.hash, bits) as usize]);
+        draft.map_or(Ok(()), |draft| draft.add(&entry, value))
     });
     shown.map_err(|error| SnapshotError::cut(folder, error))?;
     Ok(drafts)
 }
 
+/// The objects of several, by the pages that they belong to.
+pub(crate) fn by_pages(mixed: &[Draft], bits: u32) -> Result<BTreeMap<u32, Draft>, CutError> {
+    let mut pages = BTreeMap::new();
+    for draft in mixed {
+        for record in &draft.records {
+            let number = page::page_of(record.hash, bits);
+            let page: &mut Draft = pages.entry(number).or_insert_with(|| Draft::new(number));
+            page.push(&draft.entry(record), record.token, record.location)?;
+        }
+    }
+    Ok(pages)
+}
+
 impl Draft {
-    fn new(number: u32) -> Self {
+    pub(crate) fn new(number: u32) -> Self {
         Self { number, keys: Vec::new(), records: Vec::new(), fate: Fate::Written, place: None }
     }
 
-    fn add(&mut self, entry: &ObjectEntry<'_>, value: CutValue) -> Result<(), CutError> {
+    pub(crate) fn add(&mut self, entry: &ObjectEntry<'_>, value: CutValue) -> Result<(), CutError> {
         let (key_bytes, value_bytes) = (entry.key.len(), entry.value_bytes);
         if key_bytes == 0 || key_bytes > KEY_BYTES_MAX || value_bytes > VALUE_BYTES_MAX {
             return Err(CutError::new(format!(
@@ -154,9 +165,21 @@ impl Draft {
         }
     }
 
-    /// What tells its contents from any others, once it is sorted.
-    pub(crate) fn digest(&self) -> u64 {
-        page::digest(self.records.iter().map(|record| (record.hash, record.version)))
+    /// What tells its objects from any others.
+    pub(crate) fn sum(&self) -> PageSum {
+        PageSum::of(self.records.iter().map(Glimpse::from))
+    }
+
+    /// Takes those of a page's objects that it does not have itself; it is sorted, and is afterwards.
+    pub(crate) fn fill_up(&mut self, objects: &[PageObject]) -> Result<(), CutError> {
+        let own = self.records.len();
+        for object in objects {
+            let (keys, wanted) = (&self.keys, (object.hash, object.namespace, &*object.key));
+            if self.records[..own].binary_search_by(|record| order(keys, record).cmp(&wanted)).is_err() {
+                self.push(&object.entry(), None, Some(object.location))?;
+            }
+        }
+        self.sort()
     }
 
     /// Gives each record the place of its value in an earlier snapshot, where that has the same version of it. That place is
@@ -179,6 +202,13 @@ impl Draft {
             let location = record.location.expect("values are stored before their pages");
             (self.entry(record), location)
         })
+    }
+}
+
+impl From<&Record> for Glimpse {
+    fn from(record: &Record) -> Self {
+        let &Record { hash, namespace, version, value_bytes, .. } = record;
+        Self { hash, namespace, version, value_bytes }
     }
 }
 

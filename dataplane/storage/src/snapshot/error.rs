@@ -64,10 +64,8 @@ pub enum SnapshotError {
         /// What is wrong with it.
         reason: String,
     },
-    /// A part was written by a later release.
-    #[error(
-        "{part} of {folder} has format version {actual}, this release reads up to {known}: use the one that wrote it"
-    )]
+    /// A part was written by another release.
+    #[error("{part} of {folder} has format version {actual}, this release reads {known}: use the one that wrote it")]
     Version {
         /// Whose.
         folder: Box<Folder>,
@@ -75,7 +73,7 @@ pub enum SnapshotError {
         part: Box<Part>,
         /// What stands there.
         actual: u32,
-        /// The newest that is understood.
+        /// The one that is understood.
         known: u32,
     },
     /// The process's state could not be read, or is not what it says.

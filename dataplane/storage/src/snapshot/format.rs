@@ -5,12 +5,12 @@ use super::limits::VALUE_BYTES_MAX;
 /// Why bytes are not what they should be.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// A later release wrote them.
-    #[error("format version {actual}, {known} is the newest known")]
+    /// Another release wrote them.
+    #[error("format version {actual}, {known} is the one known")]
     Version {
         /// What stands there.
         actual: u32,
-        /// The newest that is understood.
+        /// The one that is understood.
         known: u32,
     },
     /// Their checksum is another.

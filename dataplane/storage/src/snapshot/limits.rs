@@ -9,8 +9,15 @@ pub const CHUNK_BYTES: usize = 8 << 20;
 pub const PIECE_BYTES: usize = 8 << 20;
 /// Objects of a page that are aimed at: what a first call reads of the index, less than 64 KiB with usual keys.
 pub const PAGE_OBJECTS: u64 = 512;
-/// Bits of a hash that can name a page. The table of so many pages has 9 MiB, so the manifest can still be published.
-pub const PAGE_BITS_MAX: u32 = 18;
+/// Bits of a hash that can name a page. The table of so many pages, all of them amended, has 11 MiB, so the manifest can still be
+/// published.
+pub const PAGE_BITS_MAX: u32 = 17;
+/// Bytes from which on a page is amended instead of being written anew: below it, reading and writing it costs no more than what
+/// any snapshot costs, and nothing that was replaced stays stored.
+pub const AMENDED_PAGE_BYTES_MIN: u32 = 4 << 10;
+/// One part in so many of a page's objects, and of the bytes of its values, may be replaced before it is written anew: an amendment,
+/// which is written as a whole each time, stays small beside its page, and so does what is stored in vain.
+pub const AMENDED_SHARE: u64 = 4;
 /// Bytes of a page: far more than any page needs, few enough to be read whole on the word of a manifest.
 pub const PAGE_BYTES_MAX: usize = 16 << 20;
 /// Bytes of a section that lie in the manifest itself. What is longer goes into blobs, so that opening stays one small read.
@@ -50,6 +57,7 @@ const _: () = {
         PAGE_BYTES_MAX + CHUNK_BYTES <= BLOB_BYTES_MAX,
         "a blob of pages and the last page that it takes fit a blob"
     );
-    assert!((1 << PAGE_BITS_MAX) * super::manifest::PAGE_ENTRY_BYTES + (4 << 20) <= MANIFEST_BYTES_MAX);
+    let entry_bytes = super::manifest::PAGE_ENTRY_BYTES + super::manifest::AMENDMENT_ENTRY_BYTES;
+    assert!((1 << PAGE_BITS_MAX) * entry_bytes + (4 << 20) <= MANIFEST_BYTES_MAX);
     assert!(ALIGNED_VALUE_BYTES_MIN >= 16 * BLOB_ALIGN);
 };

@@ -8,55 +8,82 @@
 //!     16      8  XXH3 of all that follows
 //!     24         bytes of the process's id (2), the id, its incarnation (8)
 //!                epoch (8), number of the writing (16), time of it (8)
-//!                position (8), hash seed (8), bytes of the state's memory (8), objects (8), bytes of their values (8)
+//!                position (8), hash seed (8), bytes of the state's memory (8), objects (8)
 //!                sections (4), each: kind (2), bytes (4), 0 and the bytes or 1 and their location (1 + …)
 //!                blobs (4), each, in the order of their numbers: number (16), bytes (8), live bytes (8)
 //!                bits of a hash that name a page (4), each page: place of its blob among the blobs (4; 2³² − 1 for a page
-//!                without objects), offset (4), bytes (4), objects (4), checksum (8), digest (8)
+//!                without objects), offset (4), bytes (4), checksum (8), objects (4), sums over their versions (8) and keys (8),
+//!                bytes of their values (8)
+//!                pages with amendments (4), each, in order: page (4), place of the amendment's blob (4), offset (4), bytes (4),
+//!                checksum (8), objects (4), bytes of the values that it replaces (8)
 //! ```
+//!
+//! An *amendment* has those objects of a page that were replaced since the page was written, all of them, and nothing else: the
+//! page's keys are the same. So a page is read in two parts at most.
 //!
 //! Invariants:
 //! 1. A blob that anything of the snapshot needs is in the table, and no live bytes of it are missing from the count: it is
 //!    removed only when none are left.
-//! 2. The digest of a page is that of its objects' hashes and versions. No two values of a process have the same version, so a
-//!    page of the same digest is the same page.
+//!    What a page has is needed as a whole until the page is written anew, also what its amendment replaces.
+//! 2. The sums of a page are over the objects that it has with its amendment ([`PageSum`]).
 
 use super::cut::{CutFacts, SectionKind};
 use super::format::{FormatError, Reading, check, checksum, length_u32};
 use super::limits::{PAGE_BITS_MAX, PAGE_BYTES_MAX, SECTION_INLINE_BYTES_MAX, SECTIONS_MAX, VALUE_BYTES_MAX};
 use super::location::{LOCATION_BYTES, Location};
+use super::sum::PageSum;
 use crate::backend::{BLOB_BYTES_MAX, MANIFEST_BYTES_MAX};
 use crate::name::Folder;
 use praas_protocol::limits::PROCESS_ID_BYTES_MAX;
 
 const MAGIC: [u8; 8] = *b"praassnp";
 /// The layout that is written, and the newest that is read.
-pub const MANIFEST_VERSION: u32 = 1;
+pub const MANIFEST_VERSION: u32 = 2;
 /// Where what the checksum covers begins.
 const BODY_AT: usize = 24;
 /// Bytes of one page in the table.
-pub(crate) const PAGE_ENTRY_BYTES: usize = 32;
+pub(crate) const PAGE_ENTRY_BYTES: usize = 48;
+/// Bytes of one amendment.
+pub(crate) const AMENDMENT_ENTRY_BYTES: usize = 36;
 /// Bytes of one blob in the table.
 const BLOB_ENTRY_BYTES: usize = 32;
 const INLINE: u8 = 0;
 const LOCATED: u8 = 1;
 const EMPTY_PAGE: u32 = u32::MAX;
 
-/// Where one page of the index lies.
+/// Bytes of a blob that have objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PagePlace {
+pub struct Stretch {
     /// The blob's number.
     pub blob: u128,
     /// Where it begins there.
     pub offset: u32,
     /// How long it is.
     pub bytes: u32,
-    /// How many objects it has.
-    pub objects: u32,
     /// The checksum of its bytes.
     pub checksum: u64,
-    /// What tells its contents from any others.
-    pub digest: u64,
+}
+
+/// What was replaced of a page since it was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Amendment {
+    /// Where it lies.
+    pub stretch: Stretch,
+    /// How many objects it has.
+    pub objects: u32,
+    /// Bytes of the values that they replaced, at most: of what is stored, so much is not needed.
+    pub dead_bytes: u64,
+}
+
+/// Where one page of the index lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PagePlace {
+    /// As it was written whole.
+    pub whole: Stretch,
+    /// What was replaced since.
+    pub amendment: Option<Amendment>,
+    /// What tells its objects from any others.
+    pub sum: PageSum,
 }
 
 /// One blob that a snapshot needs.
@@ -97,8 +124,6 @@ pub struct Manifest {
     pub written_unix_ms: u64,
     /// The state as a whole.
     pub facts: CutFacts,
-    /// Bytes of all values.
-    pub value_bytes: u64,
     /// What is kept beside objects, each kind once.
     pub sections: Vec<(SectionKind, SectionPlace)>,
     /// All blobs, in the order of their numbers.
@@ -109,10 +134,28 @@ pub struct Manifest {
     pub pages: Vec<Option<PagePlace>>,
 }
 
+impl PagePlace {
+    /// Bytes that are read of it.
+    pub(crate) fn bytes(&self) -> u64 {
+        u64::from(self.whole.bytes) + self.amendment.map_or(0, |amendment| u64::from(amendment.stretch.bytes))
+    }
+
+    /// Both of its parts.
+    pub(crate) fn stretches(&self) -> impl Iterator<Item = Stretch> {
+        std::iter::once(self.whole).chain(self.amendment.map(|amendment| amendment.stretch))
+    }
+}
+
 impl Manifest {
     /// The blob of a number.
     pub(crate) fn blob(&self, number: u128) -> Option<&BlobUse> {
         self.blobs.binary_search_by_key(&number, |blob| blob.number).ok().map(|at| &self.blobs[at])
+    }
+
+    /// Bytes of all values.
+    #[must_use]
+    pub fn value_bytes(&self) -> u64 {
+        self.pages.iter().flatten().fold(0, |sum, page| page.sum.value_bytes.saturating_add(sum))
     }
 
     /// As bytes.
@@ -129,9 +172,7 @@ impl Manifest {
         body.extend_from_slice(&self.epoch.to_le_bytes());
         body.extend_from_slice(&self.writing.to_le_bytes());
         let facts = &self.facts;
-        for number in
-            [self.written_unix_ms, facts.position, facts.hash_seed, facts.state_bytes, facts.objects, self.value_bytes]
-        {
+        for number in [self.written_unix_ms, facts.position, facts.hash_seed, facts.state_bytes, facts.objects] {
             body.extend_from_slice(&number.to_le_bytes());
         }
         body.extend_from_slice(&sections.to_le_bytes());
@@ -145,9 +186,7 @@ impl Manifest {
             body.extend_from_slice(&blob.live_bytes.to_le_bytes());
         }
         body.extend_from_slice(&self.page_bits.to_le_bytes());
-        for page in &self.pages {
-            self.put_page(&mut body, page.as_ref());
-        }
+        self.put_pages(&mut body);
         let mut bytes = Vec::with_capacity(BODY_AT + body.len());
         bytes.extend_from_slice(&MAGIC);
         bytes.extend_from_slice(&MANIFEST_VERSION.to_le_bytes());
@@ -158,19 +197,37 @@ impl Manifest {
         bytes
     }
 
-    fn put_page(&self, into: &mut Vec<u8>, page: Option<&PagePlace>) {
-        let Some(page) = page else {
-            into.extend_from_slice(&EMPTY_PAGE.to_le_bytes());
-            into.extend_from_slice(&[0; PAGE_ENTRY_BYTES - 4]);
-            return;
-        };
-        let blob = self.blobs.binary_search_by_key(&page.blob, |blob| blob.number).ok();
+    fn put_pages(&self, into: &mut Vec<u8>) {
+        let mut amended = Vec::new();
+        for (page, number) in self.pages.iter().zip(0_u32..) {
+            let Some(page) = page else {
+                into.extend_from_slice(&EMPTY_PAGE.to_le_bytes());
+                into.extend_from_slice(&[0; PAGE_ENTRY_BYTES - 4]);
+                continue;
+            };
+            self.put_stretch(into, &page.whole);
+            into.extend_from_slice(&page.sum.objects.to_le_bytes());
+            for number in [page.sum.versions, page.sum.keys, page.sum.value_bytes] {
+                into.extend_from_slice(&number.to_le_bytes());
+            }
+            amended.extend(page.amendment.map(|amendment| (number, amendment)));
+        }
+        into.extend_from_slice(&length_u32(amended.len()).to_le_bytes());
+        for (number, Amendment { stretch, objects, dead_bytes }) in amended {
+            into.extend_from_slice(&number.to_le_bytes());
+            self.put_stretch(into, &stretch);
+            into.extend_from_slice(&objects.to_le_bytes());
+            into.extend_from_slice(&dead_bytes.to_le_bytes());
+        }
+    }
+
+    fn put_stretch(&self, into: &mut Vec<u8>, stretch: &Stretch) {
+        let blob = self.blobs.binary_search_by_key(&stretch.blob, |blob| blob.number).ok();
         let blob = blob.and_then(|at| u32::try_from(at).ok()).expect("whoever places a page enters its blob");
-        for number in [blob, page.offset, page.bytes, page.objects] {
+        for number in [blob, stretch.offset, stretch.bytes] {
             into.extend_from_slice(&number.to_le_bytes());
         }
-        into.extend_from_slice(&page.checksum.to_le_bytes());
-        into.extend_from_slice(&page.digest.to_le_bytes());
+        into.extend_from_slice(&stretch.checksum.to_le_bytes());
     }
 
     /// What bytes say, which may be anything.
@@ -203,16 +260,17 @@ impl Manifest {
             state_bytes: reading.u64()?,
             objects: reading.u64()?,
         };
-        let value_bytes = reading.u64()?;
         let sections = sections(reading)?;
         let blobs = blobs(reading)?;
         let page_bits = reading.u32()?;
-        if page_bits > PAGE_BITS_MAX || reading.left() != PAGE_ENTRY_BYTES << page_bits {
+        if page_bits > PAGE_BITS_MAX || reading.left() < PAGE_ENTRY_BYTES << page_bits {
             return Err(reading.malformed("a table of pages that does not fit"));
         }
-        let pages = (0..1_u32 << page_bits).map(|_| page(reading, &blobs)).collect::<Result<_, _>>()?;
+        let pages: Result<Vec<_>, _> = (0..1_u32 << page_bits).map(|_| page(reading, &blobs)).collect();
+        let mut pages = pages?;
+        amendments(reading, &blobs, &mut pages)?;
         reading.end()?;
-        Ok(Self { folder, epoch, writing, written_unix_ms, facts, value_bytes, sections, blobs, page_bits, pages })
+        Ok(Self { folder, epoch, writing, written_unix_ms, facts, sections, blobs, page_bits, pages })
     }
 }
 
@@ -290,19 +348,51 @@ fn blobs(reading: &mut Reading<'_>) -> Result<Vec<BlobUse>, FormatError> {
 }
 
 fn page(reading: &mut Reading<'_>, blobs: &[BlobUse]) -> Result<Option<PagePlace>, FormatError> {
-    let blob = reading.u32()?;
-    let (offset, bytes, objects) = (reading.u32()?, reading.u32()?, reading.u32()?);
-    let (checksum, digest) = (reading.u64()?, reading.u64()?);
-    if blob == EMPTY_PAGE {
-        let empty = offset == 0 && bytes == 0 && objects == 0 && checksum == 0 && digest == 0;
-        return if empty { Ok(None) } else { Err(reading.malformed("a page that is nowhere")) };
+    let whole = stretch(reading, blobs)?;
+    let objects = reading.u32()?;
+    let (versions, keys, value_bytes) = (reading.u64()?, reading.u64()?, reading.u64()?);
+    let sum = PageSum { objects, versions, keys, value_bytes };
+    match whole {
+        Some(whole) if objects > 0 => Ok(Some(PagePlace { whole, amendment: None, sum })),
+        None if sum == PageSum::default() => Ok(None),
+        _ => Err(reading.malformed("a page without objects that has something")),
+    }
+}
+
+fn amendments(
+    reading: &mut Reading<'_>,
+    blobs: &[BlobUse],
+    pages: &mut [Option<PagePlace>],
+) -> Result<(), FormatError> {
+    let count = reading.u32()? as usize;
+    if count != reading.left() / AMENDMENT_ENTRY_BYTES {
+        return Err(reading.malformed("another number of amendments than fits"));
+    }
+    let mut next = 0;
+    for _ in 0..count {
+        let number = reading.u32()?;
+        let place = pages.get_mut(number as usize).filter(|_| number >= next).and_then(Option::as_mut);
+        let place = place.ok_or_else(|| reading.malformed("an amendment of no page, or out of order"))?;
+        let (stretch, objects, dead_bytes) = (stretch(reading, blobs)?, reading.u32()?, reading.u64()?);
+        let stretch = stretch.filter(|_| (1..=place.sum.objects).contains(&objects));
+        let stretch = stretch.ok_or_else(|| reading.malformed("an amendment that cannot be"))?;
+        place.amendment = Some(Amendment { stretch, objects, dead_bytes });
+        next = number + 1;
+    }
+    Ok(())
+}
+
+/// Where something of a page lies; `None` for the stretch of a page without objects.
+fn stretch(reading: &mut Reading<'_>, blobs: &[BlobUse]) -> Result<Option<Stretch>, FormatError> {
+    let (blob, offset, bytes, checksum) = (reading.u32()?, reading.u32()?, reading.u32()?, reading.u64()?);
+    if blob == EMPTY_PAGE && (offset, bytes, checksum) == (0, 0, 0) {
+        return Ok(None);
     }
     let blob = blobs.get(blob as usize).ok_or_else(|| reading.malformed("a page in an unknown blob"))?;
-    let ends = u64::from(offset) + u64::from(bytes);
-    if ends > blob.bytes || bytes as usize > PAGE_BYTES_MAX || objects == 0 {
+    if u64::from(offset) + u64::from(bytes) > blob.bytes || bytes as usize > PAGE_BYTES_MAX {
         return Err(reading.malformed("a page that cannot be"));
     }
-    Ok(Some(PagePlace { blob: blob.number, offset, bytes, objects, checksum, digest }))
+    Ok(Some(Stretch { blob: blob.number, offset, bytes, checksum }))
 }
 
 #[cfg(test)]
@@ -312,15 +402,17 @@ mod tests {
 
     fn sample() -> Manifest {
         let location = Location { blob: 9, offset: 5, stored_bytes: 5000, checksum: 77, form: Form::Plain };
-        let place =
-            PagePlace { blob: 1 << 100, offset: 3, bytes: 200, objects: 4, checksum: 1 << 63, digest: u64::MAX };
+        let whole = Stretch { blob: 1 << 100, offset: 3, bytes: 200, checksum: 1 << 63 };
+        let amended = Stretch { blob: 9, offset: 5000, bytes: 100, checksum: 5 };
+        let sum = PageSum { objects: 4, versions: u64::MAX, keys: 3, value_bytes: 9 };
+        let place = PagePlace { whole, amendment: None, sum };
+        let amendment = Some(Amendment { stretch: amended, objects: 4, dead_bytes: 1 << 40 });
         Manifest {
             folder: Folder { process: "notes/alice".parse().unwrap(), incarnation: 3 },
             epoch: 4,
             writing: 5 << 64,
             written_unix_ms: 6,
             facts: CutFacts { position: 7, hash_seed: u64::MAX, state_bytes: 1 << 30, objects: 8 },
-            value_bytes: 9,
             sections: vec![
                 (SectionKind::LEDGER, SectionPlace::Inline((*b"abc").into())),
                 (SectionKind::MAILBOX, SectionPlace::Located { bytes: 5000, location }),
@@ -329,8 +421,8 @@ mod tests {
                 BlobUse { number: 9, bytes: 6000, live_bytes: 5000 },
                 BlobUse { number: 1 << 100, bytes: 1 << 20, live_bytes: 200 },
             ],
-            page_bits: 1,
-            pages: vec![None, Some(place)],
+            page_bits: 2,
+            pages: vec![None, Some(place), Some(PagePlace { amendment, ..place }), None],
         }
     }
 
@@ -370,10 +462,12 @@ mod tests {
     }
 
     #[test]
-    fn a_later_version_is_told_from_damage_without_reading_further() {
+    fn another_version_is_told_from_damage_without_reading_further() {
         let mut bytes = sample().encode();
-        bytes[8] = 2;
-        bytes.truncate(12);
-        assert_eq!(Manifest::parse(&bytes), Err(FormatError::Version { actual: 2, known: MANIFEST_VERSION }));
+        for actual in [MANIFEST_VERSION - 1, MANIFEST_VERSION + 1] {
+            bytes[8..12].copy_from_slice(&actual.to_le_bytes());
+            bytes.truncate(12);
+            assert_eq!(Manifest::parse(&bytes), Err(FormatError::Version { actual, known: MANIFEST_VERSION }));
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! A page of the index: all objects whose hashes begin with its number.
+//! A page of the index: all objects whose hashes begin with its number. An amendment of a page has the same layout, and of the page's
+//! objects those that were replaced.
 //!
 //! ```text
 //! offset  bytes
@@ -21,7 +22,7 @@
 
 use super::cut::ObjectEntry;
 use super::error::Part;
-use super::format::{FormatError, Reading, checksum, length_u32, put_var};
+use super::format::{FormatError, Reading, length_u32, put_var};
 use super::limits::{KEY_BYTES_MAX, PAGE_BITS_MAX};
 use super::location::{Form, Location, NO_BLOB};
 
@@ -93,14 +94,6 @@ pub(crate) fn page_of(hash: u64, bits: u32) -> u32 {
 #[must_use]
 pub(crate) fn first_hash(page: u32, bits: u32) -> u64 {
     u64::from(page).checked_shl(u64::BITS - bits).unwrap_or(0)
-}
-
-/// What distinguishes the contents of a page from any other it may have: a sum over hashes and versions, in order.
-#[must_use]
-pub(crate) fn digest(objects: impl Iterator<Item = (u64, u64)>) -> u64 {
-    let bytes: Vec<u8> =
-        objects.flat_map(|(hash, version)| hash.to_le_bytes().into_iter().chain(version.to_le_bytes())).collect();
-    checksum(&bytes)
 }
 
 /// Appends a page of objects, which come in the order of hash, namespace and key.

@@ -14,6 +14,7 @@ use super::location::Form;
 use super::page::PageObject;
 use super::share::lock;
 use super::stored::Snapshot;
+use super::stored_page::StoredPage;
 use crate::buffer::AlignedBuffer;
 
 /// Pages that a thread takes at a time.
@@ -198,10 +199,10 @@ impl Restoring<'_> {
     fn pages(&self, pages: Range<u32>, buffer: &mut AlignedBuffer) -> ControlFlow<()> {
         let wanted = pages.filter(|&number| self.into.wants_page(number));
         let places = wanted.clone().filter_map(|number| self.snapshot.place(number));
-        self.into.reads(places.map(|place| u64::from(place.bytes)).sum())?;
+        self.into.reads(places.map(|place| place.bytes()).sum())?;
         for (number, page) in self.snapshot.pages_with(wanted, buffer) {
             match page {
-                Ok(mut objects) => {
+                Ok(StoredPage { mut objects, .. }) => {
                     self.into.page(number, &objects)?;
                     objects.retain(|object| self.into.wants(object));
                     let groups = neighbours(objects);
@@ -260,33 +261,6 @@ impl Together {
 }
 
 impl Snapshot {
-    /// Pages, neighbours in one read.
-    pub(crate) fn pages_with(
-        &self,
-        pages: impl Iterator<Item = u32> + Clone,
-        buffer: &mut AlignedBuffer,
-    ) -> Vec<(u32, Result<Vec<PageObject>, SnapshotError>)> {
-        let numbered: Vec<NumberedPage> =
-            pages.clone().filter_map(|number| Some(NumberedPage { number, place: self.place(number)? })).collect();
-        let mut found = Vec::with_capacity(pages.size_hint().0);
-        let empty = pages.filter(|&number| self.place(number).is_none());
-        found.extend(empty.map(|number| (number, Ok(Vec::new()))));
-        for group in neighbours(numbered) {
-            let read = match &group[..] {
-                [] | [_] => None,
-                [first, ..] => self.read_together(&Part::Page { number: first.number }, &group, buffer).ok().flatten(),
-            };
-            for page in &group {
-                let objects = match &read {
-                    Some(read) => self.parse_page(page.number, &page.place, &buffer[read.of(page)]),
-                    None => self.page(page.number),
-                };
-                found.push((page.number, objects));
-            }
-        }
-        found
-    }
-
     /// Reads all of a group at once; `None` where what is known of it says that this is not to be had.
     pub(super) fn read_together(
         &self,
@@ -309,19 +283,6 @@ impl Snapshot {
         let (start, end) = (first.start / align * align, end.next_multiple_of(align).min(blob_bytes));
         let bytes = usize::try_from(end.checked_sub(start)?).ok()?;
         group.iter().all(|item| item.lies().1.end <= end).then_some((blob, start, bytes))
-    }
-}
-
-#[derive(Clone, Copy)]
-struct NumberedPage {
-    number: u32,
-    place: super::manifest::PagePlace,
-}
-
-impl Lying for NumberedPage {
-    fn lies(&self) -> (u128, Range<u64>) {
-        let start = u64::from(self.place.offset);
-        (self.place.blob, start..start + u64::from(self.place.bytes))
     }
 }
 
@@ -367,12 +328,6 @@ pub(super) fn neighbours<Item: Lying + Apart>(mut items: Vec<Item>) -> Vec<Vec<I
 /// Whether something is read alone in any case.
 pub(super) trait Apart {
     fn apart(&self) -> bool;
-}
-
-impl Apart for NumberedPage {
-    fn apart(&self) -> bool {
-        false
-    }
 }
 
 impl Apart for PageObject {

@@ -7,8 +7,8 @@ use super::cut::{CutFacts, SectionKind};
 use super::error::{Part, SnapshotError};
 use super::fetch::Source;
 use super::files::FileTable;
-use super::format::{FormatError, check};
-use super::location::{Form, Location};
+use super::format::FormatError;
+use super::location::Location;
 use super::manifest::{Manifest, PagePlace, SectionPlace};
 use super::pack::new_writing;
 use super::page::{self, PageObject};
@@ -144,37 +144,6 @@ impl Snapshot {
         self.inner.manifest.pages.get(number as usize).copied().flatten()
     }
 
-    /// The objects of a page, in the order of their hashes; none for a page that there is not.
-    ///
-    /// # Errors
-    /// [`SnapshotError::Damaged`] or [`SnapshotError::Unreached`], naming the page.
-    pub fn page(&self, number: u32) -> Result<Vec<PageObject>, SnapshotError> {
-        let Some(place) = self.place(number) else { return Ok(Vec::new()) };
-        let mut bytes = vec![0; place.bytes as usize];
-        self.source().read(&Part::Page { number }, place.blob, place.offset.into(), &mut bytes)?;
-        self.parse_page(number, &place, &bytes)
-    }
-
-    /// The objects of a page that was read.
-    pub(crate) fn parse_page(
-        &self,
-        number: u32,
-        place: &PagePlace,
-        bytes: &[u8],
-    ) -> Result<Vec<PageObject>, SnapshotError> {
-        let parsed = check(bytes, place.checksum).and_then(|()| page::parse(bytes, number, self.page_bits()));
-        parsed.map_err(|error| {
-            let location = Location {
-                blob: place.blob,
-                offset: place.offset,
-                stored_bytes: place.bytes,
-                checksum: place.checksum,
-                form: Form::Plain,
-            };
-            self.source().misformed(&Part::Page { number }, &location, error)
-        })
-    }
-
     /// Fills `into`, which is as long as the object's value, with that value.
     ///
     /// # Errors
@@ -289,7 +258,7 @@ impl Snapshot {
             live_bytes: manifest.blobs.iter().map(|blob| blob.live_bytes).sum(),
             blobs: manifest.blobs.len() as u64,
             objects: manifest.facts.objects,
-            value_bytes: manifest.value_bytes,
+            value_bytes: manifest.value_bytes(),
             manifest_bytes: self.inner.manifest_bytes,
         }
     }

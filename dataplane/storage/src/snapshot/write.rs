@@ -1,7 +1,8 @@
 //! Writes a snapshot: what changed since the one before, and a manifest that has all of it.
 //!
-//! 1. Objects are gathered by pages. A page whose hashes and versions are those of the stored one is kept unread.
-//! 2. Of the other pages, values that are stored already in the same version keep their places; all others are packed into chunks,
+//! 1. All hashes and versions are looked at once. A page whose sum over these is that of the stored one is kept unread; one of which
+//!    few objects were replaced is amended, also unread. Of all others the objects are gathered.
+//! 2. Of gathered pages, values that are stored already in the same version keep their places; all others are packed into chunks,
 //!    neighbours together, by several threads that read, compress, checksum and put.
 //! 3. Pages are encoded and packed, then sections.
 //! 4. What was put is made lasting, then the manifest is published, if nobody else has published one. Only then is anything
@@ -11,14 +12,18 @@
 //!
 //! | room | what |
 //! |---|---|
-//! | `pages` | steps 1 and 3, and the order of all |
+//! | `survey` | step 1 |
+//! | `amendments` | pages that are amended |
+//! | `pages` | pages that are gathered, and step 3 |
 //! | `values` | step 2 |
 //! | `sections` | those of step 3 |
 //! | `files` | the process's files, as chunks and a section |
 
+mod amendments;
 mod files;
 mod pages;
 mod sections;
+mod survey;
 mod values;
 
 use std::collections::HashSet;
@@ -26,12 +31,12 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use self::survey::Survey;
 use super::accounts::{Changes, emptied};
 use super::compress::Compression;
 use super::cut::{Cut, CutFacts};
 use super::error::SnapshotError;
-use super::format::length_u32;
-use super::limits::{CHUNK_BYTES, PAGE_BITS_MAX, PAGE_OBJECTS, PASS_OBJECTS_MAX};
+use super::limits::{BLOB_ALIGN, CHUNK_BYTES, PAGE_BITS_MAX, PAGE_OBJECTS, PASS_OBJECTS_MAX, READ_BYTES_MAX};
 use super::manifest::{Manifest, PagePlace};
 use super::pack::{Chunk, Packer};
 use super::share::lock;
@@ -165,6 +170,13 @@ struct Worker {
     buffer: Option<AlignedBuffer>,
 }
 
+impl Worker {
+    /// Memory to read neighbours into.
+    fn buffer(&mut self) -> &mut AlignedBuffer {
+        self.buffer.get_or_insert_with(|| AlignedBuffer::new(READ_BYTES_MAX + 2 * BLOB_ALIGN))
+    }
+}
+
 impl<'w> Writing<'w> {
     fn begin(
         backend: &'w dyn Backend,
@@ -209,14 +221,13 @@ impl<'w> Writing<'w> {
 
     /// Everything up to the manifest, and the blobs that it does not need.
     fn prepare(&self) -> Result<(Manifest, Vec<u128>, Written), SnapshotError> {
-        let pages_all = 1_u32 << self.bits;
+        let Survey { mut pages, amended, mut looked_at } = self.survey()?;
+        looked_at.append(&mut self.amend(amended, &mut pages)?);
+        looked_at.sort_unstable();
         let passes = self.facts.objects.div_ceil(PASS_OBJECTS_MAX).max(1).next_power_of_two();
-        let pages_a_pass = (u64::from(pages_all) / passes).max(1);
-        let mut pages = Vec::with_capacity(pages_all as usize);
-        while pages.len() < pages_all as usize {
-            let first = length_u32(pages.len());
-            let end = u32::try_from(u64::from(first) + pages_a_pass).unwrap_or(pages_all);
-            self.pass(first..end, &mut pages)?;
+        let pages_a_pass = usize::try_from((1 << self.bits) / passes).unwrap_or(1).max(1);
+        for numbers in looked_at.chunks(pages_a_pass) {
+            self.pass(numbers, &mut pages)?;
         }
         let files = self.files()?;
         let sections = self.sections(files)?;
@@ -224,18 +235,14 @@ impl<'w> Writing<'w> {
         let (changes, written) = std::mem::take(&mut *lock(&self.joined));
         let before = self.base.map(Snapshot::manifest);
         let (blobs, dead) = changes.settle(before, self.same.is_some(), &self.packer)?;
-        let value_bytes_before = self.same.map_or(0, |base| base.manifest().value_bytes);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let objects = pages.iter().flatten().map(|page: &PagePlace| u64::from(page.objects)).sum();
+        let objects = pages.iter().flatten().map(|page: &PagePlace| u64::from(page.sum.objects)).sum();
         let manifest = Manifest {
             folder: *self.folder,
             epoch: self.plan.epoch,
             writing: self.packer.writing,
             written_unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX),
             facts: CutFacts { objects, ..self.facts },
-            value_bytes: value_bytes_before
-                .saturating_add(changes.value_bytes)
-                .saturating_sub(changes.value_bytes_before),
             sections,
             blobs,
             page_bits: self.bits,

@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use praas_storage::snapshot::{Part, SectionKind, Snapshot, SnapshotError, WritePlan, write};
+use praas_storage::snapshot::{MANIFEST_VERSION, Part, SectionKind, Snapshot, SnapshotError, WritePlan, write};
 use praas_storage::{Backend, BlobName, MemoryBackend};
 
 use crate::model::{Model, Name, Object, check, folder, manifest, seed, seen, stored};
 use crate::random::Random;
 
 /// Replaces a blob by other bytes, or removes it.
-fn replace(backend: &Arc<dyn Backend>, number: u128, bytes: Option<&[u8]>) {
+pub(crate) fn replace(backend: &Arc<dyn Backend>, number: u128, bytes: Option<&[u8]>) {
     let blob = BlobName { folder: folder(), number };
     backend.remove(&[blob]).unwrap();
     if let Some(bytes) = bytes {
@@ -18,13 +18,13 @@ fn replace(backend: &Arc<dyn Backend>, number: u128, bytes: Option<&[u8]>) {
     }
 }
 
-fn read(backend: &Arc<dyn Backend>, number: u128, bytes: u64) -> Vec<u8> {
+pub(crate) fn read(backend: &Arc<dyn Backend>, number: u128, bytes: u64) -> Vec<u8> {
     let mut all = vec![0; usize::try_from(bytes).unwrap()];
     backend.read(&BlobName { folder: folder(), number }, 0, &mut all).unwrap();
     all
 }
 
-fn damaged_part(error: SnapshotError) -> Part {
+pub(crate) fn damaged_part(error: SnapshotError) -> Part {
     let text = error.to_string();
     match error {
         SnapshotError::Damaged { part, folder: whose, .. } => {
@@ -150,8 +150,8 @@ fn a_manifest_with_any_other_byte_or_length_is_refused() {
         revision = backend.publish(&folder(), Some(&revision), &bytes).unwrap();
         match Snapshot::open(&backend, &folder()) {
             Err(SnapshotError::Version { part, actual, known, .. }) => {
-                assert_eq!((*part, known), (Part::Manifest, 1));
-                assert_ne!(actual, 1);
+                assert_eq!((*part, known), (Part::Manifest, MANIFEST_VERSION));
+                assert_ne!(actual, MANIFEST_VERSION);
             }
             Err(error) => assert_eq!(damaged_part(error), Part::Manifest),
             Ok(_) => panic!("a manifest that nobody wrote was opened"),
@@ -174,7 +174,7 @@ fn a_manifest_of_another_process_is_refused() {
 fn a_damaged_snapshot_is_made_whole_by_the_next_as_far_as_memory_has_it() {
     let mut random = Random::new(seed());
     let (backend, mut model, snapshot) = two_pages(&mut random);
-    let place = manifest(&backend).pages.into_iter().flatten().next().unwrap();
+    let place = manifest(&backend).pages.into_iter().flatten().next().unwrap().whole;
     let bytes = stored(&backend).iter().find(|(number, _)| *number == place.blob).unwrap().1;
     let mut spoilt = read(&backend, place.blob, bytes);
     spoilt[place.offset as usize + 30] ^= 1;

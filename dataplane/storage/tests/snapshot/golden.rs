@@ -1,32 +1,40 @@
-//! Snapshots that the first release of the format wrote are read as ever.
+//! Snapshots of the present layout are read as ever, and others are refused by name.
 //!
-//! `golden/v1` has one, with values in all forms: written by `keeps_a_golden_snapshot` and never changed since. A later layout gets
-//! a directory of its own, and this one stays.
+//! `golden/v2` has one, with values in all forms and an amended page: written by `keeps_a_golden_snapshot` and never changed since. A
+//! later layout gets a directory of its own. `golden/v1` has the manifest of a layout that no release wrote.
 
 use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use praas_storage::snapshot::{Manifest, SectionKind, Snapshot, WritePlan, write};
+use praas_storage::snapshot::{MANIFEST_VERSION, Manifest, SectionKind, Snapshot, SnapshotError, WritePlan, write};
 use praas_storage::{Backend, BlobName, MemoryBackend};
 
-use crate::model::{Model, check, folder, stored};
+use crate::model::{Model, check, folder, manifest, stored};
 use crate::random::Random;
 
 fn directory() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/snapshot/golden/v1")
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/snapshot/golden/v2")
 }
 
 fn model() -> Model {
     let mut random = Random::new(1);
     let mut model = Model { hash_seed: 0x5eed, state_bytes: 32 << 20, ..Model::default() };
-    for number in 0..20 {
-        model.put((number % 3, format!("golden/{number}").into_bytes()), random.bytes(usize::from(number) * 10));
+    for number in 0..200 {
+        model.put((number % 3, format!("golden/{number}").into_bytes()), random.bytes(usize::from(number)));
     }
     model.put((0, b"text".to_vec()), b"golden ".repeat(100));
     model.put((0, b"long".to_vec()), b"golden ".repeat(1_200_000));
     model.put((0, "schlüssel".as_bytes().to_vec()), Vec::new());
     model.sections = vec![(SectionKind::LEDGER, vec![7; 30]), (SectionKind::MAILBOX, random.bytes(4_200))];
+    model
+}
+
+/// The same later: some values were replaced, which amends their pages.
+fn amended(mut model: Model) -> Model {
+    for number in (3..200_u8).step_by(60) {
+        model.put((number % 3, format!("golden/{number}").into_bytes()), vec![number; usize::from(number)]);
+    }
     model
 }
 
@@ -48,8 +56,19 @@ fn the_golden_snapshot_is_read_as_it_was_written() {
         }
     }
     assert!(blobs >= 4, "a value of pieces and the rest");
-    let snapshot = check(&backend, &model());
+    let snapshot = check(&backend, &amended(model()));
     assert_eq!((snapshot.epoch(), snapshot.pages()), (3, 2));
+    assert!(manifest(&backend).pages.iter().flatten().any(|place| place.amendment.is_some()));
+}
+
+#[test]
+fn a_manifest_of_another_layout_is_refused_by_its_version() {
+    let bytes = fs::read(directory().with_file_name("v1").join("manifest")).unwrap();
+    let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+    backend.publish(&folder(), None, &bytes).unwrap();
+    let refused = Snapshot::open(&backend, &folder()).unwrap_err();
+    assert!(matches!(refused, SnapshotError::Version { actual: 1, known: MANIFEST_VERSION, .. }), "{refused}");
+    assert!(refused.to_string().contains("version 1"), "{refused}");
 }
 
 /// Made the golden snapshot. It refuses to make it again.
@@ -58,8 +77,10 @@ fn the_golden_snapshot_is_read_as_it_was_written() {
 fn keeps_a_golden_snapshot() {
     assert!(!directory().exists(), "golden bytes never change");
     let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
-    write(&backend, &folder(), None, &model(), &WritePlan::new(3)).unwrap();
-    check(&backend, &model());
+    let (before, model) = (model(), amended(model()));
+    let (base, _) = write(&backend, &folder(), None, &before, &WritePlan::new(3)).unwrap();
+    write(&backend, &folder(), Some(&base), &model, &WritePlan::new(3)).unwrap();
+    check(&backend, &model);
     fs::create_dir_all(directory()).unwrap();
     fs::write(directory().join("manifest"), backend.manifest(&folder()).unwrap().unwrap().bytes).unwrap();
     for (number, bytes) in stored(&backend) {

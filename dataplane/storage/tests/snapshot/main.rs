@@ -3,6 +3,7 @@
 //!
 //! Random tests print `PRAAS_SEED`, which repeats them.
 
+mod amendments;
 mod damage;
 mod faults;
 mod files;

@@ -279,19 +279,26 @@ pub(crate) fn check_accounts(backend: &Arc<dyn Backend>, snapshot: &Snapshot) {
     }
     let mut value_bytes = 0;
     for number in 0..snapshot.pages() {
-        for object in snapshot.page(number).unwrap() {
+        let page = snapshot.stored_page(number).unwrap();
+        for object in page.objects.iter().chain(&page.replaced) {
             need(&object.location, object.value_bytes);
-            value_bytes += u64::from(object.value_bytes);
         }
+        value_bytes += page.objects.iter().map(|object| u64::from(object.value_bytes)).sum::<u64>();
+        let amendment = manifest.pages[number as usize].and_then(|place| place.amendment);
+        assert_eq!(page.replaced.len(), amendment.map_or(0, |amendment| amendment.objects as usize));
+        let dead_bytes: u64 = page.replaced.iter().map(|object| u64::from(object.value_bytes)).sum();
+        assert!(amendment.is_none_or(|amendment| dead_bytes <= amendment.dead_bytes), "page {number}");
     }
     for place in manifest.pages.iter().flatten() {
-        *needed.entry(place.blob).or_default() += u64::from(place.bytes);
+        for stretch in std::iter::once(place.whole).chain(place.amendment.map(|amendment| amendment.stretch)) {
+            *needed.entry(stretch.blob).or_default() += u64::from(stretch.bytes);
+        }
     }
     let told: BTreeMap<u128, u64> = manifest.blobs.iter().map(|blob| (blob.number, blob.live_bytes)).collect();
     assert_eq!(told, needed);
     let told: HashMap<u128, u64> = manifest.blobs.iter().map(|blob| (blob.number, blob.bytes)).collect();
     assert_eq!(told, sizes, "blobs that are needed, and blobs that are there");
-    assert_eq!(manifest.value_bytes, value_bytes);
+    assert_eq!(manifest.value_bytes(), value_bytes);
 }
 
 pub(crate) fn manifest(backend: &Arc<dyn Backend>) -> Manifest {

@@ -65,7 +65,7 @@ impl Writing<'_> {
                     let part = Part::File { path: entry.path.clone() };
                     chunk.location = self.moved(worker, &part, &chunk.location)?;
                 }
-                worker.changes.charge_beside(&chunk.location, chunk_bytes(*bytes, number));
+                worker.changes.charge(&chunk.location, chunk_bytes(*bytes, number));
             }
         }
         Ok(entries)
@@ -75,7 +75,7 @@ impl Writing<'_> {
     fn release_files(&self, worker: &mut Worker, table: &FileTable) {
         if self.same.is_some() {
             for (chunk, bytes) in table.chunks() {
-                worker.changes.release_beside(&chunk.location, bytes);
+                worker.changes.release(&chunk.location, bytes);
             }
         }
     }
@@ -121,7 +121,7 @@ impl Writing<'_> {
             let EntryKind::File { bytes, chunks } = &entry.kind else { continue };
             all += chunks.len();
             for (number, chunk) in chunks.iter().enumerate() {
-                worker.changes.charge_beside(&chunk.location, chunk_bytes(*bytes, number));
+                worker.changes.charge(&chunk.location, chunk_bytes(*bytes, number));
             }
         }
         worker.written.file_pieces_reused += (all - read) as u64;

@@ -1,27 +1,29 @@
 //! Pages: which are kept as they are stored, which are written, and their bytes.
 
-use std::ops::Range;
-
 use super::{Worker, Writing};
-use crate::buffer::AlignedBuffer;
-use crate::snapshot::cut::CutError;
 use crate::snapshot::draft::{Draft, Fate, gather};
 use crate::snapshot::error::SnapshotError;
 use crate::snapshot::format::{checksum, length_u32};
-use crate::snapshot::limits::{BLOB_ALIGN, PAGE_BYTES_MAX, READ_BYTES_MAX};
-use crate::snapshot::manifest::PagePlace;
+use crate::snapshot::limits::{CHUNK_BYTES, PAGE_BYTES_MAX};
+use crate::snapshot::manifest::{PagePlace, Stretch};
 use crate::snapshot::page::{self, PageObject};
 use crate::snapshot::share::share;
 use crate::snapshot::stored::Snapshot;
+use crate::snapshot::stored_page::StoredPage;
 
-/// Pages that a thread takes at a time.
+/// Pages that a thread takes at a time, at most.
 const PAGES_A_JOB: usize = 16;
+/// Bytes of values that it takes at a time, about: two chunks, so that no thread is long at work when the others have ended.
+const JOB_BYTES: u64 = 2 * CHUNK_BYTES as u64;
 
 impl Writing<'_> {
-    /// Writes these pages.
-    pub(super) fn pass(&self, numbers: Range<u32>, pages: &mut Vec<Option<PagePlace>>) -> Result<(), SnapshotError> {
+    /// Looks at these pages as a whole, and writes those that changed.
+    pub(super) fn pass(&self, numbers: &[u32], pages: &mut [Option<PagePlace>]) -> Result<(), SnapshotError> {
         let mut drafts = gather(self.folder, self.cut, self.bits, numbers)?;
-        let run = drafts.len().div_ceil(self.plan.threads.max(1) * 4).clamp(1, PAGES_A_JOB);
+        let bytes: u64 =
+            drafts.iter().flat_map(|draft| &draft.records).map(|record| u64::from(record.value_bytes)).sum();
+        let jobs = usize::try_from(bytes / JOB_BYTES).unwrap_or(usize::MAX).max(self.plan.threads.max(1) * 4);
+        let run = drafts.len().div_ceil(jobs).clamp(1, PAGES_A_JOB);
         let jobs = drafts.chunks_mut(run).collect();
         let settle = |worker: &mut Worker, run: &mut [Draft]| self.settle(worker, run);
         share(self.plan.threads, jobs, || self.worker(), settle, |worker| self.end(worker))?;
@@ -30,7 +32,7 @@ impl Writing<'_> {
         let encode =
             |worker: &mut Worker, run: &mut [Draft]| run.iter_mut().try_for_each(|draft| self.encode(worker, draft));
         share(self.plan.threads, jobs, || self.worker(), encode, |worker| self.end(worker))?;
-        pages.extend(drafts.iter().map(|draft| draft.place));
+        drafts.iter().for_each(|draft| pages[draft.number as usize] = draft.place);
         Ok(())
     }
 
@@ -41,10 +43,7 @@ impl Writing<'_> {
         }
         let mut unsettled: Vec<&mut Draft> = run.iter_mut().filter(|draft| self.is_unsettled(draft)).collect();
         if let Some(same) = self.same.filter(|_| !unsettled.is_empty()) {
-            let bytes = READ_BYTES_MAX + 2 * BLOB_ALIGN;
-            let buffer = worker.buffer.get_or_insert_with(|| AlignedBuffer::new(bytes));
-            let mut earlier = same.pages_with(unsettled.iter().map(|draft| draft.number), buffer);
-            earlier.sort_by_key(|(number, _)| *number);
+            let earlier = same.pages_with(unsettled.iter().map(|draft| draft.number), worker.buffer());
             for (draft, (_, earlier)) in unsettled.iter_mut().zip(earlier) {
                 self.follow(worker, draft, same.place(draft.number), earlier)?;
             }
@@ -67,16 +66,12 @@ impl Writing<'_> {
     fn decide(&self, draft: &mut Draft) -> Result<(), SnapshotError> {
         let place = self.same.and_then(|same| same.place(draft.number));
         if self.same.is_some() && self.cut.is_absent(draft.number) {
-            if !draft.records.is_empty() {
-                let reason = format!("it shows objects of page {}, which it says is absent", draft.number);
-                return Err(SnapshotError::cut(self.folder, CutError::new(reason)));
-            }
+            self.ensure_hidden(draft.number, draft.records.len())?;
             (draft.fate, draft.place) = (Fate::Kept, place);
             return Ok(());
         }
         draft.sort().map_err(|error| SnapshotError::cut(self.folder, error))?;
-        let unchanged =
-            place.filter(|place| place.objects as usize == draft.records.len() && place.digest == draft.digest());
+        let unchanged = place.filter(|place| place.sum == draft.sum());
         if unchanged.is_some() {
             (draft.fate, draft.place) = (Fate::Kept, unchanged);
         }
@@ -98,7 +93,7 @@ impl Writing<'_> {
         worker: &mut Worker,
         draft: &mut Draft,
         place: Option<PagePlace>,
-        earlier: Result<Vec<PageObject>, SnapshotError>,
+        earlier: Result<StoredPage, SnapshotError>,
     ) -> Result<(), SnapshotError> {
         let earlier = match earlier {
             Ok(earlier) => earlier,
@@ -108,23 +103,23 @@ impl Writing<'_> {
         };
         if matches!(draft.fate, Fate::Kept) {
             let is_emptied = |blob| self.emptied.contains(&blob);
-            let moves = place.is_some_and(|place| is_emptied(place.blob))
-                || earlier.iter().any(|object| is_emptied(object.location.blob));
+            let moves = place.iter().flat_map(PagePlace::stretches).any(|stretch| is_emptied(stretch.blob))
+                || earlier.all().any(|object| is_emptied(object.location.blob));
             if !moves {
                 return Ok(());
             }
             (draft.fate, draft.place) = (Fate::Written, None);
             if draft.records.is_empty() {
-                draft.adopt(&earlier).map_err(|error| SnapshotError::cut(self.folder, error))?;
+                draft.adopt(&earlier.objects).map_err(|error| SnapshotError::cut(self.folder, error))?;
             }
         }
-        if let Some(place) = place {
-            worker.changes.release_page(&place);
+        for stretch in place.iter().flat_map(PagePlace::stretches) {
+            worker.changes.release_stretch(&stretch);
         }
-        for object in &earlier {
+        for object in earlier.all() {
             worker.changes.release(&object.location, object.value_bytes);
         }
-        draft.reuse(&earlier);
+        draft.reuse(&earlier.objects);
         Ok(())
     }
 
@@ -148,6 +143,13 @@ impl Writing<'_> {
         if matches!(draft.fate, Fate::Kept) || draft.records.is_empty() {
             return Ok(());
         }
+        let (whole, sum) = (self.put_page(worker, draft)?, draft.sum());
+        draft.place = Some(PagePlace { whole, amendment: None, sum });
+        Ok(())
+    }
+
+    /// Stores the objects of a page, or of its amendment, whose values are stored.
+    pub(super) fn put_page(&self, worker: &mut Worker, draft: &Draft) -> Result<Stretch, SnapshotError> {
         let mut bytes = Vec::new();
         page::encode(&mut bytes, draft.number, self.bits, draft.entries());
         if bytes.len() > PAGE_BYTES_MAX {
@@ -167,17 +169,10 @@ impl Writing<'_> {
                 worker.changes.charge(location, record.value_bytes);
             }
         }
-        let place = PagePlace {
-            blob: place.blob,
-            offset: place.offset,
-            bytes: length_u32(bytes.len()),
-            objects: length_u32(draft.records.len()),
-            checksum: checksum(&bytes),
-            digest: draft.digest(),
-        };
-        worker.changes.charge_page(&place);
+        let (blob, offset) = (place.blob, place.offset);
+        let stretch = Stretch { blob, offset, bytes: length_u32(bytes.len()), checksum: checksum(&bytes) };
+        worker.changes.charge_stretch(&stretch);
         worker.written.pages_written += 1;
-        draft.place = Some(place);
-        Ok(())
+        Ok(stretch)
     }
 }

@@ -26,7 +26,7 @@ impl Writing<'_> {
             Files::Anew(table) => Some((SectionKind::FILES, table)),
             Files::Where(place) => {
                 if let SectionPlace::Located { bytes, location } = &place {
-                    worker.changes.charge_beside(location, *bytes);
+                    worker.changes.charge(location, *bytes);
                 }
                 places.push((SectionKind::FILES, place));
                 None
@@ -46,12 +46,12 @@ impl Writing<'_> {
             let length =
                 length.ok_or_else(|| too_large("bytes of a section", bytes.len(), VALUE_BYTES_MAX as usize))?;
             let location = self.section(&mut worker, bytes, length)?;
-            worker.changes.charge_beside(&location, length);
+            worker.changes.charge(&location, length);
             places.push((*kind, SectionPlace::Located { bytes: length, location }));
         }
         for (_, place) in self.same.iter().flat_map(|same| &same.manifest().sections) {
             if let SectionPlace::Located { bytes, location } = place {
-                worker.changes.release_beside(location, *bytes);
+                worker.changes.release(location, *bytes);
             }
         }
         self.end(worker);
