@@ -4,7 +4,7 @@
 //! read them, its words here. The claim moves from the record of the running call to a free one of the worker's page, so that
 //! the server goes on seeing the call: when the worker dies, its caller is told that the worker was lost. A thread of its own
 //! sleeps until `durable` grows, publishes what is due and frees the records; so a reply waits neither for the next call's
-//! end nor for a worker that sleeps or polls.
+//! end nor for a worker that sleeps or polls. What is due when the next reply is held is published by the worker itself.
 //!
 //! Memory: the queue is private to the worker. The thread has mappings of its own of the lanes and of the worker's page, in
 //! which it stores nothing but cells, bells and the states of the records 1 and up.
@@ -45,6 +45,8 @@ use crate::worker_page;
 const STACK_BYTES: usize = 128 << 10;
 /// Longest sleep between two looks.
 const SLICE: Duration = Duration::from_millis(50);
+/// The same while nothing is held.
+const IDLE_SLICE: Duration = Duration::from_secs(1);
 
 /// An answer that lies ready.
 #[derive(Debug)]
@@ -94,6 +96,12 @@ struct Queue {
     lanes: Vec<Arc<AnswerLane>>,
     /// Bits of the records that are in use.
     records: u32,
+    /// Counts replies that were held.
+    holds: u64,
+    /// Whether the thread sleeps until it is told that something is held; else it sleeps until more is durable, or for a slice.
+    is_idle: bool,
+    /// How many wait for a release.
+    waiters: usize,
     is_over: bool,
 }
 
@@ -178,7 +186,7 @@ impl HeldReplies {
         let record = loop {
             match queue.free_record() {
                 Some(record) => break record,
-                None => queue = shared.wait(queue, SLICE),
+                None => queue = shared.wait_for_release(queue, SLICE),
             }
         };
         let sequence = reply.sequence;
@@ -189,9 +197,14 @@ impl HeldReplies {
         claims[record].claim(sequence, reply.lane.0, reply.target, reply.root);
         claims[RUNNING_RECORD].release(sequence)?;
         queue.records |= 1 << record;
+        queue.holds = queue.holds.wrapping_add(1);
         queue.held.push_back(Held { reply, position, record, lane });
-        drop(queue);
-        shared.changed.notify_all();
+        // What has become durable before it was held is told to nobody; and this worker may be sooner than its thread.
+        shared.release_due(&mut queue);
+        if queue.is_idle && !queue.held.is_empty() {
+            drop(queue);
+            shared.changed.notify_all();
+        }
         Ok(())
     }
 
@@ -213,7 +226,7 @@ impl HeldReplies {
             if left.is_zero() {
                 return false;
             }
-            queue = self.shared.wait(queue, left.min(SLICE));
+            queue = self.shared.wait_for_release(queue, left.min(SLICE));
         }
     }
 }
@@ -245,25 +258,42 @@ impl Shared {
         self.changed.wait_timeout(queue, time).unwrap_or_else(PoisonError::into_inner).0
     }
 
-    /// The thread.
+    /// A wait of who wants something released.
+    fn wait_for_release<'q>(&'q self, mut queue: MutexGuard<'q, Queue>, time: Duration) -> MutexGuard<'q, Queue> {
+        queue.waiters += 1;
+        queue = self.wait(queue, time);
+        queue.waiters -= 1;
+        queue
+    }
+
+    /// The thread. As long as each sync has replies of this worker behind it, it sleeps until more is durable, so that holding a
+    /// reply wakes nobody.
     fn release_what_is_due(&self) {
         let mut queue = self.queue();
+        let mut holds = queue.holds;
         while !queue.is_over {
             let seen = self.watch.durable();
-            let Some(first) = queue.held.front() else {
-                queue = self.wait(queue, Duration::from_secs(1));
-                continue;
-            };
-            if !self.watch.is_durable(first.position) {
-                drop(queue);
-                self.watch.wait_once(seen);
-                queue = self.queue();
+            self.release_due(&mut queue);
+            if queue.held.is_empty() && queue.holds == holds {
+                queue.is_idle = true;
+                queue = self.wait(queue, IDLE_SLICE);
+                queue.is_idle = false;
                 continue;
             }
-            while let Some(held) = queue.held.pop_front_if(|held| self.watch.is_durable(held.position)) {
-                self.publish(&held);
-                self.free(&mut queue, &held);
-            }
+            holds = queue.holds;
+            drop(queue);
+            self.watch.wait_once(seen);
+            queue = self.queue();
+        }
+    }
+
+    fn release_due(&self, queue: &mut Queue) {
+        let before = queue.held.len();
+        while let Some(held) = queue.held.pop_front_if(|held| self.watch.is_durable(held.position)) {
+            self.publish(&held);
+            self.free(queue, &held);
+        }
+        if queue.waiters > 0 && queue.held.len() < before {
             self.changed.notify_all();
         }
     }

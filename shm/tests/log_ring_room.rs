@@ -170,3 +170,42 @@ fn a_wait_for_a_position_ends_when_it_is_durable_and_at_its_deadline() {
     // One that was read in the middle of a change that was taken back never comes.
     assert!(watch.is_durable(position + 1));
 }
+
+#[test]
+fn a_wait_that_polls_ends_as_one_that_sleeps_however_long_it_takes() {
+    let process = Logged::create(LIMIT_BYTES);
+    let page = ControlPage::create(1, 1).unwrap();
+    let view = Arc::new(ControlView::attach(page.fd().try_clone_to_owned().unwrap()).unwrap());
+    let watch = DurableWatch::new(Arc::clone(&process.objects), view).polling();
+    let store = process.store(WORKER);
+    // Learns that waits are short, is surprised by longer ones, and learns again.
+    for pause_us in [100, 100, 100, 100, 5000, 5000, 100, 100] {
+        let position = store.put(&user("k"), b"v", Meta::RAW, Condition::Any).unwrap();
+        assert!(!watch.wait(position, Instant::now() + Duration::from_micros(10)));
+        let (waits, page) = (std::sync::Barrier::new(2), &page);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                waits.wait();
+                std::thread::sleep(Duration::from_micros(pause_us));
+                page.set_durable(position);
+            });
+            waits.wait();
+            assert!(watch.wait(position, Instant::now() + PATIENCE) && watch.durable() == position);
+        });
+    }
+}
+
+#[test]
+fn a_reader_that_polls_finds_records_and_only_records() {
+    let process = Logged::create(LIMIT_BYTES);
+    let mut reader = process.reader();
+    let store = process.store(WORKER);
+    let mut batch = Vec::new();
+    for _ in 0..20 {
+        assert!(!reader.has_more() && !reader.poll(Duration::from_micros(50)));
+        store.put(&user("k"), b"v", Meta::RAW, Condition::Any).unwrap();
+        assert!(reader.has_more() && reader.poll(Duration::ZERO));
+        reader.read(&mut batch, READ_BYTES).unwrap();
+        assert!(!batch.is_empty());
+    }
+}

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use praas_protocol::codec::CodecError;
-use praas_protocol::control::{CONTROL_VERSION, LaneGeometry, LaneId, WorkerCommand, WorkerMessage};
+use praas_protocol::control::{CONTROL_VERSION, LaneGeometry, LaneId, WaitMode, WorkerCommand, WorkerMessage};
 use praas_protocol::limits::WORKERS_MAX;
 use praas_shm::control_page::ControlView;
 use praas_shm::held_replies::HoldError;
@@ -187,7 +187,8 @@ impl Worker {
         let mut watch = None;
         if is_logged {
             let objects = Arc::clone(state.store().objects());
-            let watch = watch.insert(DurableWatch::new(objects, Arc::new(ControlView::attach(view)?)));
+            let logged = DurableWatch::new(objects, Arc::new(ControlView::attach(view)?));
+            let watch = watch.insert(if wait_mode == WaitMode::Park { logged } else { logged.polling() });
             end.hold_replies(watch.clone())?;
         }
         let call_lanes = Rc::new(CallLanes::new(Rc::clone(&mail)));

@@ -571,6 +571,12 @@ pub(crate) const LOG_BATCH_BYTES: usize = 1 << 20;
 /// Time after which a log that failed, or has not made everything durable, is asked again.
 pub(crate) const LOG_RETRY_PERIOD: Duration = Duration::from_millis(5);
 
+/// Longest time that the log's thread polls a ring before it sleeps: a woken worker and its next put take less.
+pub(crate) const LOG_POLL_BUDGET: Duration = Duration::from_micros(100);
+
+/// Longest time that a sync waits for others to join; half of what the last sync took, if that is less.
+pub(crate) const LOG_GATHER_MAX: Duration = Duration::from_millis(1);
+
 /// Longest sleep of the log's thread between two looks at the rings, for a writer that died on its way to ring.
 pub(crate) const LOG_LOOK_PERIOD: Duration = Duration::from_millis(100);
 

@@ -6,15 +6,15 @@
 //! ```
 //!
 //! Records are opaque here. Whatever was appended since the last sync becomes one *batch*: a header with the positions before
-//! and at its end, its length and its checksum, the records, zeroes up to a whole block. It is written and synced as one chain
-//! of operations, so that a group of records costs what one does. No block is written twice but after a failure, and then by
+//! and at its end, its length and its checksum, the records, zeroes up to a whole block. It is written by one call
+//! that returns when it lasts, so that a group of records costs what one does. No block is written twice but after a failure, and then by
 //! the same records with or without further ones.
 //!
 //! A block that was never written costs a change of the file system's own records at its sync, many times a write. So
 //! a small batch that comes to such blocks takes zeroes behind it along; the next ones overwrite those.
 //!
 //! Invariants:
-//! 1. A position counts as durable only when the sync behind its batch has returned.
+//! 1. A position counts as durable only when the call that wrote its batch through has returned without an error.
 //! 2. Batches follow each other by position without gap, over segments too. A segment begins at the position up to which
 //!    everything was durable, so what an earlier one has beyond was never acknowledged and is left out.
 //! 3. After a failure the batch is written anew before it is synced: a sync that succeeds after one that failed says nothing

@@ -134,8 +134,8 @@ fn check_layer(place: &Path) {
     assert_eq!(file.bytes(), Ok(3 * 4096));
     let mut blocks = AlignedBuffer::new(4096);
     blocks.fill(7);
-    file.write_and_sync(4096, &blocks).unwrap();
-    file.write_and_sync(8192, &[9; 4096]).unwrap();
+    file.write_through(4096, &blocks).unwrap();
+    file.write_through(8192, &[9; 4096]).unwrap();
     assert_eq!(file.write(5, &blocks), Err(Errno::INVAL));
     let mut read = vec![1; 3 * 4096 + 10];
     assert_eq!(file.read(1, &mut read), Ok(3 * 4096 - 1));

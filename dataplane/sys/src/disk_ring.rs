@@ -13,12 +13,12 @@
 //! is aborted, because the memory that it writes to would go to somebody else.
 
 use std::fmt;
+use std::io::IoSlice;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-use ::io_uring::types::{Fd, FsyncFlags};
+use ::io_uring::types::Fd;
 use ::io_uring::{IoUring, opcode, squeue};
-use rustix::fs::fdatasync;
-use rustix::io::{Errno, pread, pwrite, retry_on_intr};
+use rustix::io::{Errno, ReadWriteFlags, pread, pwrite, pwritev2, retry_on_intr};
 
 /// Bytes of one operation: as large as a disk likes them, so small that several of a chunk are in flight.
 pub const PIECE_BYTES: usize = 1 << 20;
@@ -119,58 +119,18 @@ impl DiskRing {
             Way::Calls(_) => read_by_calls(file, offset, into),
         }
     }
+}
 
-    /// Writes up to [`PIECE_BYTES`] and makes what the file has by then lasting, as one chain of operations: one entry into
-    /// the kernel and one sleep instead of two.
-    ///
-    /// # Errors
-    /// The first failure; any part may have been written, and nothing counts as lasting.
-    pub fn write_and_sync(&mut self, file: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
-        let Way::Ring(ring) = &mut self.way else {
-            write_by_calls(file, offset, bytes)?;
-            return retry_on_intr(|| fdatasync(file));
-        };
-        let Some(length) = u32::try_from(bytes.len()).ok().filter(|_| bytes.len() <= PIECE_BYTES) else {
-            return Err(Errno::INVAL);
-        };
-        let fd = Fd(file.as_raw_fd());
-        let write = opcode::Write::new(fd, bytes.as_ptr(), length).offset(offset).build().flags(squeue::Flags::IO_LINK);
-        let sync = opcode::Fsync::new(fd).flags(FsyncFlags::DATASYNC).build();
-        // SAFETY: memory and file are borrowed until both have completed, which is waited for below.
-        unsafe {
-            push(ring, &write.user_data(0));
-            push(ring, &sync.user_data(1));
-        }
-        let mut results = [None; 2];
-        while results.contains(&None) {
-            // A signal can end a wait with one of the two.
-            wait(ring, results.iter().filter(|result| result.is_none()).count());
-            for entry in ring.completion() {
-                if let Some(result) = usize::try_from(entry.user_data()).ok().and_then(|index| results.get_mut(index)) {
-                    *result = Some(entry.result());
-                }
-            }
-        }
-        let [written, synced] = results.map(|result| outcome_of(result.unwrap_or_default()));
-        // A write that came short broke the chain: the rest goes by calls, which say what is wrong.
-        match written {
-            Ok(written) if written == bytes.len() => {}
-            Ok(written) => {
-                write_by_calls(file, offset + written as u64, &bytes[written..])?;
-                return retry_on_intr(|| fdatasync(file));
-            }
-            Err(Errno::INTR | Errno::AGAIN) => {
-                write_by_calls(file, offset, bytes)?;
-                return retry_on_intr(|| fdatasync(file));
-            }
-            Err(errno) => return Err(errno),
-        }
-        match synced {
-            Ok(_) => Ok(()),
-            Err(Errno::INTR | Errno::AGAIN) => retry_on_intr(|| fdatasync(file)),
-            Err(errno) => Err(errno),
-        }
-    }
+/// Writes all of `bytes` at `offset`; they last when this returns. Says nothing of what else the file has.
+///
+/// One plain call, whatever the host grants: who writes a little and can do nothing until it lasts sleeps in it, and the disk's
+/// interrupt wakes it. A ring ends such a write, or a sync behind a write, on a thread of the kernel's, which has to be woken
+/// first: 182 against 207 µs, with a sync of its own 212 µs.
+///
+/// # Errors
+/// The first failure; any part may have been written, and nothing counts as lasting.
+pub fn write_through(file: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+    write_pieces(offset, bytes, |piece, offset| pwritev2(file, &[IoSlice::new(piece)], offset, ReadWriteFlags::DSYNC))
 }
 
 /// Moves `bytes` between the memory and the file in pieces, several in flight. How many until the end of the file.
@@ -283,10 +243,18 @@ fn outcome_of(result: i32) -> Result<usize, Errno> {
     usize::try_from(result).map_err(|_| Errno::from_raw_os_error(-result))
 }
 
-fn write_by_calls(file: BorrowedFd<'_>, mut offset: u64, mut bytes: &[u8]) -> Result<(), Errno> {
+fn write_by_calls(file: BorrowedFd<'_>, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+    write_pieces(offset, bytes, |piece, offset| pwrite(file, piece, offset))
+}
+
+fn write_pieces(
+    mut offset: u64,
+    mut bytes: &[u8],
+    mut write: impl FnMut(&[u8], u64) -> Result<usize, Errno>,
+) -> Result<(), Errno> {
     while !bytes.is_empty() {
         let piece = &bytes[..bytes.len().min(PIECE_BYTES)];
-        match retry_on_intr(|| pwrite(file, piece, offset))? {
+        match retry_on_intr(|| write(piece, offset))? {
             0 => return Err(Errno::NOSPC),
             written => {
                 bytes = &bytes[written..];
@@ -373,21 +341,30 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_is_synced_is_there_and_a_failure_is_told() {
+    fn a_failure_is_told_and_the_ring_is_as_good_as_before() {
         for (index, ring) in ways().iter_mut().enumerate() {
-            let scratch = Scratch::new(&format!("synced-{index}"));
+            let scratch = Scratch::new(&format!("failure-{index}"));
             let written = noise(4096);
-            ring.write_and_sync(scratch.1.as_fd(), 4096, &written).unwrap();
-            let mut read = vec![0; 4096];
-            assert_eq!(ring.read(scratch.1.as_fd(), 4096, &mut read), Ok(4096));
-            assert_eq!(read, written);
+            ring.write(scratch.1.as_fd(), 4096, &written).unwrap();
             let unwritable = File::open(&scratch.0).unwrap();
             assert_eq!(ring.write(unwritable.as_fd(), 0, &written), Err(Errno::BADF));
-            assert_eq!(ring.write_and_sync(unwritable.as_fd(), 0, &written), Err(Errno::BADF));
+            let mut read = vec![0; 4096];
             let unreadable = OpenOptions::new().write(true).open(&scratch.0).unwrap();
             assert_eq!(ring.read(unreadable.as_fd(), 0, &mut read), Err(Errno::BADF));
-            // The ring is as good as before.
             assert_eq!(ring.read(scratch.1.as_fd(), 4096, &mut read), Ok(4096));
+            assert_eq!(read, written);
         }
+    }
+
+    #[test]
+    fn what_is_written_through_is_there_and_a_failure_is_told() {
+        let scratch = Scratch::new("through");
+        let written = noise(PIECE_BYTES + 4096);
+        write_through(scratch.1.as_fd(), 4096, &written).unwrap();
+        let mut read = vec![0; written.len()];
+        assert_eq!(DiskRing::of_calls().read(scratch.1.as_fd(), 4096, &mut read), Ok(written.len()));
+        assert_eq!(read, written);
+        let unwritable = File::open(&scratch.0).unwrap();
+        assert_eq!(write_through(unwritable.as_fd(), 0, &written), Err(Errno::BADF));
     }
 }

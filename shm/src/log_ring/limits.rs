@@ -1,5 +1,7 @@
 //! Every maximum of the log ring, with its unit and its reason.
 
+use std::time::Duration;
+
 use crate::mailbox::MESSAGES_BOUND;
 
 /// Bytes of a ring that nobody chose: a disk that takes 400 MiB a second drains it in 10 ms.
@@ -10,6 +12,8 @@ pub const LOG_BYTES_MIN: u64 = 1 << 20;
 pub const LOG_BYTES_MAX: u64 = 1 << 30;
 /// Bytes of a value or payload that go into its own record at most: copied under the lock in some ten microseconds.
 pub const PIECE_BYTES: usize = 64 << 10;
+/// Waits for a log that take longer on the whole do not poll: a disk behind a network, where a wake costs little beside it.
+pub(super) const POLLED_WAIT_MAX: Duration = Duration::from_millis(1);
 /// Bytes of a record. The largest ones name all messages of a full mailbox that one call has accepted, in words.
 pub(super) const RECORD_BYTES_MAX: usize = 256 << 10;
 

@@ -4,8 +4,10 @@
 //! and bytes are decoded in the private copy.
 
 use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
 use crate::segment::AttachError;
+use crate::spin::SpinHistory;
 use crate::sync::{Ordering, full_fence, wake_low_half};
 
 use super::memory::Ring;
@@ -62,6 +64,7 @@ pub struct LogReader {
     released: u64,
     position: u64,
     streams: Streams,
+    history: SpinHistory,
 }
 
 impl LogReader {
@@ -71,7 +74,7 @@ impl LogReader {
     /// [`AttachError`] when it is not a ring of this size and version.
     pub fn attach(fd: OwnedFd, bytes: u64, position: u64) -> Result<Self, AttachError> {
         let ring = Ring::attach(fd, bytes)?;
-        Ok(Self { ring, read: 0, released: 0, position, streams: Streams::default() })
+        Ok(Self { ring, read: 0, released: 0, position, streams: Streams::default(), history: SpinHistory::default() })
     }
 
     /// The reader of a ring whose last reader has died, as whose writers all have. `durable` is how far the log goes that it was
@@ -116,7 +119,8 @@ impl LogReader {
             return Err(RingError::Gap { after, actual: position });
         }
         let read = released.wrapping_add(read as u64);
-        let mut reader = Self { ring, read, released, position: durable, streams: Streams::until(position) };
+        let (streams, history) = (Streams::until(position), SpinHistory::default());
+        let mut reader = Self { ring, read, released, position: durable, streams, history };
         reader.release();
         Ok(reader)
     }
@@ -167,6 +171,31 @@ impl LogReader {
         self.read = read.wrapping_add(whole as u64);
         self.position = position;
         Ok(position)
+    }
+
+    /// Looks for further records, giving the core to whoever else wants it between two looks: at most for `budget`, and less
+    /// and less often where nothing comes. Whether there are any.
+    #[must_use]
+    pub fn poll(&self, budget: Duration) -> bool {
+        if !self.history.should_spin() {
+            return self.has_more();
+        }
+        let until = Instant::now() + budget;
+        while !self.has_more() {
+            if Instant::now() >= until {
+                self.history.miss();
+                return false;
+            }
+            std::thread::yield_now();
+        }
+        self.history.hit();
+        true
+    }
+
+    /// Whether records lie behind those that were read.
+    #[must_use]
+    pub fn has_more(&self) -> bool {
+        self.ring.words().committed.load(Ordering::Relaxed) != self.read
     }
 
     /// What was read so far is no longer needed: writers may go on.

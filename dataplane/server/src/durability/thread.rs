@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
@@ -14,7 +14,7 @@ use praas_storage::Folder;
 
 use super::files::FileOrder;
 use super::{Command, LogEnd, LogNews, News, Opened};
-use crate::limits::{LOG_BATCH_BYTES, LOG_LOOK_PERIOD, LOG_RETRY_PERIOD};
+use crate::limits::{LOG_BATCH_BYTES, LOG_GATHER_MAX, LOG_LOOK_PERIOD, LOG_POLL_BUDGET, LOG_RETRY_PERIOD};
 use crate::log::Log as Logger;
 use crate::processes::ProcessKey;
 
@@ -37,6 +37,19 @@ enum Turn {
     Waits,
 }
 
+/// What came of moving records into a log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Taken {
+    /// It has more.
+    Some,
+    /// There was nothing.
+    Nothing,
+    /// It has to be synced before it takes more.
+    Full,
+    /// It failed.
+    Refused,
+}
+
 /// One ring with its log.
 #[derive(Debug)]
 struct LoggedRing {
@@ -49,6 +62,9 @@ struct LoggedRing {
     /// Whether something was appended since the last sync that said that all is durable: it may have no position of its own.
     is_dirty: bool,
     seen: u32,
+    /// Changes that the last sync made durable, and how long it took.
+    group: u64,
+    sync_time: Duration,
     /// Whether it was said that its log fails.
     is_failing: bool,
 }
@@ -63,6 +79,8 @@ pub(super) struct LogThread {
     rings: BTreeMap<ProcessKey, LoggedRing>,
     /// Whose logs are being opened.
     opening: BTreeSet<ProcessKey>,
+    /// Whose ring had something last, until it was polled in vain.
+    busy: Option<ProcessKey>,
 }
 
 impl LogThread {
@@ -75,7 +93,7 @@ impl LogThread {
         let poll = Poll::new()?;
         let waker = Arc::new(Waker::new(poll.registry(), WAKER)?);
         let (rings, opening) = (BTreeMap::new(), BTreeSet::new());
-        Ok((Self { poll, orders, files, news, logger, rings, opening }, waker))
+        Ok((Self { poll, orders, files, news, logger, rings, opening, busy: None }, waker))
     }
 
     pub(super) fn run(mut self) {
@@ -141,6 +159,8 @@ impl LogThread {
             durable: position,
             is_dirty: false,
             seen: 0,
+            group: 0,
+            sync_time: Duration::ZERO,
             is_failing: false,
         };
         self.rings.insert(key, ring);
@@ -188,7 +208,7 @@ impl LogThread {
         let (mut moved, mut waits, mut broken) = (false, false, Vec::new());
         for (key, ring) in &mut self.rings {
             match ring.turn(self.logger) {
-                Ok(Turn::Moved) => moved = true,
+                Ok(Turn::Moved) => (moved, self.busy) = (true, Some(*key)),
                 Ok(Turn::Waits) => waits = true,
                 Ok(Turn::Idle) => {}
                 Err(reason) => broken.push((*key, reason)),
@@ -197,40 +217,38 @@ impl LogThread {
         for (key, reason) in broken {
             self.give_up(key, reason);
         }
+        if moved || self.polls_something() {
+            return None;
+        }
         // The bells are armed one by one; one that cannot be has news.
-        if moved || !self.rings.values().all(LoggedRing::may_sleep) {
+        if !self.rings.values().all(LoggedRing::may_sleep) {
             return None;
         }
         Some(if waits { LOG_RETRY_PERIOD } else { LOG_LOOK_PERIOD })
+    }
+
+    /// Polls the ring that had something last: who was told that something is durable goes on about now, and being woken for
+    /// what comes next takes longer than it.
+    fn polls_something(&mut self) -> bool {
+        let ring = self.busy.take().and_then(|key| self.rings.get(&key));
+        ring.is_some_and(|ring| ring.batch.is_empty() && ring.parts.reader.poll(LOG_POLL_BUDGET))
     }
 }
 
 impl LoggedRing {
     fn turn(&mut self, logger: Logger) -> Result<Turn, String> {
-        if self.batch.is_empty() {
-            self.seen = self.parts.reader.begin_look();
-            let read = self.parts.reader.read(&mut self.batch, LOG_BATCH_BYTES);
-            self.batch_position = read.map_err(|error| error.to_string())?;
+        let taken = self.take(logger)?;
+        if taken == Taken::Refused {
+            return Ok(Turn::Waits);
         }
-        let mut has_moved = false;
-        if !self.batch.is_empty() {
-            match self.parts.log.append(&self.batch, self.batch_position) {
-                Ok(()) => {
-                    self.batch.clear();
-                    (self.appended, self.is_dirty, has_moved) = (self.batch_position, true, true);
-                }
-                // What it has must be synced first; anything else is told.
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.is_dirty => {}
-                Err(error) => {
-                    self.note_failure(logger, &error);
-                    return Ok(Turn::Waits);
-                }
-            }
-        }
+        let has_moved = taken == Taken::Some;
         if self.is_dirty {
+            self.gather(logger)?;
+            let (began, before) = (Instant::now(), self.durable);
             match self.parts.log.sync() {
                 Ok(durable) => {
                     self.show(durable, logger);
+                    (self.group, self.sync_time) = (self.durable - before, began.elapsed());
                     self.is_dirty = self.durable < self.appended;
                 }
                 Err(error) => self.note_failure(logger, &error),
@@ -244,6 +262,45 @@ impl LoggedRing {
             (false, true, _) => Turn::Waits,
             (false, false, true) => Turn::Idle,
         })
+    }
+
+    /// Moves what lies in the ring into its log.
+    fn take(&mut self, logger: Logger) -> Result<Taken, String> {
+        if self.batch.is_empty() {
+            self.seen = self.parts.reader.begin_look();
+            let read = self.parts.reader.read(&mut self.batch, LOG_BATCH_BYTES);
+            self.batch_position = read.map_err(|error| error.to_string())?;
+        }
+        if self.batch.is_empty() {
+            return Ok(Taken::Nothing);
+        }
+        match self.parts.log.append(&self.batch, self.batch_position) {
+            Ok(()) => {
+                self.batch.clear();
+                (self.appended, self.is_dirty) = (self.batch_position, true);
+                Ok(Taken::Some)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && self.is_dirty => Ok(Taken::Full),
+            Err(error) => {
+                self.note_failure(logger, &error);
+                Ok(Taken::Refused)
+            }
+        }
+    }
+
+    /// Waits a little for others to join: whoever was told by the last sync comes back about now, and the first of them would
+    /// go alone, with all others behind it. Half as many as the last time are a group; the other half gathers while it is
+    /// synced. One writer alone never waits.
+    fn gather(&mut self, logger: Logger) -> Result<(), String> {
+        let until = Instant::now() + LOG_GATHER_MAX.min(self.sync_time / 2);
+        while (self.appended - self.durable) * 2 < self.group && Instant::now() < until {
+            if !self.parts.reader.has_more() {
+                std::thread::yield_now();
+            } else if self.take(logger)? != Taken::Some {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn show(&mut self, durable: u64, logger: Logger) {

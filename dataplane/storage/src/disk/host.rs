@@ -246,7 +246,7 @@ impl StoredFile for HostFile {
         }
     }
 
-    fn write_and_sync(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+    fn write_through(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
         let suits = bytes.len().is_multiple_of(BLOCK_BYTES)
             && bytes.len() <= praas_sys::disk_ring::PIECE_BYTES
             && self.memory_align.is_none_or(|align| begins_on(bytes, align));
@@ -254,7 +254,7 @@ impl StoredFile for HostFile {
             self.write(offset, bytes)?;
             return self.sync();
         }
-        self.files.with_ring(|ring| ring.write_and_sync(self.file.as_fd(), offset, bytes))
+        praas_sys::disk_ring::write_through(self.file.as_fd(), offset, bytes)
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {

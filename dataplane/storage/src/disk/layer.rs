@@ -1,7 +1,8 @@
 //! What is asked of a file system, and nothing else is: so that a layer that loses power or fails can take its place.
 //!
 //! What may be relied upon, and what may not:
-//! 1. Bytes of a file last once [`StoredFile::sync`] has returned after they were written; before, any part of them may.
+//! 1. Bytes of a file last once [`StoredFile::sync`] has returned after they were written, or the [`StoredFile::write_through`] that
+//!    wrote them; before, any part of them may.
 //! 2. Entries of a directory last once [`FileLayer::sync_directory`] has returned; before, any of them may, in any order.
 //! 3. A rename happens or does not; it is not seen half done by who lists.
 //! 4. After a failure of a sync nothing is known of what it was for.
@@ -96,11 +97,12 @@ pub trait StoredFile: fmt::Debug + Send + Sync {
     /// What the system says; any part may have been written.
     fn write(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
 
-    /// [`StoredFile::write`] of whole blocks, then [`StoredFile::sync`], as fast as the two can be together.
+    /// [`StoredFile::write`] of whole blocks that last once this has returned, with what of the file's length they need. Whatever
+    /// else was written lasts no better than before.
     ///
     /// # Errors
-    /// What the system says; any part may have been written.
-    fn write_and_sync(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
+    /// What the system says; any part may have been written, and lasts as if it had been written alone.
+    fn write_through(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno>;
 
     /// Reads from any place on until `into` is full or the file ends. The bytes read.
     ///

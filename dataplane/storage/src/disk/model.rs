@@ -87,6 +87,8 @@ struct File {
 #[derive(Debug, Clone)]
 enum FileChange {
     Wrote(usize, Vec<u8>),
+    /// Lasts, whatever becomes of what was changed before.
+    WroteThrough(usize, Vec<u8>),
     Length(usize),
 }
 
@@ -235,6 +237,7 @@ impl Node {
                                 change.apply(&mut bytes);
                             }
                         }
+                        FileChange::WroteThrough(..) => change.apply(&mut bytes),
                         FileChange::Wrote(offset, written) => {
                             for (index, sector) in written.chunks(SECTOR_BYTES).enumerate() {
                                 if keeps() {
@@ -263,7 +266,7 @@ impl FileChange {
     fn apply(&self, bytes: &mut Vec<u8>) {
         match self {
             Self::Length(length) => bytes.resize(*length, 0),
-            Self::Wrote(offset, written) => store(bytes, *offset, written),
+            Self::Wrote(offset, written) | Self::WroteThrough(offset, written) => store(bytes, *offset, written),
         }
     }
 }
@@ -552,9 +555,22 @@ impl StoredFile for ModelFile {
         })
     }
 
-    fn write_and_sync(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
+    fn write_through(&self, offset: u64, bytes: &[u8]) -> Result<(), Errno> {
         self.write(offset, bytes)?;
-        self.sync()
+        // Nothing else was written meanwhile: who writes through is the only one that writes.
+        self.with(false, |file, course| match (course, file.changes.pop()) {
+            (Course::Whole, Some(FileChange::Wrote(offset, written))) => {
+                file.changes.push(FileChange::WroteThrough(offset, written));
+                Ok(())
+            }
+            (Course::Then(does, errno), Some(written)) => {
+                if !does {
+                    file.changes.push(written);
+                }
+                Err(errno)
+            }
+            (_, _) => Err(Errno::IO),
+        })
     }
 
     fn read(&self, offset: u64, into: &mut [u8]) -> Result<usize, Errno> {

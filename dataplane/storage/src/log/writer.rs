@@ -162,7 +162,7 @@ impl LogWriter {
         let takes_along = end > segment.ready && batch_bytes <= ahead_bytes / SMALL_BATCHES_AHEAD;
         let written_bytes = if takes_along { ahead_bytes.min(segment.bytes - segment.end) } else { batch_bytes };
         self.batch[filled_bytes..written_bytes].fill(0);
-        let written = segment.file.write_and_sync(segment.end as u64, &self.batch[..written_bytes]);
+        let written = segment.file.write_through(segment.end as u64, &self.batch[..written_bytes]);
         if let Err(errno) = written {
             let path = segment_path(&self.directory, segment.number);
             return Err(LogError::Files { what: "writing", path, errno });
@@ -211,7 +211,7 @@ impl LogWriter {
         head.write(&mut block[..SEGMENT_HEAD_BYTES]);
         let file = self.files.create(new)?;
         file.reserve(bytes as u64)?;
-        file.write_and_sync(0, &block)?;
+        file.write_through(0, &block)?;
         self.files.rename_new(new, path)?;
         self.files.sync_directory(&self.directory)?;
         Ok(file)
