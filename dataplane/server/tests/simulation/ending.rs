@@ -13,12 +13,14 @@ use crate::wish::Wish;
 const WAKE_ROUNDS_MAX: usize = 4000;
 
 impl Run {
-    /// Everybody is asked for until it is known whether it is there.
+    /// Everybody is asked for, so that it is known whether it is there; whose end could not be completed is stopped again.
     pub(crate) fn settle(&mut self) -> Result<(), String> {
         for process in self.processes.clone() {
-            if !model(|model| model.is_settled(&process)) {
-                self.begin(0, Wish::Restore, process);
-                self.come_to_rest("while it is asked what is there")?;
+            for wish in [Wish::Restore, Wish::Stop] {
+                if !model(|model| model.is_settled(&process)) {
+                    self.begin(0, wish, process);
+                    self.come_to_rest("while it is asked what is there")?;
+                }
             }
         }
         Ok(())
