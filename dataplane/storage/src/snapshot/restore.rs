@@ -200,18 +200,19 @@ impl Restoring<'_> {
         let wanted = pages.filter(|&number| self.into.wants_page(number));
         let places = wanted.clone().filter_map(|number| self.snapshot.place(number));
         self.into.reads(places.map(|place| place.bytes()).sum())?;
+        // Values of several pages lie beside each other: of large ones a page has few.
+        let mut values = Vec::new();
         for (number, page) in self.snapshot.pages_with(wanted, buffer) {
             match page {
-                Ok(StoredPage { mut objects, .. }) => {
+                Ok(StoredPage { objects, .. }) => {
                     self.into.page(number, &objects)?;
-                    objects.retain(|object| self.into.wants(object));
-                    let groups = neighbours(objects);
-                    lock(&self.work).groups.extend(groups);
-                    self.changed.notify_all();
+                    values.extend(objects.into_iter().filter(|object| self.into.wants(object)));
                 }
                 Err(error) => self.into.damaged_page(number, error)?,
             }
         }
+        lock(&self.work).groups.extend(neighbours(values));
+        self.changed.notify_all();
         ControlFlow::Continue(())
     }
 
