@@ -11,14 +11,16 @@
 //!    ([`Shard::write_when_settled`], `begin_deleting`).
 //! 2. A checkpoint that fails changes nothing of what is stored, is told of with its reason, and is tried again. No call fails
 //!    because of one.
-//! 3. One that would say what the last one says is not written, and none of a process of which something is still in storage.
+//! 3. Of a logged process one is due before its time when its log has become long, so that the disk has a bounded part of it, and who
+//!    comes back reads no more than that.
+//! 4. One that would say what the last one says is not written, and none of a process of which something is still in storage.
 
 use std::time::{Duration, Instant};
 
 use praas_protocol::Durability;
 
 use crate::clock;
-use crate::limits::CHECKPOINT_RETRY;
+use crate::limits::{CHECKPOINT_LOG_BYTES, CHECKPOINT_RETRY};
 use crate::processes::{Process, ProcessKey, Stage};
 use crate::shard::Shard;
 use crate::swap::Written;
@@ -33,6 +35,8 @@ pub(crate) struct Checkpoints {
     /// Why the last one failed, if it did.
     failure: Option<String>,
     is_under_way: bool,
+    /// Bytes that had gone through the log ring when the last one began.
+    logged_bytes: u64,
 }
 
 impl Checkpoints {
@@ -46,9 +50,14 @@ impl Checkpoints {
         self.failure.as_deref()
     }
 
-    /// Whether the next one is due; at the first look it begins to wait for it.
-    fn is_due(&mut self, interval: Duration, now: Instant) -> bool {
-        let wait = if self.failure.is_some() { interval.min(CHECKPOINT_RETRY) } else { interval };
+    /// Whether the next one is due, where `logged_bytes` have gone through the log ring; at the first look it begins to wait for it.
+    fn is_due(&mut self, interval: Duration, logged_bytes: u64, now: Instant) -> bool {
+        let is_long = logged_bytes.wrapping_sub(self.logged_bytes) >= CHECKPOINT_LOG_BYTES;
+        let wait = match (&self.failure, is_long) {
+            (Some(_), _) => interval.min(CHECKPOINT_RETRY),
+            (None, true) => Duration::ZERO,
+            (None, false) => interval,
+        };
         let begun = *self.begun.get_or_insert(now);
         !self.is_under_way && now.saturating_duration_since(begun) >= wait
     }
@@ -62,6 +71,12 @@ impl Process {
             _ => self.memory.as_ref().is_some_and(|memory| memory.objects.log().is_some()),
         };
         is_wanted.then(|| Duration::from_millis(self.application.checkpoint_interval_ms))
+    }
+
+    /// Bytes that its workers say they have written into its log ring, if it has one.
+    fn logged_bytes(&self) -> u64 {
+        let log = self.memory.as_ref().and_then(|memory| memory.objects.log());
+        log.map_or(0, praas_shm::log_ring::LogWriter::written_bytes)
     }
 }
 
@@ -79,7 +94,8 @@ impl Shard {
         // From now on looks come often enough for this one.
         self.directories.note_idle_time(interval);
         let now = clock::now();
-        if !matches!(process.stage, Stage::Active(_)) || !process.checkpoints.is_due(interval, now) {
+        let logged_bytes = process.logged_bytes();
+        if !matches!(process.stage, Stage::Active(_)) || !process.checkpoints.is_due(interval, logged_bytes, now) {
             return;
         }
         let position = process.memory.as_ref().map(|memory| memory.objects.position());
@@ -108,7 +124,7 @@ impl Shard {
         if process.checkpoints.is_under_way {
             return Ok(());
         }
-        process.checkpoints.begun = Some(clock::now());
+        (process.checkpoints.begun, process.checkpoints.logged_bytes) = (Some(clock::now()), process.logged_bytes());
         if process.filler.is_some() {
             return Err("some of what it had when it slept is still in storage".into());
         }
@@ -179,17 +195,28 @@ mod tests {
     fn a_checkpoint_is_due_after_its_time_and_sooner_after_one_that_failed() {
         let (minute, start) = (Duration::from_secs(60), Instant::now());
         let mut checkpoints = Checkpoints::default();
-        assert!(!checkpoints.is_due(minute, start), "the first look begins the wait");
-        assert!(!checkpoints.is_due(minute, start + minute - Duration::from_millis(1)));
-        assert!(checkpoints.is_due(minute, start + minute));
+        assert!(!checkpoints.is_due(minute, 0, start), "the first look begins the wait");
+        assert!(!checkpoints.is_due(minute, 0, start + minute - Duration::from_millis(1)));
+        assert!(checkpoints.is_due(minute, 0, start + minute));
         checkpoints.is_under_way = true;
-        assert!(!checkpoints.is_due(minute, start + 2 * minute), "one at a time");
+        assert!(!checkpoints.is_due(minute, 0, start + 2 * minute), "one at a time");
         checkpoints.is_under_way = false;
         checkpoints.failure = Some("no room".into());
         checkpoints.begun = Some(start + 2 * minute);
-        assert!(!checkpoints.is_due(minute, start + 2 * minute + CHECKPOINT_RETRY / 2));
-        assert!(checkpoints.is_due(minute, start + 2 * minute + CHECKPOINT_RETRY));
+        assert!(!checkpoints.is_due(minute, 0, start + 2 * minute + CHECKPOINT_RETRY / 2));
+        assert!(checkpoints.is_due(minute, 0, start + 2 * minute + CHECKPOINT_RETRY));
         let short = CHECKPOINT_RETRY / 10;
-        assert!(checkpoints.is_due(short, start + 2 * minute + short));
+        assert!(checkpoints.is_due(short, 0, start + 2 * minute + short));
+    }
+
+    #[test]
+    fn a_checkpoint_is_due_as_soon_as_its_log_is_long() {
+        let (minute, start) = (Duration::from_secs(60), Instant::now());
+        let mut checkpoints = Checkpoints { logged_bytes: u64::MAX - 5, ..Checkpoints::default() };
+        assert!(!checkpoints.is_due(minute, CHECKPOINT_LOG_BYTES - 7, start));
+        assert!(checkpoints.is_due(minute, CHECKPOINT_LOG_BYTES - 6, start), "the count goes round");
+        checkpoints.failure = Some("no room".into());
+        assert!(!checkpoints.is_due(minute, CHECKPOINT_LOG_BYTES, start), "what fails is not tried all the time");
+        assert!(checkpoints.is_due(minute, CHECKPOINT_LOG_BYTES, start + CHECKPOINT_RETRY));
     }
 }

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `lock` | held by flock for the server's life; the keeper accepts whoever holds it |
 //! | `secret` | 32 bytes that sign tokens, mode 0600, made once |
+//! | `owner` | 8 random bytes that tell what this directory's servers have stored from what others have, made once |
 //! | `token` | a token with every right for local tools, mode 0600, written anew at each start |
 //! | `praas.sock`, `keeper.sock` | sockets, there while their processes live |
 //! | `keeper.log` | what the keeper had to say |
@@ -20,6 +21,7 @@ use std::time::Instant;
 
 use praas_protocol::ProcessId;
 use praas_protocol::token::{Claims, Rights, Scope, Secret};
+use praas_storage::Owner;
 use praas_sys::FileLock;
 use praas_sys::data_directory::{SOCKET_FILE, TOKEN_FILE};
 use praas_sys::private_directory::create_private_directory;
@@ -33,7 +35,11 @@ use crate::secret::{SECRET_FILE, SecretError, read_secret};
 pub(crate) struct DataDirectory {
     path: PathBuf,
     lock: FileLock,
+    owner: Owner,
 }
+
+/// The file of the owner.
+const OWNER_FILE: &str = "owner";
 
 impl DataDirectory {
     /// Opens `path` (made if missing) and becomes its one owner.
@@ -52,7 +58,10 @@ impl DataDirectory {
         let until = Instant::now() + LOCK_FREE_MAX;
         loop {
             match FileLock::try_exclusive(&path.join("lock")) {
-                Ok(Some(lock)) => return Ok(Self { path, lock }),
+                Ok(Some(lock)) => {
+                    let owner = owner(&path)?;
+                    return Ok(Self { path, lock, owner });
+                }
                 Ok(None) if Instant::now() < until => thread::sleep(LOCK_LOOK_PAUSE),
                 Ok(None) => return Err(StartError::InUse { path }),
                 Err(error) => return Err(StartError::host("locking the data directory", &error)),
@@ -62,6 +71,11 @@ impl DataDirectory {
 
     pub(crate) fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Who writes when a server of this directory does.
+    pub(crate) fn owner(&self) -> Owner {
+        self.owner
     }
 
     pub(crate) fn lock(&self) -> &FileLock {
@@ -134,7 +148,7 @@ impl DataDirectory {
             Ok(secret) => Ok(secret),
             Err(SecretError::Absent { .. }) => {
                 let secret = Secret::generate().map_err(|error| StartError::host("making a secret", &error))?;
-                self.write_private(SECRET_FILE, secret.as_bytes())
+                write_private(&self.path, SECRET_FILE, secret.as_bytes())
                     .map_err(|error| StartError::host("writing the secret", &error))?;
                 Ok(secret)
             }
@@ -151,18 +165,44 @@ impl DataDirectory {
             rights: Rights::ALL,
             expires_unix_s: None,
         };
-        self.write_private(TOKEN_FILE, secret.sign(&claims).as_bytes())
+        write_private(&self.path, TOKEN_FILE, secret.sign(&claims).as_bytes())
             .map_err(|error| StartError::host("writing the local token", &error))
     }
+}
 
-    /// Puts `bytes` into a file of mode 0600, whole or not at all.
-    fn write_private(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
-        let partial = self.path.join(format!("{name}.new"));
-        absent_is_fine(fs::remove_file(&partial))?;
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        fs::rename(partial, self.path.join(name))
+/// Puts `bytes` into a file of mode 0600 in that directory, whole or not at all.
+fn write_private(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let partial = directory.join(format!("{name}.new"));
+    absent_is_fine(fs::remove_file(&partial))?;
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(partial, directory.join(name))
+}
+
+/// The owner that a directory has; made when there is none.
+fn owner(directory: &Path) -> Result<Owner, StartError> {
+    let failed = |what: &'static str| move |error: io::Error| StartError::host(what, &error);
+    let path = directory.join(OWNER_FILE);
+    match fs::read(&path) {
+        Ok(bytes) => {
+            let wrong = |_| io::Error::new(io::ErrorKind::InvalidData, format!("{} is not 8 bytes", path.display()));
+            <[u8; 8]>::try_from(bytes)
+                .map(Owner::of_random)
+                .map_err(wrong)
+                .map_err(failed("reading who owns what is stored; remove that file, and it is made anew"))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let mut bytes = [0; 8];
+            praas_sys::process_self::random_bytes(&mut bytes)
+                .map_err(|error| StartError::host("choosing an owner", &error))?;
+            write_private(directory, OWNER_FILE, &bytes)
+                // What is stored in its name must not outlive it.
+                .and_then(|()| fs::File::open(directory)?.sync_all())
+                .map_err(failed("writing who owns what is stored"))?;
+            Ok(Owner::of_random(bytes))
+        }
+        Err(error) => Err(StartError::host("reading who owns what is stored", &error)),
     }
 }
 
@@ -194,6 +234,19 @@ mod tests {
         for name in [TOKEN_FILE, "secret"] {
             assert_eq!(fs::metadata(path.join(name)).unwrap().permissions().mode() & 0o777, 0o600, "{name}");
         }
+    }
+
+    #[test]
+    fn a_directory_has_an_owner_of_its_own_that_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
+        let owner = |path: &Path| DataDirectory::open(path).map(|data| data.owner());
+        let first = owner(&one).unwrap();
+        assert_eq!(owner(&one).unwrap(), first);
+        assert_ne!(owner(&other).unwrap(), first);
+        fs::write(one.join(OWNER_FILE), "short").unwrap();
+        let error = owner(&one).unwrap_err().to_string();
+        assert!(error.contains("is not 8 bytes") && error.contains("remove that file"), "{error}");
     }
 
     #[test]

@@ -226,6 +226,9 @@ impl Shard {
         if self.is_away(&wish.process) {
             return self.wait_for(wish.process, Waiter::Lane { wish, on_behalf, asker });
         }
+        if self.may_be_stored(&wish.process) {
+            return self.look_in_storage(wish.process, Waiter::Lane { wish, on_behalf, asker });
+        }
         let key = self.processes.key_of(&wish.process)?;
         let client = self.clients.get(asker.client).ok_or(ControlError::ShuttingDown)?;
         limit(

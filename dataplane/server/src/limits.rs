@@ -356,6 +356,10 @@ pub(crate) const DOZE: Duration = Duration::from_millis(500);
 /// How long it stays where it could not be put to sleep again: storage that fails is not asked all the time.
 pub(crate) const DOZE_AGAIN: Duration = Duration::from_secs(30);
 
+/// Bytes of a log since the last checkpoint at which the next one is due, whatever its time: a few seconds of a disk, and of the
+/// start that replays them.
+pub(crate) const CHECKPOINT_LOG_BYTES: u64 = 256 << 20;
+
 /// Longest time after which a checkpoint that failed is tried again, unless the time between two is shorter.
 pub(crate) const CHECKPOINT_RETRY: Duration = Duration::from_secs(5);
 
@@ -567,6 +571,15 @@ pub(crate) const SLOWEST_BYTES_PER_S: u64 = 256 << 10;
 /// Bytes that the log's thread takes of one ring before it turns to the next: a few milliseconds of a disk. A whole record
 /// fits, however long.
 pub(crate) const LOG_BATCH_BYTES: usize = 1 << 20;
+
+/// Processes that are looked for in storage at a time, because this server does not know them: each is a list of a few names.
+pub(crate) const LOOKED_FOR_MAX: usize = 256;
+
+/// Time for which a process that was not found in storage is not looked for again: clients ask again within milliseconds.
+pub(crate) const NOT_FOUND_KEPT: Duration = Duration::from_millis(500);
+
+/// Processes of which it is remembered that they were not found: some 100 KiB.
+pub(crate) const NOT_FOUND_MAX: usize = 1024;
 
 /// Time after which a log that failed, or has not made everything durable, is asked again.
 pub(crate) const LOG_RETRY_PERIOD: Duration = Duration::from_millis(5);

@@ -132,6 +132,8 @@ pub(crate) struct Process {
     pub(crate) filler: Option<Filler>,
     /// Its log, if its changes are logged or an earlier server logged them.
     pub(crate) log: Option<ProcessLog>,
+    /// Who waits to hear why it could not be created, until nothing of it is left that a next server would take for a process.
+    pub(crate) disappointed: Vec<Asker>,
 }
 
 impl Process {
@@ -181,6 +183,7 @@ impl Process {
             files: FilesWatch::default(),
             filler: None,
             log: None,
+            disappointed: Vec::new(),
         }
     }
 
@@ -454,6 +457,7 @@ impl Shard {
 
     /// The files of an ended process are gone.
     pub(crate) fn process_removed(&mut self, key: ProcessKey) {
+        self.tell_disappointed(key);
         let Some(process) = self.processes.get_mut(key) else { return };
         if let Stage::Swapping(_) = process.stage {
             return self.fall_asleep(key);

@@ -39,7 +39,7 @@ impl Shard {
             }
             ClientRequest::ProcessStop { process } => {
                 allow(&claims, Rights::MANAGE, "manage", &process)?;
-                if self.stop_sleeper(&process, asker)? {
+                if self.looks_in_storage(process, asker, body)? || self.stop_sleeper(&process, asker)? {
                     return Ok(());
                 }
                 self.end_process(self.processes.key_of(&process)?, Purpose::Stop, asker)
@@ -58,10 +58,16 @@ impl Shard {
             }
             ClientRequest::ProcessSwap { process } => {
                 allow(&claims, Rights::MANAGE, "manage", &process)?;
+                if self.looks_in_storage(process, asker, body)? {
+                    return Ok(());
+                }
                 self.begin_swap_of(&process, SwapReason::Asked, Some(asker))
             }
             ClientRequest::ProcessRestore { process } => {
                 allow(&claims, Rights::MANAGE, "manage", &process)?;
+                if self.looks_in_storage(process, asker, body)? {
+                    return Ok(());
+                }
                 self.restore_process(&process, Some(asker))
             }
             ClientRequest::TransitionWatch { process, after } => {
@@ -104,6 +110,10 @@ impl Shard {
                 if self.is_away(&process) || self.is_waking(&process) {
                     let (body, socket) = (Box::new(body.clone()), Some(socket));
                     return self.wait_for(process, Waiter::Request { asker, body, socket });
+                }
+                if self.may_be_stored(&process) {
+                    let (body, socket) = (Box::new(body.clone()), Some(socket));
+                    return self.look_in_storage(process, Waiter::Request { asker, body, socket });
                 }
                 let wish = LaneWish { process, payload_bytes_max, calls_in_flight };
                 self.give_connection(&wish, request_id, socket, &claims)?;

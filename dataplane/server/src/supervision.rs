@@ -197,11 +197,22 @@ impl Shard {
             let id = process.id;
             self.log.error(format_args!("that {id} was never created cannot be noted: {error}"));
         }
-        for asker in askers {
-            self.answer_failed(asker, error.clone());
+        // The same goes for its log, which takes a moment.
+        if process.log.is_some() {
+            process.disappointed = askers;
+        } else {
+            askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
         }
         self.begin_drain(key, crate::drain::Purpose::Stop, Vec::new());
         self.kill_workers(key, "its process could not be created");
+    }
+
+    /// Tells those who wanted a process that could not be created: nothing of it comes back, or that could not be helped.
+    pub(crate) fn tell_disappointed(&mut self, key: ProcessKey) {
+        let Some(process) = self.processes.get_mut(key) else { return };
+        let askers = std::mem::take(&mut process.disappointed);
+        let error = ControlError::WorkersFailed { process: process.id, reason: process.failure_words() };
+        askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
     }
 
     /// Timer: workers that died are replaced.

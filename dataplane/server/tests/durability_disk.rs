@@ -55,3 +55,23 @@ fn whatever_was_answered_is_made_again_of_what_the_disk_has() {
         assert_eq!(logged_value(&directory, &format!("k{client}")), Some((PUTS - 1).to_string()));
     }
 }
+
+#[test]
+fn when_it_is_told_that_a_process_could_not_be_created_no_log_makes_one() {
+    let scratch = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let directory = scratch.path().join("logs");
+    let mut application = logged();
+    application.binary = "/bin/false".into();
+    let stage = Stage::new(application, |options| options.disk_log = Some(DiskLog::open(&directory).unwrap()));
+    let (client, log) = (stage.client(), DiskLog::open(&directory).unwrap());
+    for name in ["alice", "bob", "alice", "carol", "alice"] {
+        let failed = client.create(process(name)).unwrap_err().to_string();
+        assert!(failed.contains("worker"), "{failed}");
+        for folder in log.folders().unwrap() {
+            let life = log.life(&folder).unwrap();
+            assert!(life.is_none_or(|life| life.is_ended), "{folder} would come back");
+        }
+    }
+    drop(client);
+    stage.end();
+}

@@ -275,16 +275,20 @@ fn what_belongs_to_no_process_is_removed_from_storage_at_the_next_start() {
     assert_eq!(ask(&alice, "add", "").unwrap(), "1");
     server.shutdown().unwrap();
     let [own] = backend.folders(None).unwrap()[..] else { panic!("one process sleeps") };
-    // A first swap-out that was cut off, an earlier life of the process, and an application that is not served.
+    // First swap-outs that were cut off, of which one is of an earlier life; that of an application that is not served, and that of
+    // another server, which may go on with it.
     let orphan = Folder { process: process("carol"), incarnation: 7 };
     let earlier = Folder { incarnation: own.incarnation - 1, ..own };
     let unserved = Folder { process: "other/alice".parse().unwrap(), incarnation: 7 };
+    let anothers = Folder { process: process("dave"), incarnation: 7 };
+    let number = backend.blobs(&own, None).unwrap()[0].blob.number + 7;
     for folder in [orphan, earlier, unserved] {
-        backend.put(&BlobName { folder, number: 1 }, b"left").unwrap();
+        backend.put(&BlobName { folder, number }, b"left").unwrap();
     }
+    backend.put(&BlobName { folder: anothers, number: !number }, b"just written").unwrap();
     let server = start();
     eventually("the next server has removed what belongs to nobody", || {
-        backend.folders(None).unwrap() == [own, unserved]
+        backend.folders(None).unwrap() == [own, anothers, unserved]
     });
     assert_eq!(ask(&alice, "add", "").unwrap(), "2");
     assert_eq!(client.list().unwrap().len(), 1);

@@ -14,7 +14,7 @@ use praas_client::{Client, Process, ProcessState};
 use praas_storage::backend::each_blob_page;
 use praas_storage::faulty::{Fault, Faulty, Operation, Refusal, When};
 use praas_storage::snapshot::Snapshot;
-use praas_storage::{Backend, BlobName, Folder, MemoryBackend};
+use praas_storage::{Backend, BlobName, Folder, MemoryBackend, Owner};
 
 /// Instants that a test goes through at most: far more than a swap or a removal has.
 const INSTANTS_MAX: u64 = 60;
@@ -125,7 +125,7 @@ fn a_server_killed_at_any_instant_of_a_removal_leaves_a_process_that_can_be_stop
     let stage = Stage::empty();
     let Some(mut server) = start(&stage, 0) else { return stage.end() };
     let client = stage.client();
-    for (is_awake, killed_at) in [false, true].into_iter().flat_map(|is_awake| (1..=4).map(move |at| (is_awake, at))) {
+    for (is_awake, killed_at) in [false, true].into_iter().flat_map(|is_awake| (1..=12).map(move |at| (is_awake, at))) {
         let name = format!("user-{is_awake}-{killed_at}");
         let [user] = processes(&client, [name.as_str()]);
         scatter(&user, killed_at);
@@ -176,9 +176,15 @@ fn what_a_failed_swap_out_left_is_gone_after_the_next_one_and_counted() {
     assert!(there > needed, "{there} {needed}");
     let strange = BlobName { folder: folder_of(&*storage, "alice").unwrap(), number: 7 };
     memory.put(&strange, &[1; 1000]).unwrap();
+    let left_over = || {
+        let [folder] = &client.storage_usage().unwrap().folders[..] else { panic!("one process is stored") };
+        assert!(folder.bytes > folder.leftover_bytes, "{folder:?}");
+        folder.leftover_bytes
+    };
+    assert!(left_over() > 1000 + LARGE_BYTES as u64);
     client.swap(process("alice")).unwrap();
     let (there, needed) = blobs(&storage, "alice");
-    assert_eq!(there, needed);
+    assert_eq!((there, left_over()), (needed, 0));
     let removed = stage.server().metrics().unwrap().leftover_bytes_removed;
     assert!(removed > 1000 + LARGE_BYTES as u64, "{removed}");
     assert_eq!(ask(&alice, "scattered", "large").unwrap(), told(LARGE_BYTES, 2));
@@ -241,7 +247,7 @@ fn nothing_is_removed_in_the_name_of_a_server_that_another_has_replaced() {
     // Another server takes the process over, and is just writing.
     let folder = folder_of(&*storage, "alice").unwrap();
     let theirs = Snapshot::open(&storage, &folder).unwrap().unwrap();
-    let theirs = theirs.claim(theirs.epoch() + 1).unwrap();
+    let theirs = theirs.claim(theirs.epoch() + 1, Owner::default()).unwrap();
     memory.put(&BlobName { folder, number: 7 }, &[1; 1000]).unwrap();
     scatter(&alice, 2);
     for _ in 0..3 {

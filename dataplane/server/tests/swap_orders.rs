@@ -43,7 +43,7 @@ fn stalling(client: &Client, faulty: &Faulty) -> Process {
     let [alice] = processes(client, ["alice"]);
     assert_eq!(ask(&alice, "add", "").unwrap(), "1");
     client.swap(process("alice")).unwrap();
-    faulty.plan(When::Every(Operation::Manifest), Fault::Stall);
+    faulty.plan(When::Nth(Operation::Manifest, faulty.calls_of(Operation::Manifest)), Fault::Stall);
     alice
 }
 

@@ -15,6 +15,8 @@
 
 use std::fmt;
 
+use praas_protocol::ProcessId;
+
 use crate::error::StorageError;
 use crate::name::{BlobName, Folder};
 
@@ -32,7 +34,6 @@ pub const LISTED_MAX: usize = 1000;
 const FOLDER_PAGES_MAX: usize = 10_000;
 
 /// Times that the blobs of a folder are removed: the second finds none, unless somebody was still writing.
-#[cfg(any(feature = "redis", feature = "s3"))]
 const REMOVAL_PASSES_MAX: usize = 4;
 
 /// Which manifest of a folder it is; only compared.
@@ -116,8 +117,7 @@ pub fn each_blob_page(
 ///
 /// # Errors
 /// What the backend says; [`StorageError::Failed`] when some are there again each time.
-#[cfg(any(feature = "redis", feature = "s3"))]
-pub(crate) fn remove_all_blobs(backend: &dyn Backend, folder: &Folder) -> Result<(), StorageError> {
+pub fn remove_all_blobs(backend: &dyn Backend, folder: &Folder) -> Result<(), StorageError> {
     for _ in 0..REMOVAL_PASSES_MAX {
         let mut left = 0;
         each_blob_page(backend, folder, &mut |page| {
@@ -184,6 +184,17 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`StorageError`].
     fn folders(&self, after: Option<&Folder>) -> Result<Vec<Folder>, StorageError>;
+
+    /// Up to [`LISTED_MAX`] lives of one process with anything in them, in their order: as [`Backend::folders`] lists them.
+    ///
+    /// # Errors
+    /// [`StorageError`].
+    fn lives(&self, process: &ProcessId) -> Result<Vec<Folder>, StorageError> {
+        // No life has the number 0: they begin with a time.
+        let mut folders = self.folders(Some(&Folder { process: *process, incarnation: 0 }))?;
+        folders.retain(|folder| folder.process == *process);
+        Ok(folders)
+    }
 
     /// Removes blobs; those that are not there are no error.
     ///

@@ -269,6 +269,21 @@ impl DiskBackend {
         Ok(first.into_iter().collect())
     }
 
+    /// All lives of a process, without a look at any other one.
+    fn lives_of(&self, process: &ProcessId) -> Result<Vec<Folder>, Errno> {
+        let [_, directory, _] = self.paths.directories(&Folder { process: *process, incarnation: 0 });
+        let mut lives = Vec::new();
+        for name in self.names_if_there(&directory)? {
+            let Some(folder) = Folder::parse(&format!("{process}/{name}")) else { continue };
+            if self.has_anything(&folder)? {
+                lives.push(folder);
+            }
+        }
+        lives.sort_unstable();
+        lives.truncate(LISTED_MAX);
+        Ok(lives)
+    }
+
     /// The names in a directory that others may remove, or that is none.
     fn names_if_there(&self, directory: &Path) -> Result<Vec<String>, Errno> {
         match self.names(directory) {
@@ -379,6 +394,10 @@ impl Backend for DiskBackend {
 
     fn folders(&self, after: Option<&Folder>) -> Result<Vec<Folder>, StorageError> {
         self.folders_after(after).map_err(|errno| self.failure("listing folders", errno))
+    }
+
+    fn lives(&self, process: &ProcessId) -> Result<Vec<Folder>, StorageError> {
+        self.lives_of(process).map_err(|errno| self.failure("listing folders", errno))
     }
 
     fn remove(&self, blobs: &[BlobName]) -> Result<(), StorageError> {

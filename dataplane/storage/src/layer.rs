@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use praas_protocol::ProcessId;
+
 use crate::backend::{Backend, BlobEntry, Published, Revision};
 use crate::error::StorageError;
 use crate::name::{BlobName, Folder};
@@ -87,6 +89,10 @@ impl<L: Layer> Backend for L {
 
     fn folders(&self, after: Option<&Folder>) -> Result<Vec<Folder>, StorageError> {
         self.pass(|inner| inner.folders(after))
+    }
+
+    fn lives(&self, process: &ProcessId) -> Result<Vec<Folder>, StorageError> {
+        self.pass(|inner| inner.lives(process))
     }
 
     fn remove(&self, blobs: &[BlobName]) -> Result<(), StorageError> {

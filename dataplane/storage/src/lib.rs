@@ -40,4 +40,4 @@ pub use disk::DiskBackend;
 pub use error::StorageError;
 pub use layer::Layer;
 pub use memory::MemoryBackend;
-pub use name::{BlobName, Folder};
+pub use name::{BlobName, Folder, Owner};

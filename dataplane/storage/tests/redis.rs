@@ -2,6 +2,7 @@
 #![cfg(feature = "redis")]
 
 mod conformance;
+mod redises;
 mod servers;
 
 use std::net::TcpListener;
@@ -9,24 +10,7 @@ use std::sync::Arc;
 
 use praas_storage::redis::{Lasting, RedisBackend};
 use praas_storage::{Backend, BlobName, Folder, StorageError};
-use servers::{Server, free_ports, program};
-
-const PASSWORD: &str = "praas-test-password";
-
-/// A Redis with these settings, and its address.
-fn redis(settings: &[&str]) -> Option<(Server, String)> {
-    let path = program("redis-server", "redis")?;
-    let [port] = free_ports();
-    let address = format!("redis://:{PASSWORD}@127.0.0.1:{port}/0");
-    let arguments = |directory: &std::path::Path| {
-        let ours =
-            ["--bind", "127.0.0.1", "--port", &port.to_string(), "--requirepass", PASSWORD, "--save", "", "--dir"];
-        let directory = directory.display().to_string();
-        ours.into_iter().chain([directory.as_str()]).chain(settings.iter().copied()).map(str::to_owned).collect()
-    };
-    let (server, _) = Server::start(&path, arguments, || RedisBackend::open_with_limit_ms(&address, 1000));
-    Some((server, address))
-}
+use redises::{PASSWORD, redis};
 
 fn blob(number: u128) -> BlobName {
     BlobName { folder: Folder { process: "notes/alice".parse().unwrap(), incarnation: 1 }, number }

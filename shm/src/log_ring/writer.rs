@@ -74,6 +74,12 @@ impl LogWriter {
         self.ring.bytes()
     }
 
+    /// How many bytes all who write to it say they have committed, without end: it goes round at 2^64. The word of workers.
+    #[must_use]
+    pub fn written_bytes(&self) -> u64 {
+        self.ring.words().committed.load(Ordering::Relaxed)
+    }
+
     /// Room for a record of `bytes` behind the tail, which moves with the transaction.
     pub(crate) fn append<'l>(
         &'l self,

@@ -34,6 +34,7 @@ fn as_json(folder: &StoredFolder) -> Value {
         "state": folder.state,
         "blobs": folder.blobs,
         "bytes": folder.bytes,
+        "leftover_bytes": folder.leftover_bytes,
     })
 }
 
@@ -41,7 +42,7 @@ fn as_text(usage: &StoragePage) -> String {
     if usage.folders.is_empty() {
         return format!("nothing is stored in {}", usage.place);
     }
-    let mut columns = Columns::new(&["PROCESS", "STATE", ">BLOBS", ">STORED"]);
+    let mut columns = Columns::new(&["PROCESS", "STATE", ">BLOBS", ">STORED", ">LEFT OVER"]);
     for folder in &usage.folders {
         columns.row(vec![
             folder.process.to_string(),
@@ -49,6 +50,8 @@ fn as_text(usage: &StoragePage) -> String {
             folder.state.map_or_else(|| "not here".to_owned(), |state| state.to_string()),
             folder.blobs.to_string(),
             readable_bytes(folder.bytes),
+            // Of swaps that failed or crashed; gone when the process sleeps again or is stopped.
+            readable_bytes(folder.leftover_bytes),
         ]);
     }
     format!("{}\n\n{} in {}", columns.render(""), readable_bytes(bytes_of(usage)), usage.place)
@@ -68,11 +71,13 @@ mod tests {
             state,
             blobs: 2,
             bytes,
+            leftover_bytes: bytes / 4,
         };
         let folders = vec![folder("alice", Some(ProcessState::Swapped), 1 << 20), folder("bob", None, 1 << 19)];
         let text = as_text(&StoragePage { place: "/var/praas/swapped".to_owned(), folders });
         let lines: Vec<&str> = text.lines().collect();
-        assert!(lines[1].contains("notes/alice") && lines[1].contains("swapped") && lines[1].ends_with("1.0 MiB"));
+        assert!(lines[1].contains("notes/alice") && lines[1].contains("swapped") && lines[1].contains("1.0 MiB"));
+        assert!(lines[1].ends_with("256 KiB"), "{text}");
         assert!(lines[2].contains("notes/bob") && lines[2].contains("not here"), "{text}");
         assert_eq!(lines.last(), Some(&"1.5 MiB in /var/praas/swapped"));
         let empty = StoragePage { place: "s3://bucket".to_owned(), folders: Vec::new() };

@@ -39,6 +39,8 @@ pub struct StoredFolder {
     pub blobs: u64,
     /// Their bytes, those included that its next snapshot leaves out.
     pub bytes: u64,
+    /// How many of these belong to parts that its snapshot does not have: left by swaps that failed or crashed, or being written.
+    pub leftover_bytes: u64,
 }
 
 /// Where a list of [`StoredFolder`]s goes on: after this process and life of it.

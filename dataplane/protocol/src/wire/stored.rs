@@ -107,7 +107,7 @@ impl<'o> StoredPage<'o> {
         self.page.push(|out| {
             put_process(out, &folder.process);
             out.push(folder.state.map_or(0, ProcessState::code));
-            for number in [folder.incarnation, folder.blobs, folder.bytes] {
+            for number in [folder.incarnation, folder.blobs, folder.bytes, folder.leftover_bytes] {
                 out.extend_from_slice(&number.to_le_bytes());
             }
         })
@@ -122,11 +122,12 @@ impl<'o> StoredPage<'o> {
 fn parse_row(fields: &mut Fields<'_>) -> Result<StoredFolder, WireError> {
     let process = fields.process()?;
     let state = optional_state(fields.u8()?)?;
-    Ok(StoredFolder { process, state, incarnation: fields.u64()?, blobs: fields.u64()?, bytes: fields.u64()? })
+    let [incarnation, blobs, bytes, leftover_bytes] = [fields.u64()?, fields.u64()?, fields.u64()?, fields.u64()?];
+    Ok(StoredFolder { process, state, incarnation, blobs, bytes, leftover_bytes })
 }
 
 const _: () = {
-    let row = 2 + PROCESS_ID_BYTES_MAX + 1 + 24;
+    let row = 2 + PROCESS_ID_BYTES_MAX + 1 + 32;
     let head = 2 + 2 + STORAGE_PLACE_BYTES_MAX;
     assert!(head + row * LIST_PAGE_PROCESSES <= WIRE_CONTROL_BODY_BYTES_MAX as usize, "a page always fits");
 };

@@ -371,8 +371,8 @@ const TRANSITIONS: &str = "\
     000000000000000026acaa9a01000028a00000000000000000100000000000040069646c650b0068656c6c6f2f616c69\
     6365030008000000000000000526acaa9a010000dc0500000000000000000000000000000000";
 const STORED: &str = "\
-    32000000430100001c0000000000000001000a002f7661722f7072616173090068656c6c6f2f626f6207120000000000\
-    000003000000000000000000100000000000";
+    3a000000430100001c0000000000000001000a002f7661722f7072616173090068656c6c6f2f626f6207120000000000\
+    0000030000000000000000001000000000000010000000000000";
 const COUNTS: &str = "\
     680000003b010000110000000000000001000200000000000000010000000000000003000000000000000100000000000000\
     04006563686fe80300000000000003000000000000000f0000000000000084030000000000002003000000000000d0070000\
@@ -510,7 +510,8 @@ fn what_storage_holds_reads_and_writes_as_documented() {
     let Frame::Stored(page) = parse(&bytes) else { panic!("another kind") };
     assert_eq!((page.request_id, page.more, page.place), (28, true, "/var/praas"));
     let state = Some(ProcessState::Swapped);
-    let folder = StoredFolder { process: bob(), incarnation: 18, state, blobs: 3, bytes: 1 << 20 };
+    let folder =
+        StoredFolder { process: bob(), incarnation: 18, state, blobs: 3, bytes: 1 << 20, leftover_bytes: 4096 };
     assert_eq!(page.folders().collect::<Vec<_>>(), [folder]);
     assert_eq!(bytes_of(&Frame::Stored(page)), bytes);
 }

@@ -202,8 +202,15 @@ fn transitions() -> impl Strategy<Value = Transition> {
 }
 
 fn stored_folders() -> impl Strategy<Value = StoredFolder> {
-    (processes(), prop::option::of(states()), any::<[u64; 3]>()).prop_map(
-        |(process, state, [incarnation, blobs, bytes])| StoredFolder { process, incarnation, state, blobs, bytes },
+    (processes(), prop::option::of(states()), any::<[u64; 4]>()).prop_map(
+        |(process, state, [incarnation, blobs, bytes, leftover_bytes])| StoredFolder {
+            process,
+            incarnation,
+            state,
+            blobs,
+            bytes,
+            leftover_bytes,
+        },
     )
 }
 

@@ -13,6 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use praas_protocol::Name;
 use praas_shm::log_ring::{Contents, Records, Replay};
 use praas_storage::Folder;
 use praas_storage::disk::{FileLayer, HostFiles};
@@ -88,6 +89,24 @@ impl DiskLog {
         }
         folders.sort_unstable();
         Ok(folders)
+    }
+
+    /// Removes directories of applications and processes with nothing in them: what is left when the power goes while a log is
+    /// begun or removed. What cannot be removed stays for the next time.
+    ///
+    /// # Errors
+    /// What the file system says when it is asked what there is.
+    pub fn remove_empty(&self) -> io::Result<()> {
+        let is_ours = |name: &String| name.parse::<Name>().is_ok();
+        for application in self.names(&self.directory)?.into_iter().filter(is_ours) {
+            let application = self.directory.join(application);
+            for process in self.names(&application)?.into_iter().filter(is_ours) {
+                // Fails while there is anything in it.
+                let _ = self.files.remove_directory(&application.join(process));
+            }
+            let _ = self.files.remove_directory(&application);
+        }
+        Ok(())
     }
 
     /// Whose log it is; `None` for one that nobody was ever told of.
@@ -252,6 +271,25 @@ impl Log for ProcessLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn directories_with_nothing_in_them_go_and_no_others() {
+        let directory = tempfile::tempdir_in(env!("CARGO_MANIFEST_DIR").to_owned() + "/../../target").unwrap();
+        let logs = DiskLog::open(&directory.path().join("logs")).unwrap();
+        let folder = Folder { process: "notes/alice".parse().unwrap(), incarnation: 1 };
+        drop(logs.begin(&folder, 0, b"alice").unwrap());
+        let at = |path: &str| directory.path().join("logs").join(path);
+        for path in ["notes/bob", "empty/carol", "none", ".ours/not"] {
+            std::fs::create_dir_all(at(path)).unwrap();
+        }
+        logs.remove_empty().unwrap();
+        assert_eq!(
+            ["notes/bob", "empty", "none", ".ours/not"].map(|path| at(path).exists()),
+            [false, false, false, true]
+        );
+        assert_eq!(logs.folders().unwrap(), [folder]);
+        assert!(logs.life(&folder).unwrap().is_some());
+    }
 
     #[test]
     fn a_log_goes_on_where_its_process_is_and_begins_anew_elsewhere() {

@@ -37,7 +37,7 @@ impl HeldJob {
             Job::Write { .. } => Asked::Write,
             Job::Checkpoint { .. } => Asked::Checkpoint,
             Job::Read { process, .. } => Asked::Read { process: *process },
-            Job::Remove { folder, .. } => Asked::Remove { process: folder.process },
+            Job::Remove { folder, .. } | Job::Collect { folder, .. } => Asked::Remove { process: folder.process },
             Job::Fetch { filling, .. } => Asked::Fetch { process: filling.folder().process },
             Job::Fill { .. } => Asked::Fill,
             _ => Asked::Other,

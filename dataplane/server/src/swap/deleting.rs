@@ -2,17 +2,23 @@
 //!
 //! 1. It is removed before the process is said to have ended, and before its ledger says so: a server that is killed in
 //!    between leaves either the process or nothing.
-//!    What a server has stored that took the process over meanwhile is its own: it stays.
+//!    What a server has stored that took the process over meanwhile is its own: it stays. Who wants a process stopped that only
+//!    slept here is told so.
 //! 2. Where that fails, the process has not ended: whoever wants it stopped is told why, and may try again.
 
 use praas_protocol::ProcessId;
 use praas_protocol::control::ControlError;
 use praas_storage::Folder;
 
+use super::removing::{Mine, Removal, Right};
 use super::table::{Rest, Swapped};
 use super::transfer::Job;
 use crate::processes::{Asker, ProcessKey, Stage};
 use crate::shard::Shard;
+
+/// Why a process that slept here is not stopped.
+pub(super) const TAKEN_OVER: &str = "another server that shares the storage has woken it, and has it in memory or died with it: turn \
+                                     to that server, or take over what is stored with `praas process restore`";
 
 impl Shard {
     /// Stops a process that sleeps; true if there is one.
@@ -34,8 +40,9 @@ impl Shard {
         let folder = Folder { process: *id, incarnation: swapped.incarnation };
         let has_log = swapped.has_log;
         let log = self.disk_log().filter(|_| has_log);
+        let mine = self.mine(Right::Asleep);
         let Some(transfers) = &self.swaps.transfers else { return Err(ControlError::NoStorage) };
-        transfers.begin(Job::Remove { folder, key: None, epoch: None, log });
+        transfers.begin(Job::Remove { folder, key: None, mine, log });
         self.set_rest(*id, Rest::Ending, "it is stopped");
         Ok(true)
     }
@@ -52,14 +59,54 @@ impl Shard {
         else {
             return false;
         };
-        transfers.begin(Job::Remove { folder, key: Some(key), epoch: process.stored.epoch, log: None });
+        let mine = self.mine(process.stored.epoch.map_or(Right::None, Right::Epoch));
+        transfers.begin(Job::Remove { folder, key: Some(key), mine, log: None });
         true
     }
 
+    /// What this server may remove.
+    pub(super) fn mine(&self, by: Right) -> Mine {
+        Mine { owner: self.data.owner(), by }
+    }
+
+    /// Has a thread remove what is stored of a life that seems to be of nobody.
+    pub(super) fn begin_collecting(&mut self, folder: Folder) {
+        let owner = self.data.owner();
+        if let Some(transfers) = &self.swaps.transfers {
+            transfers.begin(Job::Collect { folder, owner });
+        }
+    }
+
+    /// A thread has looked at it.
+    pub(super) fn collected(&mut self, folder: Folder, collected: Result<Removal, String>) {
+        match collected {
+            Ok(Removal::Done) => {
+                self.metrics.orphans_removed += 1;
+                self.log.warning(format_args!("what was stored in {folder} belongs to no process any more: it is removed"));
+            }
+            Ok(Removal::Anothers) => self.log.warning(format_args!(
+                "what is stored in {folder} is no process of this server, and was not written by it: it stays; `praas storage \
+                 usage` shows it"
+            )),
+            Err(reason) => self.log.error(format_args!("what is stored in {folder} stays there: {reason}")),
+        }
+    }
+
     /// A thread has removed what was stored of a process, or has not.
-    pub(super) fn stored_copy_removed(&mut self, folder: Folder, key: Option<ProcessKey>, removed: Result<(), String>) {
+    pub(super) fn stored_copy_removed(
+        &mut self,
+        folder: Folder,
+        key: Option<ProcessKey>,
+        removed: Result<Removal, String>,
+    ) {
         let id = folder.process;
-        let failed = removed.err().map(|reason| {
+        let reason = match removed {
+            // In memory here it is an earlier one than that of the other server, and ends here.
+            Ok(Removal::Anothers) if key.is_none() => Some(TAKEN_OVER.to_owned()),
+            Ok(_) => None,
+            Err(reason) => Some(reason),
+        };
+        let failed = reason.map(|reason| {
             self.log.error(format_args!("what is stored of {id} cannot be removed: {reason}"));
             ControlError::SwapFailed { process: id, what: "removing what is stored of it".into(), reason }
         });
@@ -96,6 +143,7 @@ impl Shard {
         process.stage = Stage::Active(Vec::new());
         process.broken = Some(format!("it was stopped, but not all of it could be removed: {error}; stop it again"));
         self.show_state(key);
+        self.tell_disappointed(key);
         askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
     }
 

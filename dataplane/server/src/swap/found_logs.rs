@@ -4,7 +4,7 @@
 //!    that sleeps, and woken at once: what comes of its log is found out by a thread, and a log that is damaged fails its
 //!    process alone.
 //! 2. A log that is marked is of a process that was being stopped: the rest of what is stored of it goes, and then the log.
-//! 3. A log without a life is one that nobody was told of, or that was being removed: it goes.
+//! 3. A log without a life is one that nobody was told of, or that was being removed: it goes, as do directories without a log.
 //! 4. A process whose application is no longer logged comes back like the others, and is stored before it is used: its log would
 //!    not know what it does next.
 //! 5. Logs of applications that are not served now stay where they are.
@@ -16,6 +16,7 @@ use praas_protocol::{Name, ProcessId};
 use praas_storage::Folder;
 
 use super::dozing::Need;
+use super::removing::Right;
 use super::transfer::Job;
 use crate::drain::Purpose;
 use crate::shard::Shard;
@@ -54,6 +55,7 @@ impl Shard {
         let Some(disk) = self.disk_log() else {
             return Ok(found);
         };
+        disk.remove_empty()?;
         for folder in disk.folders()? {
             self.processes.note_incarnation(folder.incarnation);
             match disk.life(&folder) {
@@ -112,7 +114,8 @@ impl Shard {
                 self.note_log_on_disk(key, *folder);
                 self.begin_drain(key, Purpose::Stop, Vec::new());
             } else if let Some(transfers) = &self.swaps.transfers {
-                transfers.begin(Job::Remove { folder: *folder, key: None, epoch: None, log: Some(disk.clone()) });
+                let (mine, log) = (self.mine(Right::None), Some(disk.clone()));
+                transfers.begin(Job::Remove { folder: *folder, key: None, mine, log });
             }
         }
         for folder in over {

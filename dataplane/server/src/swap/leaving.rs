@@ -161,6 +161,7 @@ impl Shard {
             lanes: self.inbound_lanes(key)?,
             base: process.stored.snapshot.clone(),
             epoch: process.stored.epoch,
+            owner: self.data.owner(),
             filling: process.filler.as_ref().map(|filler| Arc::clone(filler.shared())).filter(|_| !goes_on),
             files: self.files_job(key).filter(|_| !goes_on),
             goes_on,
@@ -209,7 +210,7 @@ impl Shard {
         let Some(written) = swapping.written else { return };
         let Written { snapshot, moved_bytes, stored_bytes, next_wake_unix_ms, removed, has_leftovers } = written;
         if !swapping.stoppers.is_empty() {
-            process.stored = StoredCopy { exists: true, ..StoredCopy::default() };
+            process.stored = StoredCopy { exists: true, epoch: Some(snapshot.epoch()), ..StoredCopy::default() };
             self.remove_process(key, swapping.stoppers);
             let error = ControlError::UnknownProcess { process: snapshot.folder().process };
             return swapping.askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));

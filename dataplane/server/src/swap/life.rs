@@ -87,6 +87,11 @@ impl Life {
         Self { goes_on: true, ..self }
     }
 
+    /// Whether the process sleeps if its manifest has this epoch: else somebody has woken it since, or it went on.
+    pub(super) fn sleeps(&self, published: u64) -> bool {
+        !self.goes_on && self.epoch == published
+    }
+
     /// Those since this was written, for who has claimed its manifest with a higher epoch. `has_slept`: it is known that its memory was
     /// given up when this was written.
     pub(super) fn stays_until(&self, claimed: u64, has_slept: bool) -> Stays {

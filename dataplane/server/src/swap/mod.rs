@@ -13,9 +13,10 @@
 //! | `returning` | from the wish for a process that sleeps to its first worker |
 //! | `filling` | what woke without its objects: they come back as workers ask for them, and in the background |
 //! | `fetching` | the loop's part in that |
+//! | `finding` | one that another server has put to sleep in the same storage |
 //! | `waiting` | who needs a process that is away |
 //! | `dozing` | one that came back to take messages, and sleeps again |
-//! | `deleting` | the end of what is stored of a process that was stopped |
+//! | `deleting`, `removing` | the end of what is stored of a process that was stopped, and of what nobody needs |
 //! | `starting`, `found_logs` | what the next server finds in storage, and in logs |
 //! | `revocable` | storage that a server which ends takes away from threads that still wait for it |
 //! | `transfer` | the threads that read and write, and their jobs |
@@ -44,12 +45,14 @@ mod deleting;
 mod dozing;
 mod fetching;
 mod filling;
+mod finding;
 mod found_logs;
 mod leaving;
 mod life;
 #[cfg(test)]
 mod power_cuts;
 mod reading;
+mod removing;
 mod replaying;
 mod returning;
 mod revocable;
@@ -71,6 +74,7 @@ use praas_storage::{Backend, Folder};
 #[cfg(any(test, feature = "simulation"))]
 pub(crate) use self::by_hand::{HeldJob, HeldJobs};
 pub(crate) use self::fetching::Filler;
+use self::finding::Finding;
 pub(crate) use self::leaving::Swapping;
 pub(crate) use self::table::Swapped;
 pub(crate) use self::transfer::{TRANSFER_THREADS, TransferResult, Transfers, Written};
@@ -143,6 +147,7 @@ pub(crate) struct Woken {
 pub(crate) struct Swaps {
     transfers: Option<Transfers>,
     waiting: Waiting,
+    finding: Finding,
     /// Questions about usage that are being looked up.
     usage_questions: usize,
 }
@@ -283,6 +288,8 @@ impl Shard {
                 left.into_iter().for_each(|left| self.log.warning(format_args!("{left}")));
             }
             TransferResult::Removed { folder, key, removed } => self.stored_copy_removed(folder, key, removed),
+            TransferResult::LookedFor { process, found } => self.looked_for(process, found),
+            TransferResult::Collected { folder, collected } => self.collected(folder, collected),
         }
     }
 }

@@ -17,12 +17,12 @@ use praas_storage::disk::FileLayer;
 use praas_storage::disk::model::{Fault, ModelFiles, root};
 use praas_storage::log::LogPlan;
 use praas_storage::snapshot::Snapshot;
-use praas_storage::{Backend, DiskBackend, Folder};
+use praas_storage::{Backend, DiskBackend, Folder, Owner};
 use tempfile::TempDir;
 
 use super::life::Life;
 use super::reading::{ReadJob, Returned};
-use super::transfer::remove;
+use super::removing::{Mine, Right, remove};
 use super::writing::WriteJob;
 use crate::data_directory::DataDirectory;
 use crate::durability::{DiskLog, Log, LogStore};
@@ -62,6 +62,11 @@ const WHOLE_LIFE: [Step; 13] =
     [Put(5), Crash, Put(2), Checkpoint, Put(4), Sleep, Put(6), Checkpoint, Crash, Crash, Put(4), Checkpoint, Stop];
 const SECOND_LIFE: [Step; 4] = [Put(2), Checkpoint, Put(1), Crash];
 const LAST_LIFE: [Step; 4] = [Put(1), Sleep, Put(1), Stop];
+
+/// Who has it all the time.
+fn mine() -> Mine {
+    Mine { owner: Owner::default(), by: Right::None }
+}
 
 fn folder() -> Folder {
     Folder { process: "notes/alice".parse().unwrap(), incarnation: 9 }
@@ -133,7 +138,7 @@ impl World {
             None
         };
         if life.as_ref().is_some_and(|life| life.is_ended) {
-            remove(&self.backend, &folder, None, Some(&self.logs))?;
+            remove(&self.backend, &folder, mine(), Some(&self.logs))?;
             return Ok(None);
         }
         let log = life.map(|_| self.logs.clone());
@@ -141,8 +146,18 @@ impl World {
             return Ok(None);
         }
         let data = Arc::clone(&self.data);
-        let job = ReadJob { folder, log, is_logged: true, has_slept: false, first_serial: 1, data, gives_users: false };
-        job.carry_out(&self.backend).map(Some)
+        let owner = mine().owner;
+        let job = ReadJob {
+            folder,
+            log,
+            is_logged: true,
+            has_slept: false,
+            first_serial: 1,
+            data,
+            owner,
+            gives_users: false,
+        };
+        job.carry_out(&self.backend).map(Some).map_err(|error| format!("{error:?}"))
     }
 
     /// In memory, as it was brought back or new, with a log.
@@ -196,6 +211,7 @@ impl World {
             lanes: Vec::new(),
             base: alive.snapshot.clone(),
             epoch: alive.snapshot.as_ref().map(Snapshot::epoch),
+            owner: mine().owner,
             filling: None,
             files: None,
             goes_on,
@@ -294,7 +310,7 @@ fn live(files: &ModelFiles, told: &mut Told, steps: &[Step]) -> Result<(), Strin
             Stop => {
                 told.is_stopping = true;
                 drop(alive);
-                return remove(&world.backend, &folder(), None, Some(&world.logs));
+                return remove(&world.backend, &folder(), mine(), Some(&world.logs)).map(drop);
             }
         }
     }

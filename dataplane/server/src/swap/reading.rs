@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use praas_shm::objects::{Objects, ObjectsLayout};
 use praas_shm::swap::{Import, ImportFacts, ImportedObject, Remainder, ReturnedLane, StoredObject};
 use praas_storage::snapshot::{PageObject, Restored, SectionKind, Snapshot, SnapshotError, StoredValue};
-use praas_storage::{Backend, Folder};
+use praas_storage::{Backend, Folder, Owner};
 
 use super::filling::stub_of;
 use super::life::{Life, Stays};
@@ -43,6 +43,8 @@ pub(super) struct ReadJob {
     pub(super) first_serial: u64,
     /// Where its files are restored.
     pub(super) data: Arc<DataDirectory>,
+    /// This server.
+    pub(super) owner: Owner,
     /// Whether processes have users of their own.
     pub(super) gives_users: bool,
 }
@@ -68,12 +70,27 @@ pub(crate) struct Returned {
     pub(super) stored_bytes: u64,
 }
 
+/// Why a process was not read.
+#[derive(Debug)]
+pub(crate) enum NotRead {
+    /// It was stopped: by another server, or by this one, which could not remove all of it.
+    Ended,
+    /// Something else is wrong; in words.
+    Failed(String),
+}
+
+impl From<String> for NotRead {
+    fn from(reason: String) -> Self {
+        Self::Failed(reason)
+    }
+}
+
 impl ReadJob {
     /// Reads it; the error says why not. What is stored has not changed then, but that it may be claimed.
-    pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Returned, String> {
+    pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Returned, NotRead> {
         let folder = self.folder;
         if let Some(log) = &self.log
-            && let Some(mut returned) = replaying::replay(backend, &folder, log)?
+            && let Some(mut returned) = replaying::replay(backend, &folder, log, self.owner)?
         {
             if let Some(snapshot) = &returned.snapshot {
                 returned.files = self.files(snapshot, &returned.life, returned.stays, snapshot.epoch())?;
@@ -83,10 +100,13 @@ impl ReadJob {
         let words = |error: SnapshotError| error.to_string();
         let missing = || format!("nothing is stored of it in {}: somebody has removed it", backend.place());
         let found = Snapshot::open(backend, &folder).map_err(words)?.ok_or_else(missing)?;
+        if found.is_ended() {
+            return Err(NotRead::Ended);
+        }
         // What makes the claim last takes a disk about as long as all the rest, and a bucket longer.
         let epoch = found.epoch() + 1;
         let (claimed, contents) = std::thread::scope(|scope| {
-            let claim = scope.spawn(|| found.claim(epoch));
+            let claim = scope.spawn(|| found.claim(epoch, self.owner));
             let contents = self
                 .contents(&found, epoch)
                 .and_then(|contents| Ok((self.files(&found, &contents.life, contents.stays, epoch)?, contents)));

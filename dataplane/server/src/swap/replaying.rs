@@ -16,14 +16,19 @@ use praas_shm::log_ring::{Contents, KeptObject};
 use praas_shm::objects::{Encoding, Meta, Objects, ObjectsLayout};
 use praas_shm::swap::{Import, ImportFacts, Remainder};
 use praas_storage::snapshot::{PageObject, Restored, SectionKind, Snapshot, SnapshotError, StoredValue};
-use praas_storage::{Backend, Folder};
+use praas_storage::{Backend, Folder, Owner};
 
 use super::life::{Life, Stays};
 use super::reading::{READING_THREADS, Returned, life_of, section_of};
 use crate::durability::{DiskLog, LogStore};
 
 /// What is made of a log; `None` if it has nothing that storage has not. The error says why nothing can be made of it.
-pub(super) fn replay(backend: &Arc<dyn Backend>, folder: &Folder, log: &DiskLog) -> Result<Option<Returned>, String> {
+pub(super) fn replay(
+    backend: &Arc<dyn Backend>,
+    folder: &Folder,
+    log: &DiskLog,
+    owner: Owner,
+) -> Result<Option<Returned>, String> {
     let in_log = |error: std::io::Error| format!("its log: {error}");
     let Some(found) = log.life(folder).map_err(in_log)?.filter(|life| !life.is_ended) else { return Ok(None) };
     let stored = Snapshot::open(backend, folder).map_err(|error| error.to_string())?;
@@ -34,10 +39,13 @@ pub(super) fn replay(backend: &Arc<dyn Backend>, folder: &Folder, log: &DiskLog)
             return Ok(None);
         }
     }
+    if stored.as_ref().is_some_and(Snapshot::is_ended) {
+        return Err("another server that shares the storage has stopped it".into());
+    }
     let noted = Life::from_bytes(&found.note)?;
     noted.check_folder(folder, "log")?;
     let follows = noted.log_follows;
-    let stored = stored.map(|stored| stored.claim(stored.epoch() + 1)).transpose();
+    let stored = stored.map(|stored| stored.claim(stored.epoch() + 1, owner)).transpose();
     let stored = stored.map_err(|error| error.to_string())?;
     let (life, stays, base, sent) = match &stored {
         Some(stored) => {

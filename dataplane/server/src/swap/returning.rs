@@ -19,7 +19,7 @@ use praas_storage::snapshot::Snapshot;
 use super::dozing::Need;
 use super::fetching::Filler;
 use super::filling::Filling;
-use super::reading::{ReadJob, Returned};
+use super::reading::{NotRead, ReadJob, Returned};
 use super::table::Rest;
 use super::transfer::Job;
 use super::{StoredCopy, Woken};
@@ -89,8 +89,8 @@ impl Shard {
         let is_logged = self.applications.get(&id.application).is_some_and(|found| self.logs(found.durability));
         let first_serial = self.serials_for_lanes();
         let Some(transfers) = &self.swaps.transfers else { return };
-        let (data, gives_users) = (Arc::clone(&self.data), self.gives_users);
-        let job = Box::new(ReadJob { folder, log, is_logged, has_slept, first_serial, data, gives_users });
+        let (data, owner, gives_users) = (Arc::clone(&self.data), self.data.owner(), self.gives_users);
+        let job = Box::new(ReadJob { folder, log, is_logged, has_slept, first_serial, data, owner, gives_users });
         transfers.begin(Job::Read { process: *id, job });
         self.set_rest(*id, Rest::Waking { since: clock::now() }, "needed");
     }
@@ -102,7 +102,7 @@ impl Shard {
     }
 
     /// A thread has read a process, or has not.
-    pub(super) fn read_back(&mut self, id: ProcessId, read: Result<Returned, String>) {
+    pub(super) fn read_back(&mut self, id: ProcessId, read: Result<Returned, NotRead>) {
         let Some(swapped) = self.processes.swapped.get_mut(&id) else { return };
         let Rest::Waking { since } = swapped.rest else { return };
         if self.shutting_down {
@@ -113,11 +113,24 @@ impl Shard {
         }
         let back = match read {
             Ok(returned) => self.enter_again(id, returned, since),
-            Err(reason) => Err(ControlError::SwapFailed { process: id, what: "restoring".into(), reason }),
+            Err(NotRead::Ended) => return self.has_ended_asleep(id),
+            Err(NotRead::Failed(reason)) => {
+                Err(ControlError::SwapFailed { process: id, what: "restoring".into(), reason })
+            }
         };
         if let Err(error) = back {
             self.stay_asleep(id, &error);
         }
+    }
+
+    /// A process that was to wake was stopped meanwhile: what is left of it goes.
+    fn has_ended_asleep(&mut self, id: ProcessId) {
+        let Some(swapped) = self.forget_sleeper(id) else { return };
+        self.log.info(format_args!("process {id} does not wake: it was stopped"));
+        let error = ControlError::UnknownProcess { process: id };
+        swapped.askers.into_iter().for_each(|asker| self.answer_failed(asker, error.clone()));
+        self.refuse_waiters(&id, &error);
+        self.begin_collecting(Folder { process: id, incarnation: swapped.incarnation });
     }
 
     /// Why a process that was to wake just before did not: who needs it hears of that, and storage is left alone meanwhile.

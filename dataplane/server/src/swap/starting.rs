@@ -3,8 +3,9 @@
 //! 1. It is looked for before the loop serves the first client: nobody finds a process missing that is there. Storage that
 //!    cannot be listed keeps the server from starting.
 //! 2. What the keeper has handed over counts: of a process that is back already, what is stored is its earlier snapshot.
-//! 3. A folder without a manifest is what a server left that died in the first swap-out of a process; one of an earlier life of
-//!    a process that has a later one is over. Both are removed, by a thread, after the start.
+//! 3. A folder without a manifest is what a server left that died in the first swap-out of a process, or of one that another server
+//!    stores just now; one of an earlier life of a process that has a later one may be over. A thread removes, after the start,
+//!    what this server wrote itself, and what was ended ([`super::removing`]). The rest stays.
 //! 4. Processes of applications that are not served now stay where they are.
 //! 5. What is there may have parts beside its manifest that a server left which died while it wrote. They are removed when this
 //!    server stores the process next, because until then another one may own it.
@@ -16,12 +17,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use praas_protocol::limits::SLEEPERS_MAX;
 use praas_protocol::{Name, ProcessId};
 use praas_storage::snapshot::Snapshot;
-use praas_storage::{Backend, Folder, StorageError};
+use praas_storage::{Backend, Folder, Owner, StorageError};
 
 use super::found_logs::FoundLogs;
 use super::reading::life_of;
 use super::table::Swapped;
-use super::transfer::Job;
 use crate::shard::Shard;
 
 /// Manifests that are asked for at once: storage on a network takes milliseconds for each.
@@ -29,10 +29,10 @@ const LOOKS_AT_ONCE: usize = 16;
 
 /// What is known of a folder.
 #[derive(Debug)]
-enum Found {
-    /// A process sleeps there, takes so many bytes, and is to be woken then.
-    Sleeper { stored_bytes: u64, next_wake_unix_ms: Option<u64> },
-    /// There is no manifest.
+pub(crate) enum Found {
+    /// A process is stored there: whether it sleeps, who published it, what it takes, and when it is to be woken.
+    Sleeper { sleeps: bool, owner: Owner, stored_bytes: u64, next_wake_unix_ms: Option<u64> },
+    /// There is no manifest, or one of a process that was stopped.
     Orphan,
     /// The manifest cannot be read; who wakes the process is told why.
     Unreadable(String),
@@ -44,8 +44,7 @@ impl Shard {
         let Some(backend) = self.swaps.backend().cloned() else { return Ok(()) };
         let mut unserved: BTreeMap<Name, usize> = BTreeMap::new();
         let (mut sleepers, mut over) = (Vec::new(), Vec::new());
-        let mut newest: BTreeMap<ProcessId, u64> = BTreeMap::new();
-        newest.extend(logs.live().map(|folder| (folder.process, folder.incarnation)));
+        let own = self.data.owner();
         for folder in all_folders(&*backend)? {
             self.processes.note_incarnation(folder.incarnation);
             if logs.is_ended(&folder) {
@@ -63,32 +62,42 @@ impl Shard {
             } else if !self.applications.contains_key(&folder.process.application) {
                 *unserved.entry(folder.process.application).or_default() += 1;
             } else {
-                newest
-                    .insert(folder.process, folder.incarnation.max(newest.get(&folder.process).map_or(0, |one| *one)));
                 sleepers.push(folder);
             }
         }
-        for (folder, found) in look_at_all(&backend, &sleepers) {
-            let is_newest = newest.get(&folder.process) == Some(&folder.incarnation);
+        let looked_at = look_at_all(&backend, &sleepers);
+        // The last life of each process, and who published it: one that cannot be read may be anybody's.
+        let mut newest: BTreeMap<ProcessId, (u64, Option<Owner>)> = BTreeMap::new();
+        newest.extend(logs.live().map(|folder| (folder.process, (folder.incarnation, Some(own)))));
+        for (folder, found) in &looked_at {
+            let owner = match found {
+                Found::Orphan => continue,
+                Found::Sleeper { owner, .. } => Some(*owner),
+                Found::Unreadable(_) => None,
+            };
+            let last = newest.entry(folder.process).or_insert((folder.incarnation, owner));
+            *last = (*last).max((folder.incarnation, owner));
+        }
+        for (folder, found) in looked_at {
+            let (last, owner) = newest.get(&folder.process).copied().unwrap_or_default();
             match found {
                 // It goes on from its log, and may store something there just now.
                 Found::Orphan if logs.goes_on(&folder) => {}
                 Found::Orphan => over.push(folder),
-                _ if !is_newest => over.push(folder),
-                Found::Sleeper { stored_bytes, next_wake_unix_ms } => {
+                // Of two servers that each have a process of that name neither's goes.
+                _ if last != folder.incarnation && owner != Some(own) => self.log.warning(format_args!(
+                    "what is stored in {folder} is an earlier life of a process of which another server has a later one: it \
+                     stays; `praas storage usage` shows it"
+                )),
+                _ if last != folder.incarnation => over.push(folder),
+                Found::Sleeper { stored_bytes, next_wake_unix_ms, .. } => {
                     self.enter_sleeper(folder, stored_bytes, None);
                     self.set_alarm(folder.process, next_wake_unix_ms);
                 }
                 Found::Unreadable(reason) => self.enter_sleeper(folder, 0, Some(reason)),
             }
         }
-        for folder in over {
-            self.log.warning(format_args!("what is stored in {folder} belongs to no process any more: it is removed"));
-            self.metrics.orphans_removed += 1;
-            if let Some(transfers) = &self.swaps.transfers {
-                transfers.begin(Job::Remove { folder, key: None, epoch: None, log: None });
-            }
-        }
+        over.into_iter().for_each(|folder| self.begin_collecting(folder));
         for (application, processes) in unserved {
             self.log.warning(format_args!(
                 "{processes} processes of {application} stay in storage, because that application is not served now"
@@ -135,19 +144,7 @@ fn look_at_all(backend: &Arc<dyn Backend>, folders: &[Folder]) -> Vec<(Folder, F
     let look = || {
         let mut seen = Vec::new();
         while let Some(folder) = folders.get(next.fetch_add(1, Ordering::Relaxed)) {
-            let found = match Snapshot::open(backend, folder) {
-                Ok(Some(snapshot)) => {
-                    let usage = snapshot.usage();
-                    let stored_bytes = usage.stored_bytes + usage.manifest_bytes;
-                    match life_of(folder, &snapshot) {
-                        Ok(life) => Found::Sleeper { stored_bytes, next_wake_unix_ms: life.next_wake_unix_ms },
-                        Err(reason) => Found::Unreadable(reason),
-                    }
-                }
-                Ok(None) => Found::Orphan,
-                Err(error) => Found::Unreadable(error.to_string()),
-            };
-            seen.push((*folder, found));
+            seen.push((*folder, look_at(backend, folder)));
         }
         seen
     };
@@ -155,4 +152,23 @@ fn look_at_all(backend: &Arc<dyn Backend>, folders: &[Folder]) -> Vec<(Folder, F
         let threads: Vec<_> = (0..LOOKS_AT_ONCE.min(folders.len())).map(|_| scope.spawn(look)).collect();
         threads.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
     })
+}
+
+/// Opens the snapshot of a folder.
+pub(super) fn look_at(backend: &Arc<dyn Backend>, folder: &Folder) -> Found {
+    let snapshot = match Snapshot::open(backend, folder) {
+        Ok(Some(snapshot)) if !snapshot.is_ended() => snapshot,
+        Ok(_) => return Found::Orphan,
+        Err(error) => return Found::Unreadable(error.to_string()),
+    };
+    let (epoch, owner, usage) = (snapshot.epoch(), snapshot.owner(), snapshot.usage());
+    match life_of(folder, &snapshot) {
+        Ok(life) => Found::Sleeper {
+            sleeps: life.sleeps(epoch),
+            owner,
+            stored_bytes: usage.stored_bytes + usage.manifest_bytes,
+            next_wake_unix_ms: life.next_wake_unix_ms,
+        },
+        Err(reason) => Found::Unreadable(reason),
+    }
 }

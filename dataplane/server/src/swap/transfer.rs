@@ -21,11 +21,14 @@ use praas_protocol::ProcessId;
 use praas_protocol::control::{StateNotFetched, StateWanted};
 use praas_shm::objects::Objects;
 use praas_storage::snapshot::{Removed, Snapshot, remove_directory};
-use praas_storage::{Backend, Folder};
+use praas_storage::{Backend, Folder, Owner};
 
 use super::filling::{FillEnd, Filling};
-use super::reading::{ReadJob, Returned};
+use super::finding::find;
+use super::reading::{NotRead, ReadJob, Returned};
+use super::removing::{Mine, Removal, collect, remove};
 use super::revocable::Revocable;
+use super::starting::Found;
 use super::usage::{UsageFound, UsageJob};
 use super::writing::WriteJob;
 use crate::durability::{DiskLog, LogStore};
@@ -60,11 +63,15 @@ pub(super) enum Job {
         folder: Folder,
         /// Whose, if it is in memory.
         key: Option<ProcessKey>,
-        /// By which this server owned it, if it has claimed it: what a later owner has stored stays.
-        epoch: Option<u64>,
+        /// What another server has claimed stays.
+        mine: Mine,
         /// Of one that sleeps: where its log is.
         log: Option<DiskLog>,
     },
+    /// Look for a process that this server does not know.
+    Find { process: ProcessId },
+    /// Remove what seemed to be of nobody when the server started.
+    Collect { folder: Folder, owner: Owner },
     /// Remove a log that nobody needs.
     RemoveLog { folder: Folder, log: DiskLog },
     /// Look up what is stored.
@@ -85,9 +92,13 @@ pub(crate) enum TransferResult {
     /// A process that goes on was written, or not.
     Checkpointed { key: ProcessKey, written: Box<Result<Written, String>> },
     /// A process was read, or not.
-    Read { process: ProcessId, read: Box<Result<Returned, String>> },
+    Read { process: ProcessId, read: Box<Result<Returned, NotRead>> },
     /// What was stored of a process is gone, or not.
-    Removed { folder: Folder, key: Option<ProcessKey>, removed: Result<(), String> },
+    Removed { folder: Folder, key: Option<ProcessKey>, removed: Result<Removal, String> },
+    /// A process was looked for: what is stored of it, if anything is.
+    LookedFor { process: ProcessId, found: Result<Option<(Folder, Found)>, String> },
+    /// What seemed to be of nobody is gone, or not.
+    Collected { folder: Folder, collected: Result<Removal, String> },
     /// What a worker has asked for is there, or not.
     Fetched { process: ProcessKey, worker: WorkerKey, request: u32, error: Option<StateNotFetched> },
     /// The rest of a process is there, or not.
@@ -242,9 +253,10 @@ impl Job {
             Self::Checkpoint { key, job } => {
                 TransferResult::Checkpointed { key, written: Box::new(guarded(|| job.carry_out(backend), Err)) }
             }
-            Self::Read { process, job } => {
-                TransferResult::Read { process, read: Box::new(guarded(|| job.carry_out(backend), Err)) }
-            }
+            Self::Read { process, job } => TransferResult::Read {
+                process,
+                read: Box::new(guarded(|| job.carry_out(backend), |why| Err(NotRead::Failed(why)))),
+            },
             Self::Release { objects, files } => {
                 drop(objects);
                 let removed = files.map_or(Ok(()), |files| remove_directory(&files));
@@ -253,10 +265,17 @@ impl Job {
                     .map(|error| format!("files of a process that sleeps stay until the next server starts: {error}"));
                 TransferResult::Released { left }
             }
-            Self::Usage(job) => TransferResult::Usage(job.carry_out(&**backend)),
-            Self::Remove { folder, key, epoch, log } => {
-                let remove = || remove(backend, &folder, epoch, log.as_ref());
+            Self::Usage(job) => TransferResult::Usage(job.carry_out(backend)),
+            Self::Remove { folder, key, mine, log } => {
+                let remove = || remove(backend, &folder, mine, log.as_ref());
                 TransferResult::Removed { folder, key, removed: guarded(remove, Err) }
+            }
+            Self::Find { process } => {
+                TransferResult::LookedFor { process, found: guarded(|| find(backend, &process), Err) }
+            }
+            Self::Collect { folder, owner } => {
+                let collected = guarded(|| collect(backend, &folder, owner), Err);
+                TransferResult::Collected { folder, collected }
             }
             Self::RemoveLog { folder, log } => {
                 // What is left of it is found by the next server.
@@ -283,30 +302,6 @@ fn guarded<R>(work: impl FnOnce() -> R, failed: impl FnOnce(String) -> R) -> R {
         format!("a thread of this server panicked: {said}; its log has the place: please report it")
     };
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| failed(words(panic)))
-}
-
-/// Removes what is stored of a process, unless another server has claimed it since: a log is marked first, so that nothing is made of
-/// what it has alone, and goes last.
-pub(super) fn remove(
-    backend: &Arc<dyn Backend>,
-    folder: &Folder,
-    epoch: Option<u64>,
-    log: Option<&DiskLog>,
-) -> Result<(), String> {
-    if let Some(log) = log {
-        log.mark_ended(folder).map_err(|error| format!("its log: {error}"))?;
-    }
-    let is_anothers = match epoch.map(|own| (own, Snapshot::open(backend, folder))) {
-        None | Some((_, Ok(None))) => false,
-        Some((own, Ok(Some(found)))) => found.epoch() > own,
-        // Nobody can go on from what is damaged.
-        Some((_, Err(error))) if error.is_damage() => false,
-        Some((_, Err(error))) => return Err(error.to_string()),
-    };
-    if !is_anothers {
-        backend.remove_folder(folder).map_err(|error| error.to_string())?;
-    }
-    log.map_or(Ok(()), |log| log.remove(folder).map_err(|error| format!("its log: {error}")))
 }
 
 #[cfg(test)]

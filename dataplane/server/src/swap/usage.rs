@@ -4,12 +4,14 @@
 //! without a look into it. Few questions are looked up at a time, each for [`USAGE_PAGE_MAX`]: processes that are to sleep or to
 //! wake come first. What was counted by then is the page; where that is nothing, the question fails and says so.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use praas_protocol::control::{ControlError, ServerMessage, StoredFolder, StoredPlace};
 use praas_protocol::limits::{LIST_PAGE_PROCESSES, STORAGE_PLACE_BYTES_MAX};
 use praas_protocol::token::Scope;
 use praas_storage::backend::{LISTED_MAX, each_blob_page};
+use praas_storage::snapshot::{Snapshot, SnapshotError};
 use praas_storage::{Backend, Folder, StorageError};
 
 use super::transfer::Job;
@@ -32,16 +34,26 @@ pub(crate) struct UsageFound {
     page: Result<UsagePage, String>,
 }
 
-/// Folders with their parts and bytes, and whether more may follow.
+/// Folders with what they have, and whether more may follow.
 #[derive(Debug, Default)]
 struct UsagePage {
-    folders: Vec<(Folder, u64, u64)>,
+    folders: Vec<(Folder, Counted)>,
     more: bool,
+}
+
+/// What a folder has.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+struct Counted {
+    blobs: u64,
+    /// With those of the manifest.
+    bytes: u64,
+    /// Of blobs that the manifest does not name.
+    leftover_bytes: u64,
 }
 
 impl UsageJob {
     /// Looks it up; for a thread that may wait.
-    pub(crate) fn carry_out(self, backend: &dyn Backend) -> UsageFound {
+    pub(crate) fn carry_out(self, backend: &Arc<dyn Backend>) -> UsageFound {
         let page = match self.page(backend, Instant::now() + USAGE_PAGE_MAX) {
             Ok(Some(page)) => Ok(page),
             Ok(None) => Err(too_slow(USAGE_PAGE_MAX)),
@@ -51,7 +63,7 @@ impl UsageJob {
     }
 
     /// A page, which ends early when the time is over; `None` if nothing was counted by then.
-    fn page(&self, backend: &dyn Backend, until: Instant) -> Result<Option<UsagePage>, StorageError> {
+    fn page(&self, backend: &Arc<dyn Backend>, until: Instant) -> Result<Option<UsagePage>, StorageError> {
         let mut page = UsagePage::default();
         let mut after = self.after;
         loop {
@@ -65,11 +77,11 @@ impl UsageJob {
             for folder in folders.into_iter().filter(|folder| self.scope.covers(&folder.process)) {
                 let counted =
                     if page.folders.len() < LIST_PAGE_PROCESSES { count(backend, &folder, until)? } else { None };
-                let Some((blobs, bytes)) = counted else {
+                let Some(counted) = counted else {
                     page.more = true;
                     return Ok((!page.folders.is_empty()).then_some(page));
                 };
-                page.folders.push((folder, blobs, bytes));
+                page.folders.push((folder, counted));
             }
             if is_last {
                 return Ok(Some(page));
@@ -82,21 +94,32 @@ fn too_slow(limit: Duration) -> String {
     format!("not even one process was counted within {limit:?}: ask again when the storage has less to do")
 }
 
-/// Parts of a folder, and their bytes with those of its manifest; `None` when the time is over.
-fn count(backend: &dyn Backend, folder: &Folder, until: Instant) -> Result<Option<(u64, u64)>, StorageError> {
-    let manifest = backend.manifest(folder)?;
-    let (mut blobs, mut bytes) = (0, manifest.map_or(0, |manifest| manifest.bytes.len() as u64));
+/// What a folder has; `None` when the time is over.
+fn count(backend: &Arc<dyn Backend>, folder: &Folder, until: Instant) -> Result<Option<Counted>, StorageError> {
+    let (manifest_bytes, snapshot) = match Snapshot::open(backend, folder) {
+        Ok(snapshot) => (snapshot.as_ref().map_or(0, |snapshot| snapshot.usage().manifest_bytes), snapshot),
+        Err(SnapshotError::Storage(error)) => return Err(error),
+        // Damaged: which parts it needs is not known. It takes what it takes all the same.
+        Err(_) => (backend.manifest(folder)?.map_or(0, |manifest| manifest.bytes.len() as u64), None),
+    };
+    let is_needed = |number| snapshot.as_ref().is_none_or(|snapshot| snapshot.needs(number));
+    let mut counted = Counted { bytes: manifest_bytes, ..Counted::default() };
+    let has_manifest = manifest_bytes > 0;
     let mut is_over = false;
-    let counted = each_blob_page(backend, folder, &mut |some| {
+    let listed = each_blob_page(&**backend, folder, &mut |some| {
         is_over = Instant::now() >= until;
         if is_over {
             return Err(StorageError::late(backend.place(), "counting blobs", USAGE_PAGE_MAX));
         }
-        blobs += some.len() as u64;
-        bytes += some.iter().map(|entry| entry.bytes).sum::<u64>();
+        counted.blobs += some.len() as u64;
+        for entry in some {
+            counted.bytes += entry.bytes;
+            let is_left = !has_manifest || !is_needed(entry.blob.number);
+            counted.leftover_bytes += if is_left { entry.bytes } else { 0 };
+        }
         Ok(())
     });
-    if is_over { Ok(None) } else { counted.map(|()| Some((blobs, bytes))) }
+    if is_over { Ok(None) } else { listed.map(|()| Some(counted)) }
 }
 
 impl Shard {
@@ -130,10 +153,11 @@ impl Shard {
         let place = self.swaps.backend().map(|backend| backend.place()).unwrap_or_default();
         match page {
             Ok(UsagePage { folders, more }) => {
-                let folders = folders.into_iter().map(|(folder, blobs, bytes)| {
+                let folders = folders.into_iter().map(|(folder, counted)| {
                     let Folder { process, incarnation } = folder;
+                    let Counted { blobs, bytes, leftover_bytes } = counted;
                     let state = self.state_of_life(&folder);
-                    StoredFolder { process, incarnation, state, blobs, bytes }
+                    StoredFolder { process, incarnation, state, blobs, bytes, leftover_bytes }
                 });
                 let folders = folders.collect();
                 let place = place[..place.floor_char_boundary(STORAGE_PLACE_BYTES_MAX)].to_owned();
@@ -183,7 +207,7 @@ mod tests {
 
     #[test]
     fn a_question_whose_time_is_over_ends() {
-        let backend = MemoryBackend::new();
+        let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
         let folder = folder("alice", 1);
         backend.put(&BlobName { folder, number: 0 }, &[0; 3]).unwrap();
         let over = Instant::now();
@@ -194,7 +218,7 @@ mod tests {
 
     #[test]
     fn parts_and_bytes_of_each_life_are_counted_page_by_page() {
-        let backend = MemoryBackend::new();
+        let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
         let count = LIST_PAGE_PROCESSES + 10;
         let all: Vec<Folder> =
             (0..count as u64).map(|number| folder(&format!("user-{number:04}"), number % 3)).collect();
@@ -208,7 +232,7 @@ mod tests {
         loop {
             let page = job(Scope::Any, after).page(&backend, far()).unwrap().unwrap();
             seen.extend(page.folders);
-            after = seen.last().map(|(folder, ..)| *folder);
+            after = seen.last().map(|(folder, _)| *folder);
             if !page.more {
                 break;
             }
@@ -216,7 +240,8 @@ mod tests {
         }
         let expected = all.iter().enumerate().map(|(index, folder)| {
             let blobs = index as u64 % 3 + 1;
-            (*folder, blobs, blobs * 100 + 20)
+            // A manifest that nobody can read needs what it needs.
+            (*folder, Counted { blobs, bytes: blobs * 100 + 20, leftover_bytes: 0 })
         });
         assert_eq!(seen, expected.collect::<Vec<_>>());
         let one = job(Scope::Process(all[3].process), None).page(&backend, far()).unwrap().unwrap();
@@ -225,12 +250,15 @@ mod tests {
 
     #[test]
     fn a_life_with_more_parts_than_one_answer_lists_is_counted_whole() {
-        let backend = MemoryBackend::new();
+        let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
         let folder = folder("alice", 1);
         for number in 0..LISTED_MAX as u128 + 5 {
             backend.put(&BlobName { folder, number }, &[0; 3]).unwrap();
         }
         let blobs = LISTED_MAX as u64 + 5;
-        assert_eq!(count(&backend, &folder, far()).unwrap(), Some((blobs, 3 * blobs)));
+        assert_eq!(
+            count(&backend, &folder, far()).unwrap(),
+            Some(Counted { blobs, bytes: 3 * blobs, leftover_bytes: 3 * blobs })
+        );
     }
 }

@@ -100,7 +100,14 @@ impl Shard {
         if let Some(error) = self.failed_just_now(&id).filter(|_| !is_order) {
             return Err(error);
         }
-        let longest = if is_order { ORDER_AWAY_MAX } else { AWAY_MAX };
+        self.queue_waiter(id, waiter)?;
+        self.wake(&id, None, need);
+        Ok(())
+    }
+
+    /// Has a request wait, as long as its kind may.
+    pub(super) fn queue_waiter(&mut self, id: ProcessId, waiter: Waiter) -> Result<(), ControlError> {
+        let longest = if waiter.is_order() { ORDER_AWAY_MAX } else { AWAY_MAX };
         let until = self.swaps.waiting.until.unwrap_or_else(|| clock::now() + longest);
         let queue = self.swaps.waiting.by_process.entry(id).or_default();
         if queue.len() >= WAITERS_PER_PROCESS_MAX {
@@ -115,7 +122,6 @@ impl Shard {
         queue.push_back((until, waiter));
         self.metrics.requests_waited += 1;
         self.watch_waiters(until);
-        self.wake(&id, None, need);
         Ok(())
     }
 

@@ -11,10 +11,11 @@ use praas_storage::snapshot::{
     self, Cut, CutError, CutFacts, CutFiles, CutValue, Glance, Glimpse, Known, Location, ObjectEntry, SectionKind,
     ShowObject, Snapshot, Tree, WritePlan,
 };
-use praas_storage::{Backend, Folder};
+use praas_storage::{Backend, Folder, Owner};
 
 use super::filling::Filling;
 use super::life::Life;
+use super::removing;
 use super::transfer::Written;
 use crate::files::measuring::excess;
 use crate::limits::{FIRST_EPOCH, LEFTOVERS_LOOK_MAX};
@@ -36,6 +37,8 @@ pub(super) struct WriteJob {
     pub(super) base: Option<Snapshot>,
     /// The epoch by which this server owns it, if it has claimed it.
     pub(super) epoch: Option<u64>,
+    /// This server.
+    pub(super) owner: Owner,
     /// What brings back what is still away, if something is.
     pub(super) filling: Option<Arc<Filling>>,
     /// Its files; `None` leaves in storage what is there.
@@ -73,8 +76,20 @@ impl FilesJob {
 impl WriteJob {
     /// Writes and publishes it; the error says why not. Nothing of the process has changed then.
     pub(super) fn carry_out(self, backend: &Arc<dyn Backend>) -> Result<Written, String> {
-        let Self { folder, objects, mut life, lanes, base, epoch, filling, files, goes_on, has_leftovers, has_time } =
-            self;
+        let Self {
+            folder,
+            objects,
+            mut life,
+            lanes,
+            base,
+            epoch,
+            owner,
+            filling,
+            files,
+            goes_on,
+            has_leftovers,
+            has_time,
+        } = self;
         let is_whole = filling.is_none();
         if filling.is_some_and(|filling| !filling.stop(STILL_FILLING_MAX)) {
             return Err(format!("some of it was still coming back after {STILL_FILLING_MAX:?}; storage is slow"));
@@ -82,6 +97,17 @@ impl WriteJob {
         let base = match base {
             Some(base) => Some(base),
             None => Snapshot::open(backend, &folder).map_err(|error| error.to_string())?,
+        };
+        let base = match base {
+            // It was to be stopped, which failed, and its memory has outlived that.
+            Some(ended) if ended.is_ended() && ended.owner() == owner => {
+                removing::remove_folder(backend, &folder)?;
+                None
+            }
+            Some(ended) if ended.is_ended() => {
+                return Err("another server that shares the storage has stopped it".into());
+            }
+            base => base,
         };
         let found = base.as_ref().map(Snapshot::epoch);
         if let (Some(found), Some(epoch)) = (found, epoch)
@@ -108,7 +134,7 @@ impl WriteJob {
             (AnyCut::Quiet(cut), mailbox)
         };
         let sections = vec![(SectionKind::MAILBOX, mailbox), (SectionKind::LEDGER, life.to_bytes()?)];
-        let mut plan = WritePlan { threads: backend.transfers_at_once(), ..WritePlan::new(epoch) };
+        let mut plan = WritePlan { threads: backend.transfers_at_once(), owner, ..WritePlan::new(epoch) };
         // One that goes on may ask for values where they were left.
         plan.compact = !matches!(&cut, AnyCut::Held(cut) if cut.has_stubs());
         let looks_for_leftovers = has_leftovers && has_time && is_whole && plan.compact;

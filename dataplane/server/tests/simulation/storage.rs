@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use praas_storage::faulty::{Fault, Faulty, Operation, Refusal, When};
+use praas_storage::snapshot::Manifest;
 use praas_storage::{Backend, Folder, Layer, MemoryBackend, Revision, StorageError};
 
 /// What happened to a manifest.
@@ -37,7 +38,9 @@ impl Layer for Noting {
         bytes: &[u8],
     ) -> Result<Revision, StorageError> {
         let revision = self.memory.publish(folder, replaces, bytes)?;
-        self.note(Noted::Published(*folder));
+        // The end of a process is published before anything of it is removed: from then on nothing comes of it.
+        let is_end = Manifest::parse(bytes).is_ok_and(|manifest| manifest.is_ended());
+        self.note(if is_end { Noted::Removed(*folder) } else { Noted::Published(*folder) });
         Ok(revision)
     }
 

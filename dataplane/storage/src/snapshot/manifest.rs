@@ -39,6 +39,8 @@ use praas_protocol::limits::PROCESS_ID_BYTES_MAX;
 const MAGIC: [u8; 8] = *b"praassnp";
 /// The layout that is written, and the newest that is read.
 pub const MANIFEST_VERSION: u32 = 2;
+/// The epoch of a process that was stopped: every owner is an earlier one, and none comes after it.
+pub(crate) const ENDED_EPOCH: u64 = u64::MAX;
 /// Where what the checksum covers begins.
 const BODY_AT: usize = 24;
 /// Bytes of one page in the table.
@@ -147,6 +149,12 @@ impl PagePlace {
 }
 
 impl Manifest {
+    /// Whether the process was stopped.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.epoch == ENDED_EPOCH
+    }
+
     /// The blob of a number.
     pub(crate) fn blob(&self, number: u128) -> Option<&BlobUse> {
         self.blobs.binary_search_by_key(&number, |blob| blob.number).ok().map(|at| &self.blobs[at])

@@ -13,12 +13,10 @@ use super::limits::{ALIGNED_VALUE_BYTES_MIN, BLOB_ALIGN, CHUNK_BYTES, PAGE_BYTES
 use super::share::{lock, share};
 use crate::backend::{BLOB_BYTES_MAX, Backend};
 use crate::buffer::AlignedBuffer;
-use crate::name::{BlobName, Folder};
+use crate::name::{BlobName, Folder, Owner};
 
 /// Bytes of the memory of a chunk, of which only what is used is ever touched.
 const BUFFER_BYTES: usize = CHUNK_BYTES + PAGE_BYTES_MAX + BLOB_ALIGN;
-/// Bits of a blob's number that count; those above are random for each writing.
-const COUNT_BITS: u32 = 40;
 
 const _: () = assert!(BUFFER_BYTES <= BLOB_BYTES_MAX);
 
@@ -40,7 +38,7 @@ pub(crate) struct Chunk {
 pub(crate) struct Packer<'w> {
     pub(crate) backend: &'w dyn Backend,
     pub(crate) folder: &'w Folder,
-    /// Random; what tells this writing's blobs from all others.
+    /// Of its owner, and random; what tells this writing's blobs from all others.
     pub(crate) writing: u128,
     count: AtomicU64,
     open: Mutex<Vec<Chunk>>,
@@ -49,16 +47,16 @@ pub(crate) struct Packer<'w> {
 }
 
 /// The number of a writing, which no other one ever has: two manifests that differ in nothing else are never the same bytes.
-pub(crate) fn new_writing(folder: &Folder) -> Result<u128, SnapshotError> {
+pub(crate) fn new_writing(folder: &Folder, owner: Owner) -> Result<u128, SnapshotError> {
     let mut random = [0; 16];
     getrandom::fill(&mut random)
         .map_err(|error| SnapshotError::NoRandomness { folder: Box::new(*folder), reason: error.to_string() })?;
-    Ok(u128::from_le_bytes(random) >> COUNT_BITS << COUNT_BITS)
+    Ok(owner.writing(random))
 }
 
 impl<'w> Packer<'w> {
-    pub(crate) fn new(backend: &'w dyn Backend, folder: &'w Folder) -> Result<Self, SnapshotError> {
-        let writing = new_writing(folder)?;
+    pub(crate) fn new(backend: &'w dyn Backend, folder: &'w Folder, owner: Owner) -> Result<Self, SnapshotError> {
+        let writing = new_writing(folder, owner)?;
         Ok(Self { backend, folder, writing, count: AtomicU64::new(1), open: Mutex::default(), put: Mutex::default() })
     }
 

@@ -9,12 +9,12 @@ use super::fetch::Source;
 use super::files::FileTable;
 use super::format::FormatError;
 use super::location::Location;
-use super::manifest::{Manifest, PagePlace, SectionPlace};
+use super::manifest::{ENDED_EPOCH, Manifest, PagePlace, SectionPlace};
 use super::pack::new_writing;
 use super::page::{self, PageObject};
 use crate::backend::{Backend, LISTED_MAX, MANIFEST_BYTES_MAX, Revision, each_blob_page};
 use crate::error::StorageError;
-use crate::name::{BlobName, Folder};
+use crate::name::{BlobName, Folder, Owner};
 
 /// A stored snapshot. Cloning it copies nothing.
 #[derive(Debug, Clone)]
@@ -195,23 +195,44 @@ impl Snapshot {
         Ok(Some(table))
     }
 
+    /// Who published it last: wrote or claimed it.
+    #[must_use]
+    pub fn owner(&self) -> Owner {
+        Owner::of_number(self.inner.manifest.writing)
+    }
+
+    /// Whether the process was stopped: nothing comes of it any more, and whoever sees it may remove it.
+    #[must_use]
+    pub fn is_ended(&self) -> bool {
+        self.manifest().is_ended()
+    }
+
     /// Makes it the snapshot of a later owner: whoever had it before can publish nothing any more. To be done before anything
     /// else is written.
     ///
     /// # Errors
     /// One of which [`SnapshotError::is_conflict`] holds when somebody else was faster; [`SnapshotError::Unfit`] for an
     /// epoch that is not later.
-    pub fn claim(&self, epoch: u64) -> Result<Self, SnapshotError> {
+    pub fn claim(&self, epoch: u64, owner: Owner) -> Result<Self, SnapshotError> {
         if epoch <= self.epoch() {
             let reason = format!("its epoch is {}, the next owner's would be {epoch}", self.epoch());
             return Err(SnapshotError::unfit(self.folder(), reason));
         }
         // Two that claim the same epoch must not take each other's manifest for their own.
-        let writing = new_writing(self.folder())?;
+        let writing = new_writing(self.folder(), owner)?;
         let manifest = Manifest { epoch, writing, ..self.inner.manifest.clone() };
         let bytes = manifest.encode();
         let revision = publish(&*self.inner.backend, self.folder(), Some(&self.inner.revision), &bytes)?;
         Ok(Self::new(&self.inner.backend, revision, manifest, bytes.len()))
+    }
+
+    /// Marks the process as stopped, for good, unless somebody has claimed or written it since: that one owns it. What is stored
+    /// can be removed then without harm to anybody, in any order and by anybody, also after a crash.
+    ///
+    /// # Errors
+    /// As those of [`Self::claim`].
+    pub fn end(&self, owner: Owner) -> Result<Self, SnapshotError> {
+        if self.is_ended() { Ok(self.clone()) } else { self.claim(ENDED_EPOCH, owner) }
     }
 
     /// Removes all blobs of the folder that this snapshot does not need: what swaps left that failed or were cut off. Nothing of
@@ -247,6 +268,12 @@ impl Snapshot {
             removed.bytes += some.iter().map(|entry| entry.bytes).sum::<u64>();
         }
         Ok(removed)
+    }
+
+    /// Whether it has anything in the blob of this number.
+    #[must_use]
+    pub fn needs(&self, number: u128) -> bool {
+        self.manifest().blob(number).is_some()
     }
 
     /// What it takes.

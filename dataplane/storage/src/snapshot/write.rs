@@ -44,7 +44,7 @@ use super::stored::{Snapshot, publish};
 use crate::backend::{Backend, LISTED_MAX, TRANSFERS_AT_ONCE_DEFAULT};
 use crate::buffer::AlignedBuffer;
 use crate::error::StorageError;
-use crate::name::{BlobName, Folder};
+use crate::name::{BlobName, Folder, Owner};
 
 /// Bytes of state for which there is a page at least, so that threads share large objects too.
 const PAGE_STATE_BYTES: u64 = 2 * CHUNK_BYTES as u64;
@@ -61,13 +61,15 @@ pub struct WritePlan {
     pub compact: bool,
     /// Which owner of the process writes: not less than that of the stored snapshot.
     pub epoch: u64,
+    /// Who that is; nobody's own unless it is set.
+    pub owner: Owner,
 }
 
 impl WritePlan {
     /// What suits a process that is swapped out.
     #[must_use]
     pub fn new(epoch: u64) -> Self {
-        Self { threads: TRANSFERS_AT_ONCE_DEFAULT, compress: true, compact: true, epoch }
+        Self { threads: TRANSFERS_AT_ONCE_DEFAULT, compress: true, compact: true, epoch, owner: Owner::default() }
     }
 }
 
@@ -188,6 +190,9 @@ impl<'w> Writing<'w> {
         let unfit = |reason| Err(SnapshotError::unfit(folder, reason));
         let facts = cut.facts();
         if let Some(base) = base {
+            if base.is_ended() {
+                return unfit("it was stopped: nothing follows it".to_owned());
+            }
             if base.folder() != folder {
                 return unfit(format!("that is one of {}", base.folder()));
             }
@@ -206,7 +211,7 @@ impl<'w> Writing<'w> {
             (_, None) => wanted,
         };
         Ok(Self {
-            packer: Packer::new(backend, folder)?,
+            packer: Packer::new(backend, folder, plan.owner)?,
             folder,
             cut,
             plan,

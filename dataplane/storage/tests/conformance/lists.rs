@@ -115,6 +115,10 @@ pub(crate) fn folders_are_listed_in_order_and_in_pages(room: &Room<'_>) {
         }
     });
     assert!(all_folders(&*backend) == folders);
+    let lives = |process: &str| backend.lives(&process.parse().unwrap()).expect("it answers");
+    assert_eq!(lives("a.b/b"), [folder("a.b/b", 1)]);
+    assert_eq!(lives("many/p4"), [folder("many/p4", 1)]);
+    assert_eq!(lives("many/p"), []);
     for at in [0, 1, 5, folders.len() / 2, folders.len() - 1] {
         let page = backend.folders(Some(&folders[at])).expect("it answers");
         assert!(page == folders[at + 1..folders.len().min(at + 1 + LISTED_MAX)], "after {}", folders[at]);

@@ -1,5 +1,6 @@
 //! A way to a server on which things go wrong: it carries bytes between clients and a real server, and refuses, loses, cuts or
-//! holds back what it is told to. It knows nothing of HTTP but one answer.
+//! holds back what it is told to, or answers itself. It knows nothing of HTTP but one answer.
+#![allow(dead_code, reason = "each test program uses a part")]
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -24,6 +25,8 @@ pub(crate) struct Trouble {
     pub(crate) cut: u32,
     /// Nothing that a client sends is passed on.
     pub(crate) held: bool,
+    /// Whatever a client sends is answered with this, and not passed on.
+    pub(crate) answer: Option<&'static str>,
 }
 
 /// The way, until it is dropped.
@@ -124,6 +127,11 @@ fn requests(shared: &Shared, (mut client, mut server): (TcpStream, TcpStream)) {
     while let Ok(count @ 1..) = client.read(&mut buffer) {
         let held = shared.changed.wait_timeout_while(shared.state(), HOLD_MAX, |state| state.trouble.held);
         drop(held);
+        let answer = shared.state().trouble.answer;
+        if let Some(answer) = answer {
+            refuse(&client, answer);
+            break;
+        }
         if shared.take(|trouble| &mut trouble.busy) {
             let _ = client.write_all(BUSY);
             break;
@@ -133,6 +141,14 @@ fn requests(shared: &Shared, (mut client, mut server): (TcpStream, TcpStream)) {
         }
     }
     close(&client, &server);
+}
+
+/// Answers, and lets the client finish what it still sends: it would not read the answer on a broken connection.
+fn refuse(mut client: &TcpStream, answer: &str) {
+    let said = client.write_all(answer.as_bytes()).and_then(|()| client.shutdown(Shutdown::Write));
+    let _ = client.set_read_timeout(Some(HOLD_MAX));
+    let mut rest = vec![0; BUFFER_BYTES];
+    while said.is_ok() && matches!(client.read(&mut rest), Ok(1..)) {}
 }
 
 fn answers(shared: &Shared, (mut client, mut server): (TcpStream, TcpStream)) {

@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use praas_storage::faulty::{Fault, Faulty, Operation, Refusal, When};
 use praas_storage::snapshot::{Part, Snapshot, WritePlan, write};
-use praas_storage::{Backend, MemoryBackend};
+use praas_storage::{Backend, MemoryBackend, Owner};
 
 use crate::damage::{damaged_part, read, replace};
 use crate::model::{Model, Name, check, folder, manifest, seed, stored};
 use crate::random::Random;
 
 const OBJECTS: usize = 1500;
-const PLAN: WritePlan = WritePlan { threads: 3, compress: false, compact: true, epoch: 1 };
+const PLAN: WritePlan = WritePlan { threads: 3, compress: false, compact: true, epoch: 1, owner: Owner::NOBODY };
 
 fn name(number: usize) -> Name {
     (0, format!("key/{number}").into_bytes())

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use praas_storage::faulty::{Fault, Faulty, Refusal, When};
 use praas_storage::snapshot::{Snapshot, WritePlan, write};
-use praas_storage::{Backend, MemoryBackend};
+use praas_storage::{Backend, MemoryBackend, Owner};
 
 use crate::model::{Model, check, folder, seed};
 use crate::random::Random;
@@ -94,7 +94,7 @@ fn a_manifest_of_the_past_can_be_read_and_never_replaces_the_present_one() {
     // Its blobs are gone, and that is what is said.
     let failed = past.page(0).unwrap_err();
     assert!(failed.is_damage(), "{failed}");
-    assert!(past.claim(2).unwrap_err().is_conflict());
+    assert!(past.claim(2, Owner::default()).unwrap_err().is_conflict());
     faulty.heal();
     check(&backend, &model);
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use praas_storage::snapshot::{SectionKind, Snapshot, WritePlan, write};
-use praas_storage::{Backend, MemoryBackend};
+use praas_storage::{Backend, MemoryBackend, Owner};
 
 use crate::model::{Model, check, folder, seed, value};
 use crate::random::Random;
@@ -58,7 +58,8 @@ fn every_generation_says_what_the_state_is() {
             if model.absent.is_empty() && random.below(8) == 0 {
                 model.hash_seed = random.next();
             }
-            let plan = WritePlan { threads: 1 + random.below(4), compress: random.below(2) == 0, compact: true, epoch };
+            let plan =
+                WritePlan { threads: 1 + random.below(4), compress: random.below(2) == 0, ..WritePlan::new(epoch) };
             let (written, _) = write(&backend, &folder(), base.as_ref(), &model, &plan)
                 .unwrap_or_else(|error| panic!("round {round}, generation {generation}: {error}"));
             assert_eq!(written.epoch(), epoch);
@@ -66,7 +67,7 @@ fn every_generation_says_what_the_state_is() {
             base = Some(if random.below(2) == 0 {
                 epoch += 1;
                 model.sleep(&opened, &mut random);
-                opened.claim(epoch).unwrap()
+                opened.claim(epoch, Owner::default()).unwrap()
             } else {
                 written
             });

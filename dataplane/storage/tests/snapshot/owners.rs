@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use praas_storage::snapshot::{Snapshot, SnapshotError, WritePlan, write};
-use praas_storage::{Backend, BlobName, MemoryBackend};
+use praas_storage::{Backend, BlobName, MemoryBackend, Owner};
 
 use crate::model::{Model, check, folder, seed, stored};
 use crate::random::Random;
@@ -15,7 +15,7 @@ fn who_was_replaced_publishes_nothing_and_removes_nothing() {
     let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
     let mut model = Model::filled(&mut random, 50, 500);
     let (old, _) = write(&backend, &folder(), None, &model, &WritePlan::new(1)).unwrap();
-    let new = Snapshot::open(&backend, &folder()).unwrap().unwrap().claim(2).unwrap();
+    let new = Snapshot::open(&backend, &folder()).unwrap().unwrap().claim(2, Owner::default()).unwrap();
     let there = stored(&backend);
 
     let mut other = model.clone();
@@ -23,7 +23,7 @@ fn who_was_replaced_publishes_nothing_and_removes_nothing() {
     let refused = write(&backend, &folder(), Some(&old), &other, &WritePlan::new(1)).unwrap_err();
     assert!(refused.is_conflict(), "{refused}");
     assert_eq!(stored(&backend), there, "what it had put is removed again");
-    assert!(old.claim(3).unwrap_err().is_conflict());
+    assert!(old.claim(3, Owner::default()).unwrap_err().is_conflict());
     assert!(old.remove_unreferenced(Duration::from_secs(30)).unwrap_err().is_conflict());
 
     model.put((0, b"from the owner".to_vec()), random.bytes(100));
@@ -39,8 +39,8 @@ fn of_two_who_claim_the_same_epoch_one_has_it() {
     write(&backend, &folder(), None, &model, &WritePlan::new(1)).unwrap();
     let open = || Snapshot::open(&backend, &folder()).unwrap().unwrap();
     let (one, other) = (open(), open());
-    assert_eq!(one.claim(2).unwrap().epoch(), 2);
-    assert!(other.claim(2).unwrap_err().is_conflict());
+    assert_eq!(one.claim(2, Owner::default()).unwrap().epoch(), 2);
+    assert!(other.claim(2, Owner::default()).unwrap_err().is_conflict());
 }
 
 #[test]
@@ -49,10 +49,10 @@ fn an_epoch_never_goes_back() {
     let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
     let model = Model::filled(&mut random, 5, 50);
     let (first, _) = write(&backend, &folder(), None, &model, &WritePlan::new(7)).unwrap();
-    assert!(matches!(first.claim(7), Err(SnapshotError::Unfit { .. })));
+    assert!(matches!(first.claim(7, Owner::default()), Err(SnapshotError::Unfit { .. })));
     let early = write(&backend, &folder(), Some(&first), &model, &WritePlan::new(6));
     assert!(matches!(early, Err(SnapshotError::Unfit { .. })));
-    assert_eq!(first.claim(8).unwrap().epoch(), 8);
+    assert_eq!(first.claim(8, Owner::default()).unwrap().epoch(), 8);
     assert_eq!(Snapshot::open(&backend, &folder()).unwrap().unwrap().epoch(), 8);
 }
 

@@ -140,6 +140,12 @@ impl FileTable {
         Some((at, &self.entries[at]))
     }
 
+    /// As bytes: those that it was read from.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        Self::encode(&self.entries)
+    }
+
     /// Entries as bytes.
     pub(crate) fn encode(entries: &[Entry]) -> Vec<u8> {
         let mut bytes = MAGIC.to_vec();
