@@ -265,7 +265,7 @@ impl Shard {
             return self.fail_askers(key, drain.askers);
         }
         process.stage = Stage::Active(drain.askers);
-        (process.failures, process.never_ready, process.replacement_set) = (0, true, false);
+        process.forget_failures();
         process.control.set_phase(Phase::Active);
         self.show_state(key);
         self.fill_workers(key);

@@ -100,6 +100,8 @@ pub(crate) struct Process {
     pub(crate) user: Option<u32>,
     /// Workers that failed in a row.
     pub(crate) failures: u32,
+    /// Of these, the last ones that never became ready: they wait longer, for what is wrong with them is in their beginning.
+    pub(crate) failed_starts: u32,
     /// Whether a timer looks after missing workers.
     pub(crate) replacement_set: bool,
     /// Whether the last failures happened before a worker became ready.
@@ -164,6 +166,7 @@ impl Process {
             followers: Vec::new(),
             user: None,
             failures: 0,
+            failed_starts: 0,
             replacement_set: false,
             never_ready: true,
             last_exit: None,
@@ -202,7 +205,13 @@ impl Process {
     }
 
     pub(crate) fn has_failed(&self) -> bool {
-        self.broken.is_some() || self.never_ready && self.failures >= crate::limits::FAILURES_IN_A_ROW_MAX
+        self.broken.is_some() || self.failed_starts >= crate::limits::FAILURES_IN_A_ROW_MAX
+    }
+
+    /// The next workers are as good as the first.
+    pub(crate) fn forget_failures(&mut self) {
+        (self.failures, self.failed_starts) = (0, 0);
+        (self.never_ready, self.replacement_set) = (true, false);
     }
 
     /// Whether workers are to be started when there are too few.

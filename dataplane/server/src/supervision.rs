@@ -146,8 +146,9 @@ impl Shard {
         }
         process.never_ready = ready_for.is_none();
         process.failures = process.failures.saturating_add(1);
+        process.failed_starts = if process.never_ready { process.failed_starts.saturating_add(1) } else { 0 };
         process.restarts += 1;
-        let delay = replacement_delay(process.failures, process.never_ready);
+        let delay = replacement_delay(process.failures, process.failed_starts);
         if process.has_failed() {
             self.log.error(format_args!("the workers of {} keep failing; next attempt in {delay:?}", process.id));
         }
@@ -371,13 +372,13 @@ fn exit_words(worker: &Worker, exit: Exit) -> String {
     }
 }
 
-/// Nothing for the first failure, then doubling.
-fn replacement_delay(failures: u32, never_ready: bool) -> Duration {
-    let most = if never_ready { REPLACE_DELAY_MAX } else { REPLACE_DELAY_SOUND_MAX };
-    match failures {
+/// Nothing for the first failure, then doubling: up to a second where workers had been ready, far longer where none gets so far.
+fn replacement_delay(failures: u32, failed_starts: u32) -> Duration {
+    let of = |count: u32, most| match count {
         0 | 1 => Duration::ZERO,
         more => REPLACE_DELAY_MIN.saturating_mul(1 << (more - 2).min(20)).min(most),
-    }
+    };
+    of(failures, REPLACE_DELAY_SOUND_MAX).max(of(failed_starts, REPLACE_DELAY_MAX))
 }
 
 #[cfg(test)]
@@ -386,12 +387,13 @@ mod tests {
 
     #[test]
     fn replacements_wait_longer_with_each_failure_up_to_a_bound() {
-        assert_eq!(replacement_delay(1, true), Duration::ZERO);
-        assert_eq!(replacement_delay(2, true), REPLACE_DELAY_MIN);
+        assert_eq!(replacement_delay(1, 1), Duration::ZERO);
+        assert_eq!(replacement_delay(2, 2), REPLACE_DELAY_MIN);
         for failures in 2..100 {
-            let (delay, next) = (replacement_delay(failures, true), replacement_delay(failures + 1, true));
+            let (delay, next) = (replacement_delay(failures, failures), replacement_delay(failures + 1, failures + 1));
             assert!(next == (delay * 2).min(REPLACE_DELAY_MAX), "{failures}");
-            assert!(replacement_delay(failures, false) <= REPLACE_DELAY_SOUND_MAX);
+            // However many died after they had been ready, one that dies before says little.
+            assert!((0..2).all(|starts| replacement_delay(failures, starts) <= REPLACE_DELAY_SOUND_MAX));
         }
     }
 }

@@ -460,7 +460,7 @@ impl Shard {
         worker.ready_since = Some(clock::now());
         let process = worker.process;
         if let Some(process) = self.processes.get_mut(process) {
-            process.never_ready = false;
+            (process.never_ready, process.failed_starts) = (false, 0);
         }
         self.look_at_claims_later();
         self.settle_if_ready(process);

@@ -135,7 +135,7 @@ fn the_death_of_a_calling_worker_takes_its_lanes_along() {
     let alice = client.process(process("alice")).unwrap();
     let mut before = None;
     for _ in 0..4 {
-        let asking = alice.start("ask", "bob sleep 0 300").unwrap();
+        let asking = alice.start("ask", "bob sleep 0 1500").unwrap();
         eventually("the nested call runs", || client.stats(process("bob")).unwrap().running == 1);
         status(&client, "alice").worker_pids.iter().for_each(|pid| kill(*pid));
         assert_eq!(asking.wait().unwrap_err(), CallError::WorkerLost);

@@ -11,7 +11,7 @@ mod redises;
 #[path = "../../storage/tests/servers/mod.rs"]
 mod servers;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use buckets::{seaweedfs, settings};
 use common::mails::{ask, processes};
@@ -32,14 +32,23 @@ use redises::redis;
 /// Bytes of the object that the process keeps: more than is read before it runs.
 const LARGE_BYTES: usize = 5_000_000;
 
-/// Time after which storage that says nothing is late here.
+/// Time after which a bucket that says nothing is late here.
 const SHORT_LIMIT_MS: u64 = 5000;
+
+/// The same of a Redis: a question may meet it twice, and clients wait 10 s.
+const REDIS_LIMIT_MS: u64 = 2000;
 
 /// Milliseconds between two checkpoints.
 const CHECKPOINT_MS: u64 = 200;
 
 /// Operations of a removal that a test goes through at most: far more than it has.
 const OPERATIONS_MAX: u64 = 40;
+
+/// One test at a time, from before its services start: their connections are descriptors of this program, and each test counts these.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Not a test of its own: what this binary does when a test, or a server of a test, runs it again.
 #[test]
@@ -184,6 +193,7 @@ macro_rules! refusal {
 
 #[test]
 fn a_bucket_that_is_gone_and_credentials_that_are_wrong_or_expired_are_told_and_nothing_is_lost() {
+    let _one = one_at_a_time();
     let Some((_weed, port)) = seaweedfs() else { return };
     let proxy = Proxy::to(port);
     let storage: Arc<dyn Backend> = Arc::new(S3Backend::open(settings(proxy.port(), "wrong")).unwrap());
@@ -201,6 +211,7 @@ fn a_bucket_that_is_gone_and_credentials_that_are_wrong_or_expired_are_told_and_
 
 #[test]
 fn a_bucket_that_does_not_answer_is_late_and_nothing_is_lost() {
+    let _one = one_at_a_time();
     let Some((_weed, port)) = seaweedfs() else { return };
     let proxy = Proxy::to(port);
     // A server that has just started is slow with its first writes.
@@ -213,23 +224,25 @@ fn a_bucket_that_does_not_answer_is_late_and_nothing_is_lost() {
 
 #[test]
 fn a_redis_that_goes_away_or_does_not_answer_is_told_and_nothing_is_lost() {
+    let _one = one_at_a_time();
     let Some((_redis, address)) = redis(&[]) else { return };
     let port = address.rsplit([':', '/']).nth(1).unwrap().parse().unwrap();
     let proxy = Proxy::to(port);
     let address = address.replace(&format!(":{port}/"), &format!(":{}/", proxy.port()));
-    let storage = RedisBackend::open_with_limit_ms(&address, SHORT_LIMIT_MS).unwrap();
+    let storage = RedisBackend::open_with_limit_ms(&address, REDIS_LIMIT_MS).unwrap();
     let storage: Arc<dyn Backend> = Arc::new(storage);
     let lost = Trouble { lost: u32::MAX, ..Trouble::default() };
     let held = Trouble { held: true, ..Trouble::default() };
     let all =
-        [Wrong { trouble: lost, said: &["redis://"] }, Wrong { trouble: held, said: &["took more than 5000 ms"] }];
+        [Wrong { trouble: lost, said: &["redis://"] }, Wrong { trouble: held, said: &["took more than 2000 ms"] }];
     goes_wrong_and_right_again(storage, proxy, &all);
 }
 
 #[test]
 fn a_redis_that_ends_leaves_a_process_that_goes_on() {
+    let _one = one_at_a_time();
     let Some((server, address)) = redis(&[]) else { return };
-    let storage: Arc<dyn Backend> = Arc::new(RedisBackend::open_with_limit_ms(&address, SHORT_LIMIT_MS).unwrap());
+    let storage: Arc<dyn Backend> = Arc::new(RedisBackend::open_with_limit_ms(&address, REDIS_LIMIT_MS).unwrap());
     let stage = Stage::empty();
     let praas = start(&stage, &storage).unwrap();
     let client = stage.client();
@@ -251,18 +264,21 @@ fn a_redis_that_ends_leaves_a_process_that_goes_on() {
 
 #[test]
 fn nothing_is_left_of_a_process_that_is_stopped_in_a_bucket_whenever_that_fails() {
+    let _one = one_at_a_time();
     let Some((_weed, port)) = seaweedfs() else { return };
     leaves_nothing(Arc::new(S3Backend::open(settings(port, "stopped")).unwrap()));
 }
 
 #[test]
 fn nothing_is_left_of_a_process_that_is_stopped_in_redis_whenever_that_fails() {
+    let _one = one_at_a_time();
     let Some((_redis, address)) = redis(&[]) else { return };
     leaves_nothing(Arc::new(RedisBackend::open(&address).unwrap()));
 }
 
 #[test]
 fn nothing_is_left_of_a_process_that_is_stopped_on_a_disk_or_in_memory_whenever_that_fails() {
+    let _one = one_at_a_time();
     let directory = common::private_directory();
     leaves_nothing(Arc::new(DiskBackend::open(directory.path()).unwrap()));
     leaves_nothing(Arc::new(MemoryBackend::new()));

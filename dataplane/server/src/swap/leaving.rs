@@ -298,7 +298,7 @@ impl Shard {
             return self.break_process(key, &format!("its log cannot go on, and it could not be stored: {why}"));
         }
         if process.broken.is_none() {
-            (process.failures, process.never_ready, process.replacement_set) = (0, true, false);
+            process.forget_failures();
             process.control.set_phase(Phase::Active);
         }
         self.has_stayed(key, swapping.askers, why);

@@ -109,15 +109,13 @@ impl WriteJob {
             }
             base => base,
         };
-        let found = base.as_ref().map(Snapshot::epoch);
-        if let (Some(found), Some(epoch)) = (found, epoch)
-            && found != epoch
-        {
+        // What was never claimed has been stored by who made it alone, if at all, also by one before this server.
+        let epoch = epoch.unwrap_or(FIRST_EPOCH);
+        if let Some(found) = base.as_ref().map(Snapshot::epoch).filter(|found| *found != epoch) {
             return Err(format!(
                 "it is stored with epoch {found}, this server owned it with {epoch}: another owns it now"
             ));
         }
-        let epoch = found.or(epoch).unwrap_or(FIRST_EPOCH);
         life.epoch = epoch;
         let tree = files.as_ref().map(FilesJob::open).transpose()?.flatten();
         let known = files.and_then(|files| files.known);

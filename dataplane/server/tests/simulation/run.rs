@@ -87,7 +87,7 @@ pub(crate) struct Run {
     pub(crate) counts: Counts,
     pub(crate) record: Vec<String>,
     /// Removed with the run.
-    _directory: tempfile::TempDir,
+    directory: tempfile::TempDir,
 }
 
 impl Run {
@@ -136,7 +136,7 @@ impl Run {
             is_large,
             counts: Counts::default(),
             record: Vec::new(),
-            _directory: directory,
+            directory,
         };
         run.be_rough(true);
         run.start_server();
@@ -348,6 +348,9 @@ impl Run {
         self.leave_under_way(writes);
         self.drop_server();
         self.lose_memory();
+        // The next one is on another host: what it stores is told from what this one has stored.
+        let directory = format!("data-{}", self.counts.server_deaths);
+        self.options.data_directory = self.directory.path().join(directory);
         self.start_server();
     }
 

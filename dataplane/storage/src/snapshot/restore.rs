@@ -301,15 +301,16 @@ impl PageObject {
     }
 }
 
-/// Cuts items into groups that are read at once.
-pub(super) fn neighbours<Item: Lying + Apart>(mut items: Vec<Item>) -> Vec<Vec<Item>> {
-    items.sort_by_key(|item| {
+/// Cuts items into groups that are read at once, in the order of the first items of each: names of blobs are random, and decide nothing.
+pub(super) fn neighbours<Item: Lying + Apart>(items: Vec<Item>) -> Vec<Vec<Item>> {
+    let mut items: Vec<(usize, Item)> = items.into_iter().enumerate().collect();
+    items.sort_by_key(|(_, item)| {
         let (blob, range) = item.lies();
         (item.apart(), blob, range.start)
     });
-    let mut groups: Vec<Vec<Item>> = Vec::new();
-    for item in items {
-        let joins = groups.last().is_some_and(|group| {
+    let mut groups: Vec<(usize, Vec<Item>)> = Vec::new();
+    for (number, item) in items {
+        let joins = groups.last().is_some_and(|(_, group)| {
             let (Some(first), Some(last)) = (group.first(), group.last()) else { return false };
             let ((blob, begin), (_, before), (own, range)) = (first.lies(), last.lies(), item.lies());
             !item.apart()
@@ -319,11 +320,15 @@ pub(super) fn neighbours<Item: Lying + Apart>(mut items: Vec<Item>) -> Vec<Vec<I
                 && range.end - begin.start <= READ_BYTES_MAX as u64
         });
         match groups.last_mut().filter(|_| joins) {
-            Some(group) => group.push(item),
-            None => groups.push(vec![item]),
+            Some((first, group)) => {
+                *first = number.min(*first);
+                group.push(item);
+            }
+            None => groups.push((number, vec![item])),
         }
     }
-    groups
+    groups.sort_by_key(|(first, _)| *first);
+    groups.into_iter().map(|(_, group)| group).collect()
 }
 
 /// Whether something is read alone in any case.
