@@ -356,6 +356,9 @@ impl Shard {
 
     pub(crate) fn answer_failed(&mut self, asker: Asker, error: ControlError) {
         self.metrics.requests_failed += 1;
+        // A server that ends lets go of processes that it could not store: it knows them no more, and they are not gone.
+        let is_let_go = self.shutting_down && matches!(error, ControlError::UnknownProcess { .. });
+        let error = if is_let_go { ControlError::ShuttingDown } else { error };
         self.answer(asker, &ServerMessage::Failed { request: asker.request, error }, &[]);
     }
 }
