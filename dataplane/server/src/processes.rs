@@ -545,12 +545,19 @@ impl Shard {
         }
     }
 
+    /// Why something cannot be done with a process that was there a moment ago: a server that ends lets go of processes.
+    pub(crate) fn has_just_ended(&self, what: &'static str) -> ControlError {
+        if self.shutting_down {
+            return ControlError::ShuttingDown;
+        }
+        ControlError::Host { what: what.into(), reason: "it has just ended".into() }
+    }
+
     /// Drains a process in order to stop or restart it.
     pub(crate) fn end_process(&mut self, key: ProcessKey, purpose: Purpose, asker: Asker) -> Result<(), ControlError> {
+        let ended = self.has_just_ended("ending the process");
         let process = self.processes.get_mut(key);
-        let Some(process) = process.filter(|process| !matches!(process.stage, Stage::Ended)) else {
-            return Err(ControlError::Host { what: "ending the process".into(), reason: "it has just ended".into() });
-        };
+        let process = process.filter(|process| !matches!(process.stage, Stage::Ended)).ok_or(ended)?;
         let (id, state) = (process.id, process.state());
         if let (Some(reason), Purpose::Restart) = (&process.broken, purpose) {
             return Err(ControlError::WorkersFailed { process: id, reason: reason.clone() });

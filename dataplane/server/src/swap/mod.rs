@@ -194,9 +194,8 @@ impl Shard {
         if self.swaps.backend().is_none() {
             return Err(ControlError::NoStorage);
         }
-        let gone =
-            || ControlError::Host { what: "swapping the process out".into(), reason: "it has just ended".into() };
-        let process = self.processes.get_mut(key).ok_or_else(gone)?;
+        let ended = self.has_just_ended("swapping the process out");
+        let process = self.processes.get_mut(key).ok_or(ended)?;
         let id = process.id;
         if let Some(reason) = &process.broken {
             return Err(ControlError::WorkersFailed { process: id, reason: reason.clone() });
