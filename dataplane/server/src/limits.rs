@@ -370,6 +370,15 @@ pub(crate) const INCARNATION_STEP_BITS: u32 = 32;
 /// Spreads the nanoseconds of the clock over that: 2^64 over the golden ratio.
 pub(crate) const INCARNATION_STEP_FACTOR: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// Processes that are looked for in storage at a time, because this server does not know them: each is a list of a few names.
+pub(crate) const LOOKED_FOR_MAX: usize = 256;
+
+/// Time for which a process that was not found in storage is not looked for again: clients ask again within milliseconds.
+pub(crate) const NOT_FOUND_KEPT: Duration = Duration::from_millis(500);
+
+/// Processes of which it is remembered that they were not found: some 100 KiB.
+pub(crate) const NOT_FOUND_MAX: usize = 1024;
+
 /// The epoch of the server that creates a process; each that wakes it has a higher one.
 pub(crate) const FIRST_EPOCH: u64 = 1;
 
@@ -571,15 +580,6 @@ pub(crate) const SLOWEST_BYTES_PER_S: u64 = 256 << 10;
 /// Bytes that the log's thread takes of one ring before it turns to the next: a few milliseconds of a disk. A whole record
 /// fits, however long.
 pub(crate) const LOG_BATCH_BYTES: usize = 1 << 20;
-
-/// Processes that are looked for in storage at a time, because this server does not know them: each is a list of a few names.
-pub(crate) const LOOKED_FOR_MAX: usize = 256;
-
-/// Time for which a process that was not found in storage is not looked for again: clients ask again within milliseconds.
-pub(crate) const NOT_FOUND_KEPT: Duration = Duration::from_millis(500);
-
-/// Processes of which it is remembered that they were not found: some 100 KiB.
-pub(crate) const NOT_FOUND_MAX: usize = 1024;
 
 /// Time after which a log that failed, or has not made everything durable, is asked again.
 pub(crate) const LOG_RETRY_PERIOD: Duration = Duration::from_millis(5);

@@ -51,7 +51,9 @@ mod stored_page;
 mod sum;
 mod write;
 
-pub use cut::{Cut, CutError, CutFacts, CutFiles, CutValue, Glance, ObjectEntry, SectionKind, ShowObject};
+pub use cut::{
+    Cut, CutError, CutFacts, CutFiles, CutValue, Glance, ObjectEntry, SectionKind, ShowObject, survey_undivided,
+};
 pub use error::{Part, SnapshotError};
 pub use files::{FILES_VERSION, FileTable, FilesError, FilesUsage, Known, Tree, remove_directory};
 pub use format::FormatError;

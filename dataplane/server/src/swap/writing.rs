@@ -261,13 +261,7 @@ impl Cut for StateCut {
         glance: &mut Glance<'_>,
         show: &mut ShowObject<'_>,
     ) -> Result<(), CutError> {
-        let AnyCut::Quiet(cut) = &self.cut else {
-            // What is held is known in one list.
-            let glance_and_show = &mut |entry: ObjectEntry<'_>, value| {
-                if glance(&(&entry).into()) { show(entry, value) } else { Ok(()) }
-            };
-            return if part == 0 { self.objects(glance_and_show) } else { Ok(()) };
-        };
+        let AnyCut::Quiet(cut) = &self.cut else { return snapshot::survey_undivided(self, part, glance, show) };
         let glance = |object: &swap::CutGlimpse| {
             let &swap::CutGlimpse { hash, namespace, version, value_bytes } = object;
             glance(&Glimpse { hash, namespace: namespace.0, version, value_bytes })
@@ -293,5 +287,63 @@ impl Cut for StateCut {
             AnyCut::Quiet(cut) => cut.read(token, offset, into).map_err(CutError::new),
             AnyCut::Held(cut) => cut.read(token, offset, into).map_err(CutError::new),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use praas_protocol::limits::WORKERS_MAX;
+    use praas_shm::objects::ObjectsLayout;
+    use praas_storage::MemoryBackend;
+
+    use super::*;
+    use crate::process_ledger::LedgerRecord;
+
+    const STATE_BYTES: u64 = 1 << 20;
+
+    /// A process in memory, of which a server knows this epoch.
+    fn job(objects: &Arc<Objects>, epoch: Option<u64>) -> WriteJob {
+        let folder = Folder { process: "notes/alice".parse().unwrap(), incarnation: 9 };
+        let record = LedgerRecord {
+            id: folder.process,
+            incarnation: folder.incarnation,
+            state_bytes: STATE_BYTES,
+            user: None,
+            generations: [0; WORKERS_MAX],
+            epoch: 0,
+            is_restoring: false,
+            ended: false,
+        };
+        WriteJob {
+            folder,
+            objects: Arc::clone(objects),
+            life: Life::new(&record, None, 0),
+            lanes: Vec::new(),
+            base: None,
+            epoch,
+            owner: Owner::default(),
+            filling: None,
+            files: None,
+            goes_on: false,
+            has_leftovers: false,
+            has_time: false,
+        }
+    }
+
+    #[test]
+    fn what_was_never_claimed_follows_its_own_snapshots_and_no_other_owners() {
+        let backend: Arc<dyn Backend> = Arc::new(MemoryBackend::new());
+        let objects = Arc::new(Objects::create(ObjectsLayout::for_limit(STATE_BYTES).unwrap()).unwrap());
+        let write = |epoch| job(&objects, epoch).carry_out(&backend).map(|written| written.snapshot);
+        assert_eq!(write(None).unwrap().epoch(), FIRST_EPOCH);
+        // By a server before this one, which nobody has told it.
+        let stored = write(None).unwrap();
+        assert_eq!(stored.epoch(), FIRST_EPOCH);
+        let claimed = stored.claim(FIRST_EPOCH + 1, Owner::default()).unwrap();
+        for epoch in [None, Some(FIRST_EPOCH), Some(FIRST_EPOCH + 2)] {
+            let refused = write(epoch).unwrap_err();
+            assert!(refused.contains("another owns it now"), "{epoch:?}: {refused}");
+        }
+        assert_eq!(write(Some(claimed.epoch())).unwrap().epoch(), claimed.epoch());
     }
 }

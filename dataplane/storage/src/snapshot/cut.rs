@@ -109,10 +109,7 @@ pub trait Cut: Sync {
         glance: &mut Glance<'_>,
         show: &mut ShowObject<'_>,
     ) -> Result<(), CutError> {
-        if part > 0 {
-            return Ok(());
-        }
-        self.objects(&mut |entry, value| if glance(&(&entry).into()) { show(entry, value) } else { Ok(()) })
+        survey_undivided(self, part, glance, show)
     }
 
     /// Whether objects of this page may be missing here because they were not restored yet: the page is then taken over as it
@@ -129,6 +126,22 @@ pub trait Cut: Sync {
     /// # Errors
     /// Whatever is wrong with the state.
     fn read(&self, token: u64, offset: u64, into: &mut [u8]) -> Result<(), CutError>;
+}
+
+/// [`Cut::survey`] of a cut that is known in one list: all of it is in part 0.
+///
+/// # Errors
+/// As [`Cut::objects`].
+pub fn survey_undivided<C: Cut + ?Sized>(
+    cut: &C,
+    part: u32,
+    glance: &mut Glance<'_>,
+    show: &mut ShowObject<'_>,
+) -> Result<(), CutError> {
+    if part > 0 {
+        return Ok(());
+    }
+    cut.objects(&mut |entry, value| if glance(&(&entry).into()) { show(entry, value) } else { Ok(()) })
 }
 
 impl From<&ObjectEntry<'_>> for Glimpse {

@@ -360,8 +360,9 @@ fn page(reading: &mut Reading<'_>, blobs: &[BlobUse]) -> Result<Option<PagePlace
     let objects = reading.u32()?;
     let (versions, keys, value_bytes) = (reading.u64()?, reading.u64()?, reading.u64()?);
     let sum = PageSum { objects, versions, keys, value_bytes };
+    let fits = value_bytes <= u64::from(objects) * u64::from(VALUE_BYTES_MAX);
     match whole {
-        Some(whole) if objects > 0 => Ok(Some(PagePlace { whole, amendment: None, sum })),
+        Some(whole) if objects > 0 && fits => Ok(Some(PagePlace { whole, amendment: None, sum })),
         None if sum == PageSum::default() => Ok(None),
         _ => Err(reading.malformed("a page without objects that has something")),
     }

@@ -341,3 +341,39 @@ impl Apart for PageObject {
         self.is_apart()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Bytes of a blob.
+    #[derive(Debug, Clone, PartialEq, Eq)]
+    struct Piece(u128, Range<u64>, bool);
+
+    impl Lying for Piece {
+        fn lies(&self) -> (u128, Range<u64>) {
+            (self.0, self.1.clone())
+        }
+    }
+
+    impl Apart for Piece {
+        fn apart(&self) -> bool {
+            self.2
+        }
+    }
+
+    #[test]
+    fn neighbours_are_read_together_in_the_order_of_the_first_of_each_group() {
+        let most = READ_BYTES_MAX as u64;
+        let piece = |blob, range| Piece(blob, range, false);
+        let apart = Piece(9, 30..40, true);
+        let items =
+            [piece(9, 20..30), apart.clone(), piece(2, 0..10), piece(9, 0..20), piece(2, 5..10), piece(9, 30..most)];
+        let together = [piece(9, 0..20), piece(9, 20..30), piece(9, 30..most)];
+        let groups = [together.to_vec(), vec![apart], vec![piece(2, 0..10)], vec![piece(2, 5..10)]];
+        assert_eq!(neighbours(items.to_vec()), groups);
+        let far = most + READ_GAP_BYTES_MAX as u64 + 1;
+        let alone = [piece(1, 0..most), piece(1, most..most + 1), piece(1, far + 1..far + 2)];
+        assert_eq!(neighbours(alone.to_vec()), alone.map(|piece| vec![piece]));
+    }
+}

@@ -48,8 +48,8 @@ fn many_objects_are_opened_by_one_small_read_and_found_by_another() {
     let (calls, reads) = (faulty.calls(), faulty.calls_of(Operation::Read));
     let snapshot = Snapshot::open(&backend, &folder()).unwrap().unwrap();
     assert_eq!((faulty.calls() - calls, faulty.calls_of(Operation::Read) - reads), (1, 0));
-    // A tenth of what a million may have.
-    assert!(snapshot.usage().manifest_bytes <= 16 << 10, "{:?}", snapshot.usage());
+    // 48 bytes for each of 256 pages, and little beside them; ten times that for a million objects.
+    assert!(snapshot.usage().manifest_bytes <= 13 << 10, "{:?}", snapshot.usage());
     let name = (0, b"user/00077777/cart".to_vec());
     let page = snapshot.page(snapshot.page_of(model.hash(&name))).unwrap();
     assert!(page.iter().any(|object| *object.key == *name.1));

@@ -124,7 +124,7 @@ impl Amended {
     fn new(draft: Draft, place: PagePlace, sum: PageSum) -> Option<Self> {
         let (before, records) = (place.amendment, &draft.records);
         let newer_bytes: u64 = records.iter().map(|record| u64::from(record.value_bytes)).sum();
-        let replaced_bytes = (place.sum.value_bytes + newer_bytes).checked_sub(sum.value_bytes)?;
+        let replaced_bytes = place.sum.value_bytes.checked_add(newer_bytes)?.checked_sub(sum.value_bytes)?;
         let dead_bytes = replaced_bytes.checked_add(before.map_or(0, |before| before.dead_bytes))?;
         let objects = records.len() as u64 + before.map_or(0, |before| u64::from(before.objects));
         let is_long = |record: &Record| record.value_bytes as usize > PIECE_BYTES;
