@@ -26,6 +26,8 @@ use support::{Host, Options, PATIENCE, copy_of, eventually, pattern};
 const WORKER: WorkerTag = WorkerTag::new(0, 1);
 /// Around what fits a cell, and around a block.
 const SIZES: [usize; 7] = [0, 1, 64, 65, 4096, 5000, 200_000];
+/// Calls in the lane at once: more than one worker holds replies of.
+const CALLS: u32 = 64;
 /// The one whose answer stays where its request lies, in a trust domain.
 const STAYS_BYTES: usize = 5000;
 
@@ -41,7 +43,7 @@ struct Stage {
 
 impl Stage {
     fn new(trusted: bool) -> Self {
-        let host = Host::new(Options { trusted, calls: 32, wait_mode: WaitMode::Park, ..Options::default() });
+        let host = Host::new(Options { trusted, calls: CALLS, wait_mode: WaitMode::Park, ..Options::default() });
         let process = Logged::create(4 << 20);
         let (mut end, page) = host.worker(WORKER);
         end.remove_lane(host.lane.id());

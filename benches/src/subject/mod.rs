@@ -54,7 +54,7 @@ pub use message_functions::MessageOrder;
 pub use message_pair::{LinkedPlan, MessagePair};
 pub use remote::{Remote, RemotePlan, Route};
 pub use role::{serve_role_if_asked, serve_role_if_asked_with};
-pub use running_server::{NetworkPlan, RunningServer};
+pub use running_server::{LOGGED_WORKERS, NetworkPlan, RunningServer};
 pub use self_invoke::SelfInvoke;
 pub use sleeper::{Sleeper, SleeperState};
 pub use sleeper_functions::with_sleeper_functions;

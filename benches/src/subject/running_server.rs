@@ -40,9 +40,10 @@ const SMALL_APPLICATION: &str = "small";
 const STATE_APPLICATION: &str = "state";
 /// Bytes that the state of such a process may grow to: old and new values of 64 MiB, and room for what waits for readers.
 const STATE_BYTES_MAX: u64 = 1 << 30;
-/// The application whose processes are logged, of a server that has storage; as many workers as hold the replies of 32 calls.
+/// What the applications are called whose processes are logged, of a server that has storage, before the number of their workers.
 const LOGGED_APPLICATION: &str = "logged";
-const LOGGED_WORKERS: u32 = 3;
+/// Those numbers.
+pub const LOGGED_WORKERS: [u32; 2] = [1, 3];
 /// The directory of a server's data directory that has their logs.
 const LOGS_DIRECTORY: &str = "logs";
 /// The application whose only worker may use the host's network, and sleeps between calls: its functions keep what they
@@ -239,11 +240,11 @@ impl RunningServer {
         format!("{STATE_APPLICATION}/p{number}").parse().expect("two names")
     }
 
-    /// The same of the application whose processes are logged, on a server with storage.
+    /// The same of an application whose processes are logged and have so many workers, on a server with storage.
     #[must_use]
-    pub fn new_logged_id(&self) -> ProcessId {
+    pub fn new_logged_id(&self, workers: u32) -> ProcessId {
         let number = self.processes.fetch_add(1, Ordering::Relaxed);
-        format!("{LOGGED_APPLICATION}/p{number}").parse().expect("two names")
+        format!("{LOGGED_APPLICATION}-{workers}/p{number}").parse().expect("two names")
     }
 
     /// The same of the application whose processes are put to sleep.
@@ -337,7 +338,9 @@ pub(super) fn serve(mut arguments: impl Iterator<Item = OsString>) -> Result<(),
     options.storage = storage_place::told(directory.path())?;
     if options.storage.is_some() {
         options.disk_log = Some(DiskLog::open(&directory.path().join(LOGS_DIRECTORY))?);
-        options.applications.push(logged_application()?);
+        for workers in LOGGED_WORKERS {
+            options.applications.push(logged_application(workers)?);
+        }
     }
     if let Some(wait) = arguments.next() {
         options.network_wait = wait_named(&wait).ok_or("there is no such way of waiting")?;
@@ -427,11 +430,11 @@ fn state_application(program: PathBuf) -> Result<Application, Box<dyn Error>> {
     Ok(application)
 }
 
-fn logged_application() -> Result<Application, Box<dyn Error>> {
+fn logged_application(workers: u32) -> Result<Application, Box<dyn Error>> {
     let mut application = state_application(env::current_exe()?)?;
-    application.name = LOGGED_APPLICATION.parse()?;
+    application.name = format!("{LOGGED_APPLICATION}-{workers}").parse()?;
     application.durability = Durability::Logged;
-    (application.workers_min, application.workers_max) = (LOGGED_WORKERS, LOGGED_WORKERS);
+    (application.workers_min, application.workers_max) = (workers, workers);
     Ok(application)
 }
 

@@ -61,12 +61,12 @@ impl<'server> StateProcess<'server> {
         Self::open_as(server, server.new_state_id(), placement)
     }
 
-    /// Creates one whose changes are logged, with as many workers as hold the replies of 32 calls; its workers run anywhere.
+    /// Creates one whose changes are logged, with one of the numbers of workers in [`LOGGED_WORKERS`]; they run anywhere.
     ///
     /// # Errors
     /// Any [`SubjectError`].
-    pub fn open_logged(server: &'server RunningServer) -> Result<Self, SubjectError> {
-        Self::open_as(server, server.new_logged_id(), Placement::Free)
+    pub fn open_logged(server: &'server RunningServer, workers: u32) -> Result<Self, SubjectError> {
+        Self::open_as(server, server.new_logged_id(workers), Placement::Free)
     }
 
     fn open_as(server: &'server RunningServer, id: ProcessId, placement: Placement) -> Result<Self, SubjectError> {

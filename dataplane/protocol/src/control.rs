@@ -19,7 +19,7 @@ pub use transition::{StoredFolder, StoredPlace, Transition};
 pub use worker::{CalendarSeen, FilesPlace, StateNotFetched, StateWanted, WorkerCommand, WorkerMessage};
 
 /// The version of these messages; client, server and worker must agree on it exactly.
-pub const CONTROL_VERSION: u32 = 9;
+pub const CONTROL_VERSION: u32 = 10;
 
 /// Number of a lane, unique within its process and never given twice during the life of a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -86,8 +86,9 @@ pub const REQUEST_INLINE_BYTES: usize = 64;
 /// Bytes of payload that travel inside a reply cell, without a block.
 pub const REPLY_INLINE_BYTES: usize = 96;
 
-/// Claims that one worker can hold at a time: its running call, and later the replies it holds for durability.
-pub const CLAIMS_PER_WORKER: usize = 16;
+/// Claims that one worker can hold at a time: its running call, and the replies that it holds until they are durable. With twice
+/// as many as a log's batch has when 32 calls are in flight, one worker alone fills its batches.
+pub const CLAIMS_PER_WORKER: usize = 32;
 
 /// Bytes of one control message on a Unix socket (function table of [`FUNCTIONS_MAX`] names, process list pages).
 pub const CONTROL_MESSAGE_BYTES_MAX: usize = 64 << 10;

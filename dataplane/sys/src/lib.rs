@@ -34,6 +34,7 @@ pub mod sandbox;
 mod seccomp;
 pub mod signal_queue;
 pub mod spawn;
+pub mod time_slice;
 mod wait;
 
 pub use cgroup::{Cgroup, CgroupError, CgroupLimits, CgroupRoot};

@@ -11,6 +11,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Token, Waker};
 
 use praas_storage::Folder;
+use praas_sys::time_slice::{TIME_SLICE_MIN, ask_for_slices};
 
 use super::files::FileOrder;
 use super::{Command, LogEnd, LogNews, News, Opened};
@@ -97,6 +98,9 @@ impl LogThread {
     }
 
     pub(super) fn run(mut self) {
+        if let Err(errno) = ask_for_slices(TIME_SLICE_MIN) {
+            self.logger.info(format_args!("the log's thread waits for the CPU like all others: {errno}"));
+        }
         let mut events = Events::with_capacity(EVENTS_MAX);
         while self.obey() {
             let Some(wait) = self.turn() else { continue };
