@@ -17,8 +17,10 @@ use super::stored::Snapshot;
 use super::stored_page::StoredPage;
 use crate::buffer::AlignedBuffer;
 
-/// Pages that a thread takes at a time.
+/// Pages that a thread takes at a time, and more of them as long as they have few bytes together: of large values a page has few, and
+/// what lies beside each other is read together only if it is known at the same time.
 const PAGES_A_TURN: u32 = 16;
+const SMALL_TURN_BYTES: u64 = 256 << 10;
 
 /// The value of an object, for whoever takes it. A damaged one, or one that cannot be reached, is an error; all others go on.
 #[derive(Debug)]
@@ -185,7 +187,7 @@ impl Restoring<'_> {
             }
             if !work.pages.is_empty() {
                 let start = work.pages.start;
-                work.pages.start = start.saturating_add(PAGES_A_TURN).min(work.pages.end);
+                work.pages.start = self.end_of_turn(&work.pages);
                 work.reading += 1;
                 return Some(Turn::Pages(start..work.pages.start));
             }
@@ -194,6 +196,16 @@ impl Restoring<'_> {
             }
             work = self.changed.wait(work).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    /// Up to where a thread takes pages that begin there.
+    fn end_of_turn(&self, pages: &Range<u32>) -> u32 {
+        let (least, mut bytes) = (pages.start.saturating_add(PAGES_A_TURN), 0);
+        let is_taken = |&number: &u32| {
+            bytes += self.snapshot.place(number).map_or(0, |place| place.bytes());
+            number < least || bytes <= SMALL_TURN_BYTES
+        };
+        pages.clone().take_while(is_taken).last().map_or(pages.end, |last| last + 1)
     }
 
     fn pages(&self, pages: Range<u32>, buffer: &mut AlignedBuffer) -> ControlFlow<()> {
