@@ -16,18 +16,24 @@ pub const TIME_SLICE_MIN: Duration = Duration::from_micros(100);
 /// # Errors
 /// What the kernel says. [`Errno::NOTSUP`] for a thread that has a real-time policy, in which there are no slices to ask for.
 pub fn ask_for_slices(slice: Duration) -> Result<(), Errno> {
-    // SAFETY: only numbers, of which all are zero in a valid one.
-    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
-    let size = u32::try_from(size_of::<libc::sched_attr>()).unwrap_or(u32::MAX);
-    // SAFETY: the kernel writes as many bytes as it is told to, to a place of that size; thread 0 is the calling one.
-    checked(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) })?;
+    let mut attributes = attributes()?;
     if !matches!(i32::try_from(attributes.sched_policy), Ok(libc::SCHED_OTHER | libc::SCHED_BATCH)) {
         return Err(Errno::NOTSUP);
     }
-    attributes.size = size;
     attributes.sched_runtime = u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX);
     // SAFETY: the kernel reads as many bytes as `size` says.
     checked(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })
+}
+
+/// How the calling thread is scheduled.
+fn attributes() -> Result<libc::sched_attr, Errno> {
+    // SAFETY: only numbers, of which all are zero in a valid one.
+    let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
+    attributes.size = u32::try_from(size_of::<libc::sched_attr>()).unwrap_or(u32::MAX);
+    let size = attributes.size;
+    // SAFETY: the kernel writes as many bytes as it is told to, to a place of that size; thread 0 is the calling one.
+    checked(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) })?;
+    Ok(attributes)
 }
 
 fn checked(result: libc::c_long) -> Result<(), Errno> {
@@ -43,9 +49,12 @@ mod tests {
 
     #[test]
     fn a_thread_asks_for_short_slices_and_stays_as_nice_as_it_was() {
-        let niceness = || rustix::process::getpriority_process(Some(rustix::process::getpid())).unwrap();
-        let before = niceness();
+        let before = attributes().unwrap();
         ask_for_slices(TIME_SLICE_MIN).unwrap();
-        assert_eq!(niceness(), before);
+        let after = attributes().unwrap();
+        assert_eq!((after.sched_policy, after.sched_nice), (before.sched_policy, before.sched_nice));
+        // A kernel that has no slices to ask for says nothing of them.
+        let slice_ns = u64::try_from(TIME_SLICE_MIN.as_nanos()).unwrap();
+        assert!([0, slice_ns].contains(&after.sched_runtime), "{} ns", after.sched_runtime);
     }
 }
