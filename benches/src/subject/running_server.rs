@@ -42,7 +42,7 @@ const STATE_APPLICATION: &str = "state";
 const STATE_BYTES_MAX: u64 = 1 << 30;
 /// What the applications are called whose processes are logged, of a server that has storage, before the number of their workers.
 const LOGGED_APPLICATION: &str = "logged";
-/// Those numbers.
+/// How many workers a process can have whose changes are logged: see [`StateProcess::open_logged`](super::StateProcess::open_logged).
 pub const LOGGED_WORKERS: [u32; 2] = [1, 3];
 /// The directory of a server's data directory that has their logs.
 const LOGS_DIRECTORY: &str = "logs";
