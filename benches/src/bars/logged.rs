@@ -56,12 +56,10 @@ fn group_of(settings: Settings, workers: u32) -> Result<Row, BarError> {
         [Turn::new(&mut floor, settings.batch(SAMPLES)), Turn::new(&mut figure, settings.batch(GROUP_SAMPLES))];
     let outcomes = settings.interleave(GROUP.id, &mut turns)?;
     let [floor, figure] = [0, 1].map(|index: usize| outcomes[index].of_rounds(|round| round.per_second));
-    let case = match workers {
-        1 => {
-            "1 KiB, 32 in flight, one worker, each counted when its reply says that it is durable; floor: write of 4 KiB and fsync each"
-        }
-        _ => "the same with three workers",
-    };
-    let case = Case { id: GROUP.id, case, placement: PLACEMENT, unit: "puts/s" };
+    let case = format!(
+        "1 KiB, 32 in flight, workers: {workers}, each counted when its reply says that it is durable; floor: write of 4 KiB and \
+         fsync each"
+    );
+    let case = Case { id: GROUP.id, case: &case, placement: PLACEMENT, unit: "puts/s" };
     Ok(case.judge_rounds(&figure, &floor, Condition::AtLeastTimesFloor(10.0)))
 }

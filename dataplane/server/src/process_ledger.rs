@@ -107,6 +107,14 @@ pub(crate) struct LedgerRecord {
     pub(crate) ended: bool,
 }
 
+impl LedgerRecord {
+    /// Of a process that is new, with so many bytes of state: nothing is stored of it, and it had no workers.
+    pub(crate) fn new(id: ProcessId, incarnation: u64, state_bytes: u64, user: Option<u32>) -> Self {
+        let (generations, epoch) = ([0; WORKERS_MAX], 0);
+        Self { id, incarnation, state_bytes, user, generations, epoch, is_restoring: false, ended: false }
+    }
+}
+
 /// The ledger of one process.
 #[derive(Debug)]
 pub(crate) struct ProcessLedger {

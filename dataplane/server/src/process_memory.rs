@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use praas_protocol::ProcessId;
 use praas_protocol::control::ControlError;
-use praas_protocol::limits::WORKERS_MAX;
 use praas_shm::log_ring::{LOG_BYTES_DEFAULT, LogWriter};
 use praas_shm::objects::{Objects, ObjectsLayout};
 
@@ -68,16 +67,7 @@ impl ProcessMemory {
         let host = |what: &'static str| {
             move |error: &dyn fmt::Display| ControlError::Host { what: what.into(), reason: error.to_string() }
         };
-        let record = LedgerRecord {
-            id,
-            incarnation,
-            state_bytes,
-            user,
-            generations: [0; WORKERS_MAX],
-            epoch: 0,
-            is_restoring: false,
-            ended: false,
-        };
+        let record = LedgerRecord::new(id, incarnation, state_bytes, user);
         let layout = ObjectsLayout::for_limit(state_bytes).map_err(|error| host("laying out its state")(&error))?;
         let objects = Objects::create(layout).map_err(|error| host("creating a state segment")(&error))?;
         let ledger = ProcessLedger::create(record).map_err(|error| host("creating a ledger")(&error))?;

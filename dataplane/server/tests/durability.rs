@@ -115,7 +115,8 @@ fn more_replies_than_a_worker_can_hold_make_it_wait_and_none_is_lost() {
     alice.invoke("put", b"a 0").unwrap();
     log.hold();
     let before = log.appended(process("alice")).unwrap();
-    let calls: Vec<_> = (0..40).map(|number| start(&alice, "put", &format!("k{number} {number}"))).collect();
+    let count = CLAIMS_PER_WORKER + 8;
+    let calls: Vec<_> = (0..count).map(|number| start(&alice, "put", &format!("k{number} {number}"))).collect();
     let full = Some(before + CLAIMS_PER_WORKER as u64);
     eventually("all records are in use", || log.appended(process("alice")) >= full);
     std::thread::sleep(Duration::from_millis(50));
@@ -123,11 +124,11 @@ fn more_replies_than_a_worker_can_hold_make_it_wait_and_none_is_lost() {
     assert!(calls.iter().all(|call| !call.is_done()));
     assert_eq!(stage.client().stats(process("alice")).unwrap().running, 1);
     log.release();
-    for (number, call) in (0..40).zip(calls) {
+    for (number, call) in (0..count).zip(calls) {
         assert_eq!(text(call.wait()), number.to_string());
     }
     let replay = replayed(&log, "alice");
-    assert!((0..40).all(|number| logged_value(&replay, &format!("k{number}")) == Some(number.to_string())));
+    assert!((0..count).all(|number| logged_value(&replay, &format!("k{number}")) == Some(number.to_string())));
     drop(alice);
     stage.end();
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustix::io::Errno;
 
-/// Slices that the kernel grants; it rounds others to these.
+/// The shortest slice that the kernel gives: a shorter wish is raised to it, as one above 100 ms is lowered to that.
 pub const TIME_SLICE_MIN: Duration = Duration::from_micros(100);
 
 /// Asks for slices of this length for the calling thread. Its policy and its niceness stay as they are.
@@ -21,17 +21,19 @@ pub fn ask_for_slices(slice: Duration) -> Result<(), Errno> {
         return Err(Errno::NOTSUP);
     }
     attributes.sched_runtime = u64::try_from(slice.as_nanos()).unwrap_or(u64::MAX);
-    // SAFETY: the kernel reads as many bytes as `size` says.
+    // SAFETY: the kernel reads as many bytes as `size` says, which `attributes` has made the size of the structure, or less where the
+    // kernel knows less of it; it keeps no pointer.
     checked(unsafe { libc::syscall(libc::SYS_sched_setattr, 0, &raw const attributes, 0) })
 }
 
 /// How the calling thread is scheduled.
 fn attributes() -> Result<libc::sched_attr, Errno> {
-    // SAFETY: only numbers, of which all are zero in a valid one.
+    // SAFETY: the structure has numbers only, for which all bytes may be zero.
     let mut attributes: libc::sched_attr = unsafe { std::mem::zeroed() };
     attributes.size = u32::try_from(size_of::<libc::sched_attr>()).unwrap_or(u32::MAX);
     let size = attributes.size;
-    // SAFETY: the kernel writes as many bytes as it is told to, to a place of that size; thread 0 is the calling one.
+    // SAFETY: the kernel writes `size` bytes at most, which is what the structure has, see above; it keeps no pointer. Thread 0 is the
+    // calling one.
     checked(unsafe { libc::syscall(libc::SYS_sched_getattr, 0, &raw mut attributes, size, 0) })?;
     Ok(attributes)
 }

@@ -7,7 +7,6 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use praas_protocol::limits::WORKERS_MAX;
 use praas_shm::WorkerTag;
 use praas_shm::log_ring::{Contents, LOG_BYTES_MIN, LogReader, LogWriter};
 use praas_shm::mail_bell::MailBell;
@@ -171,16 +170,7 @@ impl World {
                 (objects, life.record(epoch, stays, false), snapshot)
             }
             None => {
-                let record = LedgerRecord {
-                    id: folder().process,
-                    incarnation: folder().incarnation,
-                    state_bytes: STATE_BYTES,
-                    user: None,
-                    generations: [0; WORKERS_MAX],
-                    epoch: 0,
-                    is_restoring: false,
-                    ended: false,
-                };
+                let record = LedgerRecord::new(folder().process, folder().incarnation, STATE_BYTES, None);
                 (Objects::create(ObjectsLayout::for_limit(STATE_BYTES).unwrap()).unwrap(), record, None)
             }
         };

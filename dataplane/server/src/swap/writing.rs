@@ -292,7 +292,6 @@ impl Cut for StateCut {
 
 #[cfg(test)]
 mod tests {
-    use praas_protocol::limits::WORKERS_MAX;
     use praas_shm::objects::ObjectsLayout;
     use praas_storage::MemoryBackend;
 
@@ -304,16 +303,7 @@ mod tests {
     /// A process in memory, of which a server knows this epoch.
     fn job(objects: &Arc<Objects>, epoch: Option<u64>) -> WriteJob {
         let folder = Folder { process: "notes/alice".parse().unwrap(), incarnation: 9 };
-        let record = LedgerRecord {
-            id: folder.process,
-            incarnation: folder.incarnation,
-            state_bytes: STATE_BYTES,
-            user: None,
-            generations: [0; WORKERS_MAX],
-            epoch: 0,
-            is_restoring: false,
-            ended: false,
-        };
+        let record = LedgerRecord::new(folder.process, folder.incarnation, STATE_BYTES, None);
         WriteJob {
             folder,
             objects: Arc::clone(objects),

@@ -362,7 +362,8 @@ fn page(reading: &mut Reading<'_>, blobs: &[BlobUse]) -> Result<Option<PagePlace
     let sum = PageSum { objects, versions, keys, value_bytes };
     let fits = value_bytes <= u64::from(objects) * u64::from(VALUE_BYTES_MAX);
     match whole {
-        Some(whole) if objects > 0 && fits => Ok(Some(PagePlace { whole, amendment: None, sum })),
+        Some(_) if !fits => Err(reading.malformed("a page whose values have more bytes than its objects can have")),
+        Some(whole) if objects > 0 => Ok(Some(PagePlace { whole, amendment: None, sum })),
         None if sum == PageSum::default() => Ok(None),
         _ => Err(reading.malformed("a page without objects that has something")),
     }
@@ -448,6 +449,19 @@ mod tests {
     fn a_manifest_comes_back_from_its_bytes() {
         let manifest = sample();
         assert_eq!(Manifest::parse(&manifest.encode()), Ok(manifest));
+    }
+
+    #[test]
+    fn a_page_has_no_more_bytes_of_values_than_its_objects_can_have() {
+        let with_value_bytes = |value_bytes| {
+            let mut manifest = sample();
+            manifest.pages[1].as_mut().unwrap().sum.value_bytes = value_bytes;
+            Manifest::parse(&manifest.encode())
+        };
+        let most = 4 * u64::from(VALUE_BYTES_MAX);
+        assert!(with_value_bytes(most).is_ok());
+        let refused = with_value_bytes(most + 1).unwrap_err();
+        assert!(matches!(refused, FormatError::Malformed { what, .. } if what.contains("more bytes")), "{refused}");
     }
 
     #[test]

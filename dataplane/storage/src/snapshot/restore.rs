@@ -17,9 +17,10 @@ use super::stored::Snapshot;
 use super::stored_page::StoredPage;
 use crate::buffer::AlignedBuffer;
 
-/// Pages that a thread takes at a time, and more of them as long as they have few bytes together: of large values a page has few, and
-/// what lies beside each other is read together only if it is known at the same time.
+/// Pages that a thread takes at a time, however many bytes they have.
 const PAGES_A_TURN: u32 = 16;
+/// Bytes as stored up to which it takes more pages: of large values a page has few, and what lies beside each other is read together
+/// only if it is known at the same time.
 const SMALL_TURN_BYTES: u64 = 256 << 10;
 
 /// The value of an object, for whoever takes it. A damaged one, or one that cannot be reached, is an error; all others go on.
@@ -198,7 +199,7 @@ impl Restoring<'_> {
         }
     }
 
-    /// Up to where a thread takes pages that begin there.
+    /// Up to where a thread takes pages, of those that are left: one of them at least.
     fn end_of_turn(&self, pages: &Range<u32>) -> u32 {
         let (least, mut bytes) = (pages.start.saturating_add(PAGES_A_TURN), 0);
         let is_taken = |&number: &u32| {
